@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN ?= runs/demo
+
+.PHONY: help setup demo test lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/ready ## make .venv with the pinned packages
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## train, evaluate on held-out specimens, print the table; results in runs/demo
+	$(PY) -m experiments.train demo --output $(RUN)
+	$(PY) -m experiments.evaluate --checkpoint $(RUN) --output $(RUN) \
+	  --masks all learnt oracle --start truth --start-degrees 4 --start-mm 4
+
+test: setup ## run the tests
+	$(PY) -m pytest
+
+lint: setup ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m mypy
+
+bench: setup ## time simulation, training step and registration
+	$(PY) -m experiments.benchmark
+
+clean: ## remove .venv, runs and caches
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

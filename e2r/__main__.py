@@ -1,0 +1,149 @@
+"""The command line: ``python -m e2r simulate`` and ``python -m e2r register``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from e2r import console
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """Write simulated cases: RGB-D frames of open spine surgery, with models and truth.
+
+    Example: python -m e2r simulate --count 24 --seed 1 --output cases
+    """
+
+    output: Path
+    """folder for the case folders, one a scene"""
+    count: int = 8
+    """number of scenes"""
+    seed: int = 0
+    """the same seed writes the same cases"""
+    anatomy: Path | None = None
+    """folder of real surfaces (STL, PLY or OBJ, one a level, mm); procedural spines without it"""
+    frames: int = 1
+    """scenes of each procedural specimen"""
+    width: int = 96
+    """picture width, pixels"""
+    height: int = 72
+    """picture height, pixels"""
+    fill: tuple[float, float] = (0.2, 0.8)
+    """share of the picture that the wound fills, from and to"""
+    least_bone: float = 0.02
+    """scenes that show a smaller share of bone are drawn again"""
+
+
+@dataclass(frozen=True)
+class Register:
+    """Register one case: where are the model's levels in the camera's frame?
+
+    Prints the poses, and how far off they are where the case has a truth.json.
+    Example: python -m e2r register cases/specimen0000_000 --checkpoint runs/demo
+    """
+
+    case: Annotated[Path, tyro.conf.Positional]
+    """a case folder"""
+    checkpoint: Path
+    """output folder of experiments.train"""
+    start: str = "axes"
+    """axes (automatic, crude), truth (the true pose, perturbed), or a JSON file with a 4x4 pose"""
+    start_degrees: float = 4.0
+    """with --start truth: standard deviation of the rotation per axis"""
+    start_mm: float = 4.0
+    """with --start truth: standard deviation of the translation per axis"""
+    seed: int = 0
+    """of the perturbed start"""
+    output: Path = field(default_factory=lambda: Path("predictions.jsonl"))
+    """file to which the prediction is appended, one JSON line"""
+
+
+def simulate(options: Simulate) -> int:
+    """Runs ``simulate``."""
+    import jax
+    from tqdm import tqdm
+
+    from e2r.datasets import cases, simulated
+
+    if options.count < 1 or options.frames < 1:
+        raise ValueError("--count and --frames must be 1 or more")
+    settings = simulated.Simulation(
+        width=options.width, height=options.height, fill=options.fill,
+        least_bone=options.least_bone,
+    )  # fmt: skip
+    key = jax.random.key(options.seed)
+    written = 0
+    with tqdm(total=options.count, desc="cases", unit="case") as bar:
+        if options.anatomy is not None:
+            surfaces = cases.read_meshes(options.anatomy)
+            specimen = simulated.real(surfaces, options.anatomy.resolve().name)
+            groups = iter([simulated.photograph(key, specimen, settings, count=options.count)])
+        else:
+            groups = simulated.simulate(
+                key, settings, specimens=-(-options.count // options.frames),
+                frames=options.frames, prefix=f"seed{options.seed}_",
+            )  # fmt: skip
+        for group in groups:
+            for case in group[: options.count - written]:
+                cases.write(case, options.output / case.id)
+                written += 1
+                bar.update()
+    print(f"{written} cases in {options.output}")
+    return 0
+
+
+def register(options: Register) -> int:
+    """Runs ``register``."""
+    import numpy as np
+
+    from e2r import evaluation, training
+    from e2r.datasets import cases
+
+    case = cases.read(options.case)
+    config, params = training.load(options.checkpoint)
+    job = evaluation.Job(
+        start=evaluation.Start(options.start, options.start_degrees, options.start_mm),
+        batch=1, seed=options.seed,
+    )  # fmt: skip
+    (result,) = evaluation.run([case], config, params, job)
+    if not isinstance(result, evaluation.Result):
+        raise ValueError(result[1])
+    line = evaluation.prediction(result, "learnt")
+    for name, matrix in line["T_camera_model"].items():
+        print(f"{name}  T_camera_model =")
+        print(np.array2string(np.array(matrix), precision=4, suppress_small=True))
+    found = result.registrations["learnt"]
+    print(
+        f"{float(found.evidence):.0f} points agree with the model, {float(found.residual):.2f} mm "
+        f"off on average; {'accepted' if line['accepted'] else 'not accepted'}"
+    )
+    if result.errors:
+        errors = result.errors["learnt"]
+        print(f"TRE against truth.json: {errors['tre_mm']:.2f} mm")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"prediction appended to {options.output}")
+    return 0
+
+
+def main() -> int:
+    """Parses the command line and runs the command."""
+    command = tyro.cli(
+        Simulate | Register,  # type: ignore[arg-type]
+        prog="python -m e2r",
+        description="Find a patient's vertebrae in a depth camera's picture of open surgery.",
+    )
+    if isinstance(command, Simulate):
+        return console.run(lambda: simulate(command))
+    return console.run(lambda: register(command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

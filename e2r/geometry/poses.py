@@ -1,0 +1,150 @@
+"""Rigid motions: apply, compose, invert, exponential map, checks at the edge.
+
+Tangent vectors are ``(omega, v)``: three of rotation (radians), then three of translation (mm).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r.types import Array, Pose
+
+
+def apply(pose: Pose, points: Array) -> jax.Array:
+    """Moves ``points (..., 3)`` by one ``pose``."""
+    return jnp.matmul(points, pose.rotation.T, precision="highest") + pose.translation
+
+
+def rotate(pose: Pose, vectors: Array) -> jax.Array:
+    """Turns direction vectors ``(..., 3)`` by one ``pose``; translation does not act on them."""
+    return jnp.matmul(vectors, pose.rotation.T, precision="highest")
+
+
+def apply_inverse(pose: Pose, points: Array) -> jax.Array:
+    """Moves ``points (..., 3)`` by the inverse of ``pose``."""
+    return jnp.matmul(points - pose.translation, pose.rotation, precision="highest")
+
+
+def compose(a: Pose, b: Pose) -> Pose:
+    """The motion ``a after b``."""
+    rotation = jnp.matmul(a.rotation, b.rotation, precision="highest")
+    return Pose(rotation, apply(a, b.translation))
+
+
+def inverse(pose: Pose) -> Pose:
+    """The motion that undoes ``pose``."""
+    return Pose(pose.rotation.T, -jnp.matmul(pose.translation, pose.rotation, precision="highest"))
+
+
+def about(pose: Pose, centre: Array) -> Pose:
+    """The motion that does ``pose`` in coordinates whose origin is ``centre (3,)``."""
+    turned = jnp.matmul(pose.rotation, centre, precision="highest")
+    return Pose(pose.rotation, pose.translation + centre - turned)
+
+
+def identity(dtype: jnp.dtype = jnp.float32) -> Pose:
+    """The motion that moves nothing."""
+    return Pose(jnp.eye(3, dtype=dtype), jnp.zeros(3, dtype))
+
+
+def hat(omega: Array) -> jax.Array:
+    """The matrix of the cross product with ``omega (3,)``."""
+    x, y, z = omega[0], omega[1], omega[2]
+    o = jnp.zeros_like(x)
+    return jnp.stack([jnp.stack([o, -z, y]), jnp.stack([z, o, -x]), jnp.stack([-y, x, o])])
+
+
+def exp_rotation(omega: Array) -> jax.Array:
+    """Rotation matrix of the rotation vector ``omega (3,)`` in radians (Rodrigues).
+
+    Smooth at zero: ``sin(t)/t`` and ``(1 - cos t)/t^2`` switch to their Taylor series, with the
+    argument of the unused branch made safe, so every derivative is finite there.
+    """
+    square = jnp.dot(omega, omega, precision="highest")
+    small = square < 1e-6
+    safe = jnp.where(small, jnp.ones_like(square), square)
+    angle = jnp.sqrt(safe)
+    a = jnp.where(small, 1.0 - square / 6.0, jnp.sin(angle) / angle)
+    b = jnp.where(small, 0.5 - square / 24.0, (1.0 - jnp.cos(angle)) / safe)
+    k = hat(omega)
+    return jnp.eye(3, dtype=k.dtype) + a * k + b * jnp.matmul(k, k, precision="highest")
+
+
+def rotation_angle(rotation: Array) -> jax.Array:
+    """Angle of a rotation matrix ``(3, 3)`` in radians, by atan2: exact at 0 and at 180 degrees.
+
+    Its derivative at 0 is that of a norm (undefined); use it in measures, not in losses.
+    """
+    skew = rotation - rotation.T
+    sine = 0.5 * jnp.sqrt(skew[2, 1] ** 2 + skew[0, 2] ** 2 + skew[1, 0] ** 2)
+    cosine = 0.5 * (jnp.trace(rotation) - 1.0)
+    return jnp.arctan2(sine, cosine)
+
+
+def perturb(key: Array, pose: Pose, centre: Array, *, degrees: Array, mm: Array) -> Pose:
+    """``pose`` knocked about ``centre`` by a random motion in the camera frame.
+
+    Args:
+      key: consumed.
+      pose: camera from model.
+      centre: (3,) mm, camera frame; the rotation leaves it in place.
+      degrees: standard deviation of each component of the rotation vector.
+      mm: standard deviation of each component of the translation.
+    """
+    k_omega, k_shift = jax.random.split(key)
+    dtype = jnp.result_type(pose.rotation)
+    omega = jnp.deg2rad(degrees) * jax.random.normal(k_omega, (3,), dtype)
+    shift = mm * jax.random.normal(k_shift, (3,), dtype)
+    return compose(about(Pose(exp_rotation(omega), shift), centre), pose)
+
+
+def random_rotation(key: Array) -> jax.Array:
+    """A rotation matrix drawn uniformly over all rotations (a normalised Gaussian quaternion)."""
+    q = jax.random.normal(key, (4,))
+    w, x, y, z = q / jnp.linalg.norm(q)
+    k = hat(jnp.stack([x, y, z]))
+    return jnp.eye(3) + 2.0 * w * k + 2.0 * k @ k
+
+
+def to_matrix(pose: Pose) -> np.ndarray:
+    """The 4x4 row-major matrix of ``pose``, float64, on the host."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.asarray(pose.rotation, np.float64)
+    matrix[:3, 3] = np.asarray(pose.translation, np.float64)
+    return matrix
+
+
+def from_matrix(matrix: object, where: str) -> Pose:
+    """Reads a rigid 4x4 matrix that came from a user, on the host.
+
+    Args:
+      matrix: anything numpy reads as (4, 4) numbers.
+      where: file and field, for the error message.
+
+    Raises:
+      ValueError: not 4x4 finite numbers, not rigid to 1e-4 (scaled, sheared), or mirrored.
+    """
+    try:
+        m = np.asarray(matrix, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: not a 4x4 matrix of numbers; write it row-major") from None
+    if m.shape != (4, 4) or not np.isfinite(m).all():
+        raise ValueError(f"{where}: shape {m.shape}, but a pose is 4x4 finite numbers, row-major")
+    if not np.allclose(m[3], [0, 0, 0, 1], atol=1e-6):
+        raise ValueError(f"{where}: last row {m[3].tolist()}, not 0 0 0 1; is it transposed?")
+    r = m[:3, :3]
+    error = np.abs(r @ r.T - np.eye(3)).max()
+    if error > 1e-4:
+        scale = np.cbrt(abs(np.linalg.det(r)))
+        raise ValueError(
+            f"{where}: not rigid (R R^T is off by {error:.2g}, scale about {scale:.4g}); "
+            "remove scale and shear from the matrix"
+        )
+    if np.linalg.det(r) < 0:
+        raise ValueError(
+            f"{where}: mirrored (determinant -1); model and camera differ in handedness, "
+            "flip one axis of the model or of the matrix"
+        )
+    return Pose(np.asarray(r, np.float32), np.asarray(m[:3, 3], np.float32))

@@ -1,0 +1,46 @@
+"""What teaches the mask: the registration's error, and a guard against an empty mask."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from e2r.geometry import poses
+from e2r.types import Array, Pose, Targets
+
+
+def target_errors(pose: Pose, targets: Targets) -> jax.Array:
+    """Distance (T,) mm between registered targets and where they truly are; 0 where padded."""
+    apart = poses.apply(pose, targets.points) - targets.goals
+    square = jnp.where(targets.valid, jnp.sum(apart * apart, axis=-1), 0.0)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def mean_target_error(pose: Pose, targets: Targets) -> jax.Array:
+    """TRE: mean distance over the valid targets, mm."""
+    return jnp.sum(target_errors(pose, targets)) / jnp.maximum(jnp.sum(targets.valid), 1)
+
+
+def trajectory_loss(trajectory: Pose, targets: Targets, *, knee: float) -> jax.Array:
+    """Pose error at every unrolled step: mean over steps of ``log(1 + TRE / knee)``.
+
+    The logarithm keeps the scenes that are lost from drowning the ones that are nearly right.
+
+    Args:
+      trajectory: leading axis K, pose after each step.
+      targets: where the model should be.
+      knee: mm, errors well above it count by their order of magnitude.
+    """
+    errors = jax.vmap(lambda pose: mean_target_error(pose, targets))(trajectory)
+    return jnp.mean(jnp.log1p(errors / knee))
+
+
+def keep_hinge(logits: Array, valid: Array, *, least: float) -> jax.Array:
+    """Squared shortfall of the expected keep ratio below ``least``: zero for a healthy mask.
+
+    A loss that only looks at residuals empties the mask, since the fewest points fit best; the
+    pose loss does not, but a random start can, and an empty mask has nothing left to learn from.
+    """
+    keep = jnp.sum(jax.nn.sigmoid(logits) * valid) / jnp.maximum(jnp.sum(valid), 1)
+    return jnp.square(jnp.maximum(least - keep, 0.0) / least)

@@ -1,0 +1,169 @@
+"""The whole chain for one case: cloud -> logits -> weights -> registration. Pure; batch by vmap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r.datasets.cases import Case
+from e2r.geometry import clouds
+from e2r.registration import starts, steps, unroll
+from e2r.segmentation.network import MaskNetwork
+from e2r.types import Array, Cloud, Params, Pose, Pyramid, Registration, Step, Surface
+
+STEPS: dict[str, Step] = {
+    "point_to_point": steps.point_to_point,
+    "point_to_plane": steps.point_to_plane,
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """The mask network and the cloud it sees."""
+
+    points: int = 2048
+    """points of a cloud, a multiple of 4^(levels - 1)"""
+    widths: tuple[int, ...] = (32, 64, 96)
+    """channels of each level, finest first"""
+    blocks: int = 1
+    """layers of each level"""
+    neighbours: int = 12
+    """neighbours of a point"""
+
+    def __post_init__(self) -> None:
+        part = 4 ** (len(self.widths) - 1)
+        if self.points < 4 * part or self.points % part:
+            raise ValueError(
+                f"network.points is {self.points}; with {len(self.widths)} levels use a multiple "
+                f"of {part}, {4 * part} or more"
+            )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An unrolled registration: which step, how often, at which robust scales."""
+
+    step: str = "point_to_plane"
+    """point_to_point or point_to_plane"""
+    steps: int = 60
+    """unrolled steps"""
+    first_scale: float = 8.0
+    """robust scale of the first step, mm"""
+    last_scale: float = 1.5
+    """robust scale of the last step, mm"""
+
+    def __post_init__(self) -> None:
+        if self.step not in STEPS:
+            raise ValueError(f"schedule.step is {self.step!r}; use one of {', '.join(STEPS)}")
+        if self.steps < 1 or not 0 < self.last_scale <= self.first_scale:
+            raise ValueError("schedule: use steps >= 1 and 0 < last_scale <= first_scale")
+
+    def scales(self) -> np.ndarray:
+        """Robust scale of every step, mm."""
+        return unroll.annealed(self.first_scale, self.last_scale, self.steps)
+
+
+def network(settings: Network) -> MaskNetwork:
+    """The Linen module that ``settings`` describe."""
+    return MaskNetwork(widths=settings.widths, blocks=settings.blocks)
+
+
+class Seen(NamedTuple):
+    """A scene as the network sees it: V disjoint random views of N points each."""
+
+    cloud: Cloud  # leading axis V
+    pyramid: Pyramid  # leading axis V
+    rows: np.ndarray  # (V, N) row of each point in the case, -1 where padded
+
+
+def see(case: Case, settings: Network, *, seed: int, views: int = 1) -> Seen:
+    """Samples a case's scene on the host, and finds the neighbours.
+
+    The network works at the density it was trained at: more points come as more views, each seen
+    on its own, and the registration uses all of them.
+
+    Args:
+      case: its scene is used, nothing else.
+      settings: sizes.
+      seed: draws the sample.
+      views: V.
+    """
+    order = np.random.default_rng(seed).permutation(len(case.points))[: views * settings.points]
+    clouds_, pyramids = [], []
+    rows = np.full((views, settings.points), -1)
+    for view in range(views):
+        pick = order[view::views]
+        rows[view, : len(pick)] = pick
+        cloud = clouds.make(
+            case.points, case.colors, case.normals, pick=pick, count=settings.points
+        )
+        clouds_.append(cloud)
+        pyramids.append(
+            clouds.build_pyramid(cloud, levels=len(settings.widths), neighbours=settings.neighbours)
+        )
+    cloud = jax.tree.map(lambda *leaves: np.stack(leaves), *clouds_)
+    pyramid = jax.tree.map(lambda *leaves: np.stack(leaves), *pyramids)
+    return Seen(cloud, pyramid, rows)
+
+
+def flatten(cloud: Cloud) -> Cloud:
+    """The points of all views in one cloud (V * N), view by view."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cloud)
+
+
+def oracle_weights(case: Case, rows: np.ndarray) -> np.ndarray:
+    """The mask that nobody has, (V, N): one on true bone. For comparison; no training uses it.
+
+    Raises:
+      ValueError: the case does not know its bone.
+    """
+    if case.bone is None:
+        raise ValueError(f"{case.id}: the oracle mask needs bone.png, which only simulation knows")
+    return np.where(rows >= 0, case.bone[rows], False).astype(np.float32)
+
+
+def logits(module: MaskNetwork, params: Params, cloud: Cloud, pyramid: Pyramid) -> jax.Array:
+    """Logits (N,) of one cloud."""
+    out: jax.Array = module.apply(params, cloud, pyramid)
+    return out
+
+
+def register(
+    cloud: Cloud, weights: Array, surface: Surface, start: Pose, schedule: Schedule
+) -> Registration:
+    """Registers one cloud with given weights (N,); padded points count for nothing."""
+    return unroll.register(
+        cloud.points,
+        jnp.where(cloud.valid, weights, 0.0),
+        surface,
+        start,
+        schedule.scales(),
+        step=STEPS[schedule.step],
+    )
+
+
+def register_from_axes(
+    cloud: Cloud, weights: Array, surface: Surface, schedule: Schedule
+) -> Registration:
+    """Registers without a start: crude ones from principal axes, the best residual wins.
+
+    The many starts are registered shortly on the first eighth of the cloud (which is in random
+    order), the best one on all of it.
+    """
+    weights = jnp.where(cloud.valid, weights, 0.0)
+    few = max(64, cloud.points.shape[0] // 8)
+    short = unroll.annealed(2.0 * schedule.first_scale, 3.0, 12)
+
+    def attempt(start: Pose) -> Registration:
+        return unroll.register(
+            cloud.points[:few], weights[:few], surface, start, short, step=STEPS[schedule.step]
+        )
+
+    pose, _ = starts.best_of(
+        starts.axes_starts(cloud.points, weights, surface), weights[:few], attempt
+    )
+    return register(cloud, weights, surface, pose, schedule)

@@ -1,0 +1,1 @@
+"""Starts, steps, robust kernels, and the unrolled registration."""

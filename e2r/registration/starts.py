@@ -1,0 +1,82 @@
+"""Where a registration begins: crude automatic starts, and the choice among many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r.geometry import poses
+from e2r.types import Array, Pose, Registration, Surface
+
+ROLLS = 12
+SHIFTS = (-50.0, -25.0, 0.0, 25.0, 50.0)
+DEPTHS = (10.0, 30.0)
+"""mm: how far behind the visible bone the middle of the model may lie."""
+
+
+def principal_axes(points: Array, weights: Array) -> tuple[jax.Array, jax.Array]:
+    """Weighted centroid (3,) and axes (3, 3) as rows, longest first, right-handed.
+
+    For inference: the eigenvectors come from LAPACK on the CPU.
+    """
+    total = jnp.maximum(jnp.sum(weights), 1e-6)
+    centre = jnp.sum(weights[:, None] * points, axis=0) / total
+    apart = points - centre
+    _, vectors = jnp.linalg.eigh((weights[:, None] * apart).T @ apart / total)
+    first, second = vectors[:, 2], vectors[:, 1]
+    return centre, jnp.stack([first, second, jnp.cross(first, second)])
+
+
+def axes_starts(points: Array, weights: Array, surface: Surface) -> Pose:
+    """Starts (leading axis S = 240) that lay the model's long axis along the mask's.
+
+    Both directions of the axis, rolls about it, shifts along it, and depths behind what is seen.
+    Crude on purpose: no shape is compared, so most starts are outside the basin of convergence.
+
+    Args:
+      points: (N, 3) mm, camera frame.
+      weights: (N,) mask.
+      surface: the model.
+    """
+    seen, seen_axes = principal_axes(points, weights)
+    ones = jnp.ones(surface.points.shape[0], surface.points.dtype)
+    middle, axes = principal_axes(surface.points, ones)
+    away = seen / jnp.maximum(jnp.linalg.norm(seen), 1e-6)
+    flips = jnp.array([1.0, -1.0])
+    angles = jnp.asarray(np.arange(ROLLS) * 2 * np.pi / ROLLS, points.dtype)
+
+    def start(flip: Array, angle: Array, shift: Array, depth: Array) -> Pose:
+        frame = seen_axes * jnp.stack([flip, flip, jnp.ones_like(flip)])[:, None]
+        turn = poses.exp_rotation(angle * frame[0])
+        rotation = turn @ frame.T @ axes
+        place = seen + shift * frame[0] + depth * away
+        return Pose(rotation, place - rotation @ middle)
+
+    mesh = jnp.meshgrid(flips, angles, jnp.array(SHIFTS), jnp.array(DEPTHS), indexing="ij")
+    return jax.vmap(start)(*(axis.ravel() for axis in mesh))
+
+
+def best_of(
+    starts: Pose, weights: Array, register: Callable[[Pose], Registration]
+) -> tuple[Pose, jax.Array]:
+    """Registers from every start and keeps the one with the best robust residual.
+
+    The robust (Welsch) residual of a result is the mask's weight minus its robust inlier mass;
+    being smallest, the inlier mass is largest.
+
+    Args:
+      starts: leading axis S.
+      weights: (N,) mask.
+      register: from a start to a (short) registration.
+
+    Returns:
+      the pose it ended at, and its robust residual per point of the mask, in [0, 1].
+    """
+    results = jax.vmap(register)(starts)
+    best = jnp.argmax(results.evidence)
+    pose = jax.tree.map(lambda leaf: leaf[best], results.pose)
+    total = jnp.maximum(jnp.sum(weights), 1e-6)
+    return pose, 1.0 - results.evidence[best] / total

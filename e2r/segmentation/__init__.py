@@ -1,0 +1,1 @@
+"""The mask network and the mask estimators."""

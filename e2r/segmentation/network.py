@@ -1,0 +1,89 @@
+"""The mask network: per-point logits of "use this point for the registration"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from e2r.types import Array, Cloud, Pyramid
+
+UNIT = 50.0
+"""mm: the network sees centred coordinates divided by this."""
+
+
+class MaskNetwork(nn.Module):
+    """A U-shaped point network over nested subsamples (after PointNet++, Qi et al., 2017).
+
+    Each layer takes, for every point, the maximum over its neighbours of a function that is
+    linear in feature and relative position. Being linear, it is computed once a point, not once
+    a pair: gather, maximum, then the MLP.
+
+    Attributes:
+      widths: channels of each level of the pyramid, finest first.
+      blocks: layers of each level on the way down.
+      bias: start of the logit's bias; positive keeps most points at first, so that the mask
+        cannot die before it has seen a gradient.
+      use_colors: False hides the colours from the network, for ablations.
+    """
+
+    widths: Sequence[int] = (32, 64, 96)
+    blocks: int = 1
+    bias: float = 1.0
+    use_colors: bool = True
+
+    @nn.compact
+    def __call__(self, cloud: Cloud, pyramid: Pyramid) -> jax.Array:
+        """Logits (N,) of one cloud; those of padded points mean nothing."""
+        valid = jnp.asarray(cloud.valid)[:, None]
+        count = jnp.maximum(jnp.sum(valid), 1)
+        centre = jnp.sum(jnp.where(valid, cloud.points, 0.0), axis=0) / count
+        xyz = (cloud.points - centre) / UNIT
+        distance = jnp.broadcast_to(centre[2:] / 500.0, (xyz.shape[0], 1))
+        colors = (cloud.colors - 0.5) * 2.0 * self.use_colors
+        features = jnp.concatenate([xyz, cloud.normals, colors, distance], axis=1)
+
+        h = nn.gelu(nn.Dense(self.widths[0])(features))
+        skips = []
+        for level, width in enumerate(self.widths):
+            if level:
+                skips.append(h)
+                index = pyramid.down[level - 1]
+                h = Neighbours(width)(h, xyz, index, xyz[: index.shape[0]])
+            index = pyramid.within[level]
+            for _ in range(self.blocks):
+                h = nn.LayerNorm()(h + Neighbours(width)(h, xyz, index, xyz[: index.shape[0]]))
+        n = h.shape[0]
+        use = valid[:n]
+        mean = jnp.sum(jnp.where(use, h, 0.0), axis=0) / jnp.maximum(jnp.sum(use), 1)
+        peak = jnp.max(jnp.where(use, h, jnp.finfo(h.dtype).min), axis=0)
+        peak = jnp.where(jnp.any(use), peak, 0.0)
+        whole = nn.gelu(nn.Dense(h.shape[1])(jnp.concatenate([mean, peak])))
+        h = jnp.concatenate([h, jnp.broadcast_to(whole, h.shape)], axis=1)
+        for level in reversed(range(len(self.widths) - 1)):
+            index = pyramid.up[level]
+            h = nn.Dense(self.widths[level])(h)
+            apart = xyz[: index.shape[0], None] - xyz[index]
+            near = 1.0 / (jnp.sum(apart * apart, axis=-1) + 1e-4)
+            near = near / jnp.sum(near, axis=1, keepdims=True)
+            h = jnp.sum(near[..., None] * h[index], axis=1)
+            h = nn.gelu(nn.Dense(self.widths[level])(jnp.concatenate([h, skips[level]], axis=1)))
+            h = nn.LayerNorm()(h + nn.Dense(self.widths[level])(nn.gelu(nn.Dense(h.shape[1])(h))))
+        logits = nn.Dense(1, bias_init=nn.initializers.constant(self.bias))(h)
+        return logits[:, 0]
+
+
+class Neighbours(nn.Module):
+    """``max_j (W h_j + V (x_j - x_i))`` over the neighbours, then an MLP."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, h: Array, xyz: Array, index: Array, centres: Array) -> jax.Array:
+        """From features ``h (n, C)`` at ``xyz[:n]`` to (m, width) at ``centres (m, 3)``."""
+        place = nn.Dense(self.width, use_bias=False)
+        pair = nn.Dense(self.width)(h) + place(8.0 * xyz[: h.shape[0]])
+        peak = jnp.max(pair[index], axis=1) - place(8.0 * centres)
+        return nn.Dense(self.width)(nn.gelu(peak))

@@ -1,0 +1,1 @@
+"""The simulator: anatomy, wound scene, depth camera."""

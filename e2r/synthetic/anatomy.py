@@ -1,0 +1,394 @@
+"""Lumbar spines as signed distance grids: procedural specimens, or real surfaces in their place.
+
+Canonical frame of a spine (LPS): x to the patient's left, y posterior, z cranial, mm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import igl
+import jax
+import jax.numpy as jnp
+import numpy as np
+import trimesh
+from skimage.measure import marching_cubes
+
+from e2r.geometry import poses
+from e2r.types import Array, Pose
+
+LEVELS = ("L1", "L2", "L3", "L4", "L5")
+ORDER = (
+    *(f"C{i}" for i in range(1, 8)),
+    *(f"T{i}" for i in range(1, 14)),
+    *(f"L{i}" for i in range(1, 7)),
+    "S1",
+)
+"""Level names from head to tail; what the simulator needs to find the cranial direction."""
+
+SPACING = 1.75
+SHAPE = (69, 60, 49)
+LOW = (-59.5, -27.0, -45.0)
+"""Grid of a procedural level in its own frame: mm between nodes, nodes, first node."""
+
+PARTS = (
+    "pedicle", "lamina", "superior articular process", "inferior articular process",
+    "transverse process",
+)  # fmt: skip
+"""Paired posterior parts, left side; the body and the spinous process lie on the midline."""
+
+
+class Vertebra(NamedTuple):
+    """One procedural vertebra in its own LPS frame, origin at the centre of the body.
+
+    The posterior parts are tapered rounded boxes, whose long axis is their own first axis:
+    5 left, 5 right (in the order of ``PARTS``), then the spinous process.
+    """
+
+    body: Array  # (3,) half width, half depth, half height
+    canal: Array  # (3,) half width, half depth, y of the centre
+    centre: Array  # (11, 3)
+    axes: Array  # (11, 3, 3), columns are the part's axes
+    half: Array  # (11, 3) half extents
+    taper: Array  # (11,) relative growth of the section towards the far end
+    waves: Array  # (W, 3) wave vectors of the surface's unevenness, rad/mm
+    phases: Array  # (W,)
+    amplitude: Array  # () mm
+
+
+class Bones(NamedTuple):
+    """A spine for the renderer: a signed distance grid a level, cells flat and padded."""
+
+    corners: Array  # (L, M, 8) mm, negative inside: a cell's eight nodes in one row
+    origin: Array  # (L, 3) first node, level frame
+    spacing: Array  # (L,) mm
+    shape: Array  # (L, 3) int32 cells
+    pose: Pose  # (L, ...) canonical from level
+    centre: Array  # (L, 3) middle of the vertebra, canonical frame
+
+
+def sample_vertebra(key: Array, rank: Array, scale: Array) -> Vertebra:
+    """Draws one vertebra's shape.
+
+    Sizes follow published lumbar morphometry (Panjabi et al., Spine 17, 1992): from L1 to L5
+    bodies and canals widen, pedicles thicken, spinous processes shorten.
+
+    Args:
+      key: consumed.
+      rank: () 0 at L1 to 1 at L5.
+      scale: () the specimen's size, 1 on average.
+    """
+    keys = jax.random.split(key, 8)
+    mix = lambda first, last: jnp.asarray(first) + rank * (jnp.asarray(last) - jnp.asarray(first))  # noqa: E731
+    wobble = lambda k, shape, sigma: jnp.exp(  # noqa: E731
+        sigma * jnp.clip(jax.random.normal(k, shape), -2.0, 2.0)
+    )
+    body = mix([21.0, 16.0, 13.0], [25.5, 17.5, 13.0]) * wobble(keys[0], (3,), 0.06)
+    canal_half = mix([11.0, 8.0], [13.0, 8.5]) * wobble(keys[1], (2,), 0.08)
+    wide, back = canal_half[0], body[1]
+    thick = mix(4.2, 7.0) * wobble(keys[2], (), 0.12)  # half width of a pedicle
+    zero = jnp.zeros(())
+
+    def vec(x: Array, y: Array, z: Array) -> Array:
+        return jnp.stack([jnp.asarray(x, jnp.float32) + zero, y + zero, z + zero])
+
+    # Left parts: centre, direction of the long axis, roughly cranial axis, half extents.
+    centre = jnp.stack(
+        [
+            vec(wide + thick, back + 5.0, 5.0),
+            vec(0.62 * wide, back + 18.0, -3.0),
+            vec(wide + thick + 1.5, back + 10.5, 13.0),
+            vec(wide + 1.5, back + 19.0, -16.0),
+            vec(wide + thick + 15.0, back + 10.0, 4.0),
+        ]
+    )
+    along = jnp.stack(
+        [
+            vec(0.15, 1.0, 0.0),
+            vec(-0.80, 0.55, -0.05),
+            vec(0.05, 0.10, 1.0),
+            vec(0.10, 0.05, -1.0),
+            vec(1.0, mix(0.25, 0.10), 0.10),
+        ]
+    )
+    up = jnp.array([[0, 0, 1], [0, -0.28, 1], [1, 0.4, 0], [1, 0.3, 0], [0, 0, 1]], jnp.float32)
+    half = jnp.stack(
+        [
+            vec(10.0, thick, 7.2),
+            vec(9.5, 3.3, mix(10.5, 8.5)),
+            vec(9.5, 3.6, mix(5.0, 6.0)),
+            vec(10.0, 3.5, mix(4.6, 5.5)),
+            vec(mix(14.0, 15.0), 3.6, mix(5.0, 6.5)),
+        ]
+    )
+    taper = jnp.array([0.0, 0.0, -0.15, -0.1, -0.2])
+    # The right side mirrors the left, then each side goes its own way.
+    mirror = jnp.array([-1.0, 1.0, 1.0])
+    long = mix(16.5, 12.0)
+    centre = jnp.concatenate([centre, centre * mirror, vec(0.0, back + 18.0 + long, -7.0)[None]])
+    along = jnp.concatenate([along, along * mirror, vec(0.0, 1.0, -0.22)[None]])
+    up = jnp.concatenate([up, up * mirror, jnp.array([[0.0, 0.1, 1.0]])])
+    half = jnp.concatenate([half, half, vec(long, 3.2, mix(10.5, 8.0))[None]])
+    taper = jnp.concatenate([taper, taper, jnp.array([0.18])])
+    half = half * wobble(keys[3], half.shape, 0.09)
+    centre = centre + 1.1 * jax.random.normal(keys[4], centre.shape)
+    taper = taper + 0.08 * jax.random.normal(keys[5], taper.shape)
+    turn = 0.09 * jax.random.normal(keys[6], centre.shape)
+    axes = jax.vmap(lambda a, u, w: poses.exp_rotation(w) @ _frame(a, u))(along, up, turn)
+    k_direction, k_length, k_phase, k_amplitude = jax.random.split(keys[7], 4)
+    direction = jax.random.normal(k_direction, (6, 3))
+    direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
+    length = jax.random.uniform(k_length, (6, 1), minval=9.0, maxval=28.0)
+    return Vertebra(
+        body=scale * body,
+        canal=scale * jnp.append(canal_half, back + 0.95 * canal_half[1]),
+        centre=scale * centre,
+        axes=axes,
+        half=scale * half,
+        taper=taper,
+        waves=2 * jnp.pi / length * direction,
+        phases=jax.random.uniform(k_phase, (6,), maxval=2 * jnp.pi),
+        amplitude=jax.random.uniform(k_amplitude, (), minval=0.1, maxval=0.45),
+    )
+
+
+def _frame(along: Array, up: Array) -> Array:
+    """Right-handed axes (as columns): first along, third as near `up` as can be."""
+    x = along / jnp.linalg.norm(along)
+    y = jnp.cross(up, x)
+    y = y / jnp.linalg.norm(y)
+    return jnp.stack([x, y, jnp.cross(x, y)], axis=1)
+
+
+def signed_distance(vertebra: Vertebra, points: Array) -> jax.Array:
+    """Signed distance bound (mm, negative inside) of ``points (..., 3)`` in the level's frame."""
+    x, y, z = points[..., 0], points[..., 1], points[..., 2]
+    a, b, h = vertebra.body[0], vertebra.body[1], vertebra.body[2]
+    waist = 1.0 - 0.09 * (1.0 - jnp.clip(z / h, -1.0, 1.0) ** 2)
+    radius = (jnp.abs(x / (a * waist)) ** 2.4 + jnp.abs(y / (b * waist)) ** 2.4 + 1e-9) ** (1 / 2.4)
+    side = (radius - 1.0) * b + 2.0
+    dish = 1.5 * jnp.clip(1.0 - radius * radius, 0.0, 1.0)  # concave end plates
+    end = jnp.abs(z) - h + dish + 2.0
+    outside = jnp.sqrt(jnp.maximum(side, 0.0) ** 2 + jnp.maximum(end, 0.0) ** 2 + 1e-9)
+    total = jnp.exp(-(outside + jnp.minimum(jnp.maximum(side, end), 0.0) - 2.0) / _BLEND)
+    parts = (vertebra.centre, vertebra.axes, vertebra.half, vertebra.taper)
+    total, _ = jax.lax.scan(  # part by part: no (N, parts) array in memory
+        lambda sum_, part: (sum_ + jnp.exp(-_part_distance(points, *part) / _BLEND), None),
+        total,
+        parts,
+    )
+    solid = -_BLEND * jnp.log(total + 1e-30)
+    canal = vertebra.canal
+    hole = jnp.sqrt((x / canal[0]) ** 2 + ((y - canal[2]) / canal[1]) ** 2 + 1e-9) - 1.0
+    solid = _BLEND * jnp.logaddexp(solid / _BLEND, -hole * canal[1] / _BLEND)
+    wave = jnp.sin(jnp.einsum("...i,wi->...w", points, vertebra.waves) + vertebra.phases)
+    return solid + vertebra.amplitude * jnp.mean(wave, axis=-1) * 2.0
+
+
+_BLEND = 1.2
+"""mm: width of the smooth unions."""
+
+
+def _part_distance(points: Array, centre: Array, axes: Array, half: Array, taper: Array) -> Array:
+    local = (points - centre) @ axes
+    grow = 1.0 + taper * jnp.clip(local[..., 0] / half[0], -1.0, 1.0)
+    # A plate whose outline (first and third axis) has round corners, then rounded edges.
+    corner = 0.75 * jnp.minimum(half[0], half[2])
+    edge = 0.8 * jnp.minimum(half[1], half[2])
+    outline = _rounded(
+        jnp.abs(local[..., 0]) - half[0] + corner,
+        jnp.abs(local[..., 2]) - half[2] * grow + corner,
+        corner,
+    )
+    return _rounded(outline + edge, jnp.abs(local[..., 1]) - half[1] * grow + edge, edge)
+
+
+def _rounded(a: Array, b: Array, radius: Array) -> Array:
+    """Distance to a quadrant's corner rounded by ``radius``: inside where both are negative."""
+    outside = jnp.sqrt(jnp.maximum(a, 0.0) ** 2 + jnp.maximum(b, 0.0) ** 2 + 1e-9)
+    return outside + jnp.minimum(jnp.maximum(a, b), 0.0) - radius
+
+
+def sample_spine(key: Array) -> tuple[Vertebra, Pose]:
+    """Draws a specimen L1–L5: shapes and poses (canonical from level), leading axis 5.
+
+    Lordosis, a little scoliosis with axial rotation, and disc heights vary by specimen.
+    """
+    k_scale, k_shape, k_curve, k_disc, k_twist = jax.random.split(key, 5)
+    scale = jnp.exp(0.07 * jnp.clip(jax.random.normal(k_scale), -2.0, 2.0))
+    ranks = jnp.linspace(0.0, 1.0, 5)
+    shapes = jax.vmap(lambda k, r: sample_vertebra(k, r, scale))(
+        jax.random.split(k_shape, 5), ranks
+    )
+    lordosis = jnp.deg2rad(jax.random.uniform(k_curve, (), minval=15.0, maxval=48.0))
+    tilt = lordosis * (jnp.linspace(0.3, -0.7, 5))  # about x: L1 leans back, L5 forward
+    lateral, axial = jnp.deg2rad(jax.random.normal(k_twist, (2, 5)) * jnp.array([[2.0], [2.5]]))
+    rotation = jax.vmap(poses.exp_rotation)(jnp.stack([tilt, lateral, axial], 1))
+    disc = scale * jax.random.uniform(k_disc, (5,), minval=7.0, maxval=12.0)
+    reach = shapes.body[:, 2] + 0.5 * disc
+    axis = rotation[:, :, 2]
+    below = axis[:-1] * reach[:-1, None] + axis[1:] * reach[1:, None]
+    centres = jnp.concatenate([jnp.zeros((1, 3)), -jnp.cumsum(below, axis=0)])
+    centres = centres - jnp.mean(centres, axis=0)
+    return shapes, Pose(rotation, centres)
+
+
+def specimen(key: Array) -> Bones:
+    """Draws a procedural specimen and bakes its levels into signed distance grids."""
+    shapes, pose = sample_spine(key)
+    axes = [low + SPACING * jnp.arange(n) for low, n in zip(LOW, SHAPE, strict=True)]
+    nodes = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    values = jax.lax.map(lambda shape: signed_distance(shape, nodes), shapes)
+    count = len(LEVELS)
+    middle = jax.vmap(poses.apply)(pose, jnp.tile(jnp.array([0.0, 18.0, 0.0]), (count, 1)))
+    return Bones(
+        corners=_corners(values.reshape(count, *SHAPE)).reshape(count, -1, 8),
+        origin=jnp.tile(jnp.array(LOW), (count, 1)),
+        spacing=jnp.full(count, SPACING),
+        shape=jnp.tile(jnp.array(SHAPE, jnp.int32) - 1, (count, 1)),
+        pose=pose,
+        centre=middle,
+    )
+
+
+def _corners(values: Array) -> jax.Array:
+    """Node values (..., X, Y, Z) -> the eight corners of every cell (..., X-1, Y-1, Z-1, 8)."""
+    xyz = [(slice(None, -1), slice(1, None))] * 3
+    return jnp.stack([values[..., x, y, z] for x in xyz[0] for y in xyz[1] for z in xyz[2]], -1)
+
+
+def distance(bones: Bones, points: Array) -> tuple[jax.Array, jax.Array]:
+    """Distance (N,) to the nearest level by trilinear interpolation, and that level (N,) int32.
+
+    Only the two levels whose boxes hold a point most centrally are looked up: no third one can
+    be nearer to it, as a vertebra reaches past its neighbour's middle nowhere.
+
+    Args:
+      bones: the spine.
+      points: (N, 3) mm, canonical frame. Outside a grid the distance is a lower bound.
+    """
+
+    def local(origin: Array, spacing: Array, shape: Array, pose: Pose) -> tuple[Array, Array]:
+        grid = (poses.apply_inverse(pose, points) - origin) / spacing
+        return grid, jnp.sum(jnp.square(grid / shape - 0.5), axis=1)
+
+    grids, rank = jax.vmap(local)(bones.origin, bones.spacing, bones.shape, bones.pose)
+    first = jnp.argmin(rank, axis=0)
+    rest = jnp.where(jnp.arange(len(rank))[:, None] == first, jnp.inf, rank)
+    second = jnp.argmin(rest, axis=0)
+    row = jnp.arange(points.shape[0])
+    flat = bones.corners.reshape(-1, 8)
+
+    def look_up(level: Array) -> Array:
+        grid, shape, spacing = grids[level, row], bones.shape[level], bones.spacing[level]
+        inside = jnp.clip(grid, 0.0, shape - 1e-3)
+        base = inside.astype(jnp.int32)
+        f = inside - base
+        index = (base[:, 0] * shape[:, 1] + base[:, 1]) * shape[:, 2] + base[:, 2]
+        c = flat[level * bones.corners.shape[1] + index]
+        c = c[:, :4] + f[:, 0:1] * (c[:, 4:] - c[:, :4])
+        c = c[:, :2] + f[:, 1:2] * (c[:, 2:] - c[:, :2])
+        value = c[:, 0] + f[:, 2] * (c[:, 1] - c[:, 0])
+        away = jnp.sqrt(jnp.sum((grid - inside) ** 2, -1) + 1e-12) * spacing
+        # Outside the box: no nearer than the box, nor than its border says.
+        return jnp.where(away > 1e-3, jnp.maximum(away, value), value)
+
+    near, other = look_up(first), look_up(second)
+    return jnp.minimum(near, other), jnp.where(near <= other, first, second).astype(jnp.int32)
+
+
+def meshes(bones: Bones, names: Sequence[str]) -> dict[str, trimesh.Trimesh]:
+    """The "CT" surfaces: each level's zero level set by marching cubes, canonical frame, mm."""
+    result = {}
+    for i, name in enumerate(names):
+        shape = tuple(np.asarray(bones.shape[i]))
+        grid = np.array(bones.corners[i, : int(np.prod(shape)), 0]).reshape(shape)
+        spacing = (float(bones.spacing[i]),) * 3
+        closed = np.pad(grid, 1, constant_values=1.0)  # the last node of each axis is outside
+        vertices, faces, _, _ = marching_cubes(closed, 0.0, spacing=spacing)
+        vertices = vertices - spacing + np.asarray(bones.origin[i])
+        vertices = vertices @ np.asarray(bones.pose.rotation[i]).T + np.asarray(
+            bones.pose.translation[i]
+        )
+        mesh = trimesh.Trimesh(vertices, faces, process=False)
+        parts = mesh.split(only_watertight=True)  # a stray crumb is no bone
+        result[name] = max(parts, key=lambda part: part.volume) if len(parts) > 1 else mesh
+    return result
+
+
+def sort_levels(names: Sequence[str]) -> list[str]:
+    """Level names from head to tail; names that are not vertebrae come last, by alphabet."""
+    rank = {name: i for i, name in enumerate(ORDER)}
+    return sorted(names, key=lambda name: (rank.get(name.upper(), len(rank)), name))
+
+
+def from_meshes(
+    surfaces: Mapping[str, trimesh.Trimesh], *, nodes: int = 200_000
+) -> tuple[Bones, Pose]:
+    """Puts real surfaces in the anatomy's place.
+
+    The anatomical directions are found from the surfaces alone: cranial along the levels'
+    centres, posterior where the mass of a vertebra thins out (third moment of its volume, which
+    left–right symmetry puts into the sagittal plane).
+
+    Args:
+      surfaces: level name -> closed surface, mm, one common frame. At least two levels.
+      nodes: grid nodes per level; they set the spacing.
+
+    Returns:
+      the bones, and the pose canonical from model.
+
+    Raises:
+      ValueError: fewer than two levels.
+    """
+    names = sort_levels(list(surfaces))
+    if len(names) < 2:
+        raise ValueError("an anatomy needs at least two levels to tell its cranial direction")
+    lumbar = [name for name in names if name.upper().startswith("L")]
+    chosen = lumbar if len(lumbar) >= 2 else names
+    top, bottom = surfaces[chosen[0]].centroid, surfaces[chosen[-1]].centroid
+    cranial = (top - bottom) / np.linalg.norm(top - bottom)
+    grids = {name: _mesh_grid(surfaces[name], nodes) for name in names}
+    tail = np.zeros(3)
+    for name in chosen:
+        values, origin, spacing = grids[name]
+        index = np.argwhere(values < 0)
+        r = origin + spacing * index
+        r = r - r.mean(0)
+        r = r - np.outer(r @ cranial, cranial)
+        tail += (np.sum(r * r, 1)[:, None] * r).mean(0)
+    posterior = tail / np.linalg.norm(tail)
+    rotation = np.stack([np.cross(posterior, cranial), posterior, cranial])
+    middle = np.mean([surfaces[name].centroid for name in names], axis=0)
+    canonical = Pose(rotation.astype(np.float32), (-rotation @ middle).astype(np.float32))
+    stack = [grids[name] for name in names]
+    cells = [np.asarray(_corners(g[0])).reshape(-1, 8) for g in stack]
+    size = max(len(c) for c in cells)
+    bones = Bones(
+        corners=np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells]),
+        origin=np.array([g[1] for g in stack], np.float32),
+        spacing=np.array([g[2] for g in stack], np.float32),
+        shape=np.array([g[0].shape for g in stack], np.int32) - 1,
+        pose=jax.tree.map(lambda leaf: np.stack([leaf] * len(names)), canonical),
+        centre=np.array(
+            [rotation @ (surfaces[n].bounds.mean(0) - middle) for n in names], np.float32
+        ),
+    )
+    return bones, canonical
+
+
+def _mesh_grid(mesh: trimesh.Trimesh, nodes: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Signed distances (X, Y, Z) on a grid around a mesh (winding number), first node, spacing."""
+    low, high = mesh.bounds[0] - 4.0, mesh.bounds[1] + 4.0
+    spacing = float(np.cbrt(np.prod(high - low) / nodes))
+    shape = tuple(int(np.ceil((high[a] - low[a]) / spacing)) + 1 for a in range(3))
+    axes = [low[a] + spacing * np.arange(shape[a]) for a in range(3)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    signed = igl.signed_distance(
+        points,
+        np.ascontiguousarray(mesh.vertices, np.float64),
+        np.ascontiguousarray(mesh.faces, np.int64),
+        sign_type=igl.SIGNED_DISTANCE_TYPE_FAST_WINDING_NUMBER,
+    )[0]
+    return np.asarray(signed, np.float32).reshape(shape), low, spacing

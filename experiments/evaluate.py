@@ -1,0 +1,144 @@
+"""Register many cases with a trained mask, and say how far off they are.
+
+Command:  python -m experiments.evaluate --checkpoint runs/demo --output runs/demo \\
+              --masks all learnt oracle --start truth
+Time:     TIME
+Expect:   EXPECT
+
+Without --cases, held-out specimens are simulated as the checkpoint's own scenes were, from keys
+that training never uses. Writes predictions.jsonl (the learnt mask's, if it ran), errors.jsonl,
+summary.json and report.html.
+
+Exit code: 0 all cases registered, 3 some failed, 2 bad call.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import tyro
+from tqdm import tqdm
+
+from e2r import console, evaluation, pipeline, report, training
+from e2r.datasets import cases, simulated
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Register many cases with a trained mask, and say how far off they are."""
+
+    checkpoint: Path
+    """output folder of experiments.train"""
+    output: Path
+    """folder for predictions.jsonl, errors.jsonl, summary.json and report.html"""
+    cases: Path | None = None
+    """a folder of cases; without it, held-out specimens are simulated"""
+    specimens: int = 64
+    """simulated specimens, without --cases"""
+    frames: int = 2
+    """scenes of each simulated specimen"""
+    masks: tuple[str, ...] = ("learnt",)
+    """masks to compare on the same starts: all, learnt, oracle"""
+    start: str = "axes"
+    """truth (the true pose, perturbed), axes (automatic, crude), or a JSON file with a 4x4 pose"""
+    start_degrees: float = 4.0
+    """with --start truth: standard deviation of the rotation per axis"""
+    start_mm: float = 4.0
+    """with --start truth: standard deviation of the translation per axis"""
+    schedule: pipeline.Schedule = pipeline.Schedule()
+    views: int = 3
+    """the scene is seen in so many disjoint samples of the network's number of points"""
+    batch: int = 8
+    """cases on the device at a time"""
+    seed: int = 0
+    """of held-out specimens, starts and bootstrap"""
+
+
+def read_cases(folder: Path) -> Iterator[cases.Case | tuple[str, ValueError]]:
+    """The cases of a folder; a broken one comes as its name and the error."""
+    for path in cases.find(folder):
+        try:
+            yield cases.read(path)
+        except ValueError as error:
+            yield path.name, error
+
+
+def held_out(options: Evaluate, config: training.Config) -> Iterator[cases.Case]:
+    """Simulated cases of specimens that no training run sees."""
+    key = jax.random.fold_in(jax.random.key(options.seed), 0x7E57)
+    groups = simulated.simulate(
+        key, config.scenes.simulation, specimens=options.specimens, frames=options.frames,
+        prefix="heldout",
+    )  # fmt: skip
+    for group in groups:
+        yield from group
+
+
+def evaluate(options: Evaluate) -> int:
+    """Runs the evaluation."""
+    if options.specimens < 1 or options.frames < 1:
+        raise ValueError("--specimens and --frames must be 1 or more")
+    job = evaluation.Job(
+        start=evaluation.Start(options.start, options.start_degrees, options.start_mm),
+        schedule=options.schedule, views=options.views, masks=options.masks,
+        batch=options.batch, seed=options.seed,
+    )  # fmt: skip
+    config, params = training.load(options.checkpoint)
+    source: Iterator[cases.Case | tuple[str, ValueError]]
+    if options.cases is not None:
+        total = len(cases.find(options.cases))
+        source = read_cases(options.cases)
+    else:
+        total = options.specimens * options.frames
+        source = held_out(options, config)
+    options.output.mkdir(parents=True, exist_ok=True)
+    results: list[evaluation.Result] = []
+    failures: list[str] = []
+    head = "learnt" if "learnt" in options.masks else options.masks[0]
+    with (
+        (options.output / "predictions.jsonl").open("w") as predictions,
+        (options.output / "errors.jsonl").open("w") as errors,
+        tqdm(total=total, desc="evaluate", unit="case") as bar,
+    ):
+        for item in evaluation.run(source, config, params, job):
+            bar.update()
+            if isinstance(item, evaluation.Result):
+                line = evaluation.prediction(item, head)
+                results.append(item)
+                errors.write(
+                    json.dumps({"id": item.case.id, "source": item.case.source, **item.errors})
+                    + "\n"
+                )
+            else:
+                line = evaluation.failure(*item)
+                failures.append(f"{item[0]}: {item[1]}")
+                print(f"e2r: {failures[-1]}", file=sys.stderr)
+            predictions.write(json.dumps(line) + "\n")
+            predictions.flush()
+    origin = {
+        "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
+        "checkpoint": str(options.checkpoint),
+    }
+    figures = evaluation.summary(results, len(failures), job, config, origin)
+    (options.output / "summary.json").write_text(json.dumps(figures, indent=1))
+    report.write(options.output / "report.html", figures, results, failures)
+    print(evaluation.table(figures))
+    print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")
+    return 3 if failures else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and evaluates."""
+    options = tyro.cli(
+        Evaluate, args=arguments, prog="python -m experiments.evaluate", description=__doc__
+    )
+    return console.run(lambda: evaluate(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

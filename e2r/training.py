@@ -52,7 +52,7 @@ class Scenes:
 class Optimisation:
     """Optimiser and teacher."""
 
-    steps: int = 1000
+    steps: int = 1600
     """training steps"""
     batch: int = 8
     """scenes a step"""
@@ -83,7 +83,7 @@ class Config:
     """of the scenes, the starting parameters and every step"""
     network: pipeline.Network = pipeline.Network()
     scenes: Scenes = Scenes()
-    schedule: pipeline.Schedule = pipeline.Schedule(steps=6, last_scale=2.0)
+    schedule: pipeline.Schedule = pipeline.Schedule(steps=10)
     optimisation: Optimisation = Optimisation()
 
 
@@ -99,7 +99,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
             scenes=Scenes(
                 specimens=512, frames=8, simulation=simulated.Simulation(least_bone=0.01)
             ),
-            optimisation=Optimisation(steps=8000, learning_rate=2e-3),
+            optimisation=Optimisation(steps=12000, learning_rate=2e-3),
         ),
     ),
 }

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from e2r.geometry import poses
 from e2r.types import Array, Pose
 
-DAMPING = 1e-6
-"""Relative damping of the derivative: finite gradients at every covariance, zero included."""
+DAMPING = 8.0
+"""Relative damping of the derivative, in units of the precision: finite gradients everywhere."""
 
 
 def _matmul(a: Array, b: Array) -> jax.Array:
@@ -50,7 +50,8 @@ def _curvature(rotation: Array, h: Array) -> jax.Array:
 
 def _damped(curvature: Array) -> jax.Array:
     size = jnp.trace(curvature)
-    floor = jnp.where(size > 1e-3, DAMPING * size, 1.0)  # the scale is 1 unless H is zero
+    relative = DAMPING * jnp.finfo(curvature.dtype).eps
+    floor = jnp.where(size > 1e-3, relative * size, 1.0)  # the scale is 1 unless H is zero
     return curvature + floor * jnp.eye(3, dtype=curvature.dtype)
 
 

@@ -131,7 +131,7 @@ def nearest(surface: Surface, queries: Array) -> Match:
     index = jax.lax.stop_gradient((queries - surface.origin) / surface.spacing)
     index = jnp.clip(jnp.round(index).astype(jnp.int32), 0, surface.shape - 1)
     flat = (index[:, 0] * surface.shape[1] + index[:, 1]) * surface.shape[2] + index[:, 2]
-    sample = surface.cells[flat].astype(jnp.int32)
+    sample = jnp.asarray(surface.cells)[flat].astype(jnp.int32)
     rows = jnp.concatenate([surface.points, surface.normals], 1)[sample]
     return Match(rows[:, :3], rows[:, 3:])
 

@@ -19,6 +19,8 @@ PRIOR = 1.0
 """Total weight of the virtual points, in scene points."""
 LEVER = 30.0
 """mm: their distance from the centroid; about half a vertebra."""
+TRACE = 1e-6
+"""Weight, in scene points, that keeps a mean of nothing defined and its gradient finite."""
 
 
 def _evidence(
@@ -37,8 +39,7 @@ def _evidence(
     robust = jax.lax.stop_gradient(kernel(square, scale))
     total = weights * robust
     evidence = jnp.sum(total)
-    positive = evidence > 0
-    mean = jnp.sum(total * square) / jnp.where(positive, evidence, 1.0)
+    mean = jnp.sum(total * square) / (evidence + TRACE)
     safe = jnp.where(mean > 0, mean, 1.0)
     return match, total, jnp.where(mean > 0, jnp.sqrt(safe), 0.0), evidence
 
@@ -74,7 +75,7 @@ def point_to_point(
     )
     centre = _weighted_mean(match.points, total, evidence)
     arms = LEVER * jnp.sqrt(0.5) * jnp.concatenate([jnp.eye(3), -jnp.eye(3)]).astype(points.dtype)
-    anchors = jax.lax.stop_gradient(centre) + arms
+    anchors = centre + arms
     move = procrustes.procrustes(
         jnp.concatenate([match.points, anchors]),
         jnp.concatenate([points, anchors]),
@@ -102,7 +103,7 @@ def point_to_plane(
     match, total, residual, evidence = _evidence(
         points, weights, surface, pose, scale, kernel, correspond
     )
-    centre = jax.lax.stop_gradient(_weighted_mean(match.points, total, evidence))
+    centre = _weighted_mean(match.points, total, evidence)
     # Rotation columns in units of LEVER, so that all six unknowns are millimetres.
     arm = jnp.cross(match.points - centre, match.normals) / LEVER
     jacobian = jnp.concatenate([arm, match.normals], axis=1)
@@ -110,16 +111,16 @@ def point_to_plane(
     weighted = total[:, None] * jacobian
     normal = jnp.matmul(weighted.T, jacobian, precision="highest")
     normal = normal + prior / 3.0 * jnp.eye(6, dtype=normal.dtype)
-    update = solve_6x6(normal, jnp.matmul(weighted.T, error, precision="highest"))
+    size = jax.lax.stop_gradient(evidence + prior)  # both sides over it: 1e30 is a weight, too
+    update = solve_6x6(normal / size, jnp.matmul((weighted / size).T, error, precision="highest"))
     move = Pose(poses.exp_rotation(update[:3] / LEVER), update[3:])
     return poses.compose(poses.about(move, centre), pose), residual, evidence
 
 
 def _weighted_mean(points: Array, weights: Array, total: Array) -> Array:
-    """Mean of the points by weight; the plain mean where there is no weight at all."""
-    positive = total > 0
-    share = jnp.where(positive, weights / jnp.where(positive, total, 1.0), 1.0 / len(weights))
-    return jnp.sum(share[:, None] * points, axis=0)
+    """Mean of the points by weight, which becomes the plain mean as the weights vanish."""
+    even = TRACE / points.shape[0]
+    return jnp.sum((weights + even)[:, None] * points, axis=0) / (total + TRACE)
 
 
 def solve_6x6(matrix: Array, right: Array) -> Array:

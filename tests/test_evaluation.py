@@ -1,0 +1,238 @@
+"""Figures against closed forms; a job from checkpoint to report; the command line."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+from conftest import TINY
+from scipy.spatial.transform import Rotation
+
+from e2r import __main__ as cli
+from e2r import evaluation, metrics, training
+from e2r.datasets import cases
+from e2r.geometry import poses
+from e2r.types import Pose
+from experiments import evaluate as evaluate_command
+from experiments import train as train_command
+
+
+@pytest.fixture(scope="module")
+def checkpoint(bank, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    training.train(TINY, bank, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_set(simulated_cases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    for case in simulated_cases[:3]:
+        cases.write(case, folder / case.id)
+    return folder
+
+
+def cube(middle):
+    mesh = trimesh.creation.box(extents=[20.0, 20.0, 20.0])
+    mesh.apply_translation(middle)
+    return mesh
+
+
+def test_errors_of_known_motions():
+    model = {"L1": cube([0, 0, 0]), "L2": cube([0, 0, 40])}
+    targets = {
+        "L1": np.array([[10.0, 0, 0], [0, 0, 0]]),  # on the surface, deep
+        "L2": np.array([[0.0, 0, 50], [0, 3, 40]]),
+    }
+    still = Pose(np.eye(3), np.zeros(3))
+    shifted = Pose(np.eye(3), np.array([3.0, 4.0, 0.0]))
+    found = metrics.case_errors(
+        {"L1": shifted, "L2": still}, {"L1": still, "L2": still}, targets, model
+    )
+    assert found["tre_mm"] == pytest.approx(2.5)
+    assert found["rmse_mm"] == pytest.approx(np.sqrt(12.5))
+    assert found["tre_surface_mm"] == pytest.approx(2.5)
+    assert found["tre_deep_mm"] == pytest.approx(2.5)
+    assert found["by_level"]["L1"]["tre_mm"] == pytest.approx(5.0)
+    assert found["by_level"]["L2"]["tre_mm"] == 0
+    assert found["translation_mm"] == pytest.approx(2.5)
+    assert found["rotation_deg"] == 0
+    turned = Pose(Rotation.from_euler("z", 90, degrees=True).as_matrix(), np.zeros(3))
+    found = metrics.case_errors({"L1": turned}, {"L1": still}, {"L1": targets["L1"]}, model)
+    assert found["rotation_deg"] == pytest.approx(90)
+    assert found["tre_surface_mm"] == pytest.approx(10 * np.sqrt(2))
+    assert found["tre_deep_mm"] == pytest.approx(0)
+    assert found["translation_mm"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_bootstrap_redraws_specimens_not_frames():
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=20), 50)  # frames of a specimen are all alike
+    groups = [str(i) for i in np.repeat(np.arange(20), 50)]
+    low, high = metrics.bootstrap(values, groups, lambda v: float(v.mean()), seed=0)
+    assert 0.6 < (high - low) / (2 * 1.96 * values.std() / np.sqrt(20)) < 1.4
+    assert low < values.mean() < high
+
+
+def test_summary_figures():
+    rows = [
+        {"tre_mm": t, "tre_surface_mm": t, "tre_deep_mm": None, "rmse_mm": t,
+         "rotation_deg": 1.0, "translation_mm": 2.0}
+        for t in (0.5, 1.0, 1.5, 2.5, 4.0)
+    ]  # fmt: skip
+    found = metrics.summarise(rows, list("aabbc"), seed=0)
+    assert found["count"] == 5
+    assert found["tre_mm"]["median"] == 1.5
+    assert found["tre_mm"]["mean"] == pytest.approx(1.9)
+    assert found["success"] == {"2mm": 0.6, "3mm": 0.8, "5mm": 1.0}
+    assert found["tre_deep_mm"]["median"] is None
+    assert metrics.summarise([], [], seed=0) == {"count": 0}
+
+
+def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
+    arguments = ["--cases", str(data_set), "--checkpoint", str(checkpoint), "--output",
+                 str(tmp_path), "--masks", "all", "learnt", "oracle", "--start", "truth",
+                 "--start-degrees", "2", "--start-mm", "2", "--batch", "2", "--views", "2",
+                 "--schedule.steps", "12"]  # fmt: skip
+    assert evaluate_command.main(arguments) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["cases"] == summary["predicted"] == 3
+    assert summary["failed"] == 0
+    for mask in ("all", "learnt", "oracle"):
+        figures = summary["masks"][mask]
+        assert set(figures["tre_mm"]) == {"median", "mean", "p95", "interval95"}
+        assert set(figures["success"]) == {"2mm", "3mm", "5mm"}
+        assert figures["count"] == 3
+    assert summary["tre_mm"] == summary["masks"]["learnt"]["tre_mm"]
+    for field in ("rmse_mm", "rotation_deg", "translation_mm", "seconds_per_frame", "by_level",
+                  "by_specimen", "settings", "seed", "versions", "device", "accepted"):  # fmt: skip
+        assert field in summary
+    assert summary["masks"]["oracle"]["tre_mm"]["median"] < 2.0
+    lines = [json.loads(x) for x in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == sorted(p.name for p in data_set.iterdir())
+    for line in lines:
+        assert set(line) == {
+            "id", "T_camera_model", "accepted", "expected_tre_mm", "seconds", "error",
+        }  # fmt: skip
+        for matrix in line["T_camera_model"].values():
+            poses.from_matrix(matrix, "prediction")
+    # The errors in the file are those of the poses in the file.
+    errors = [json.loads(x) for x in (tmp_path / "errors.jsonl").read_text().splitlines()]
+    case = cases.read(data_set / lines[0]["id"])
+    predicted = {k: poses.from_matrix(m, k) for k, m in lines[0]["T_camera_model"].items()}
+    again = metrics.case_errors(predicted, case.truth, case.targets, case.model)
+    assert again["tre_mm"] == pytest.approx(errors[0]["learnt"]["tre_mm"], rel=1e-3)
+    page = (tmp_path / "report.html").read_text()
+    assert f"{summary['masks']['oracle']['tre_mm']['median']:.2f}" in page
+    # Nothing is fetched: no element points outside the page.
+    body = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", body)
+
+
+def test_the_prediction_does_not_read_the_truth(checkpoint, simulated_cases):
+    """Another truth, the same automatic pose."""
+    config, params = training.load(checkpoint)
+    job = evaluation.Job(start=evaluation.Start("axes"), batch=1, views=1)
+    case = simulated_cases[0]
+    moved = {k: p._replace(translation=p.translation + 50) for k, p in case.truth.items()}
+    variants = [case, replace(case, truth=moved), replace(case, truth=None, targets=None)]
+    found = [next(iter(evaluation.run([v], config, params, job))) for v in variants]
+    for other in found[1:]:
+        np.testing.assert_array_equal(
+            found[0].registrations["learnt"].pose.translation,
+            other.registrations["learnt"].pose.translation,
+        )
+    assert found[2].errors == {}
+
+
+def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
+    broken = shutil.copytree(data_set, tmp_path / "set")
+    victim = sorted(broken.iterdir())[1]
+    (victim / "depth.png").write_bytes(b"not a picture")
+    arguments = ["--cases", str(broken), "--checkpoint", str(checkpoint), "--output",
+                 str(tmp_path / "out"), "--start", "truth", "--batch", "2", "--views", "2",
+                 "--schedule.steps", "12"]  # fmt: skip
+    assert evaluate_command.main(arguments) == 3
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    by_id = {line["id"]: line for line in map(json.loads, lines)}
+    assert len(by_id) == 3
+    assert "depth.png" in by_id[victim.name]["error"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == 1
+    assert "depth.png" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_register_prints_poses_and_writes_one_line(checkpoint, data_set, tmp_path, capsys):
+    path = sorted(data_set.iterdir())[0]
+    output = tmp_path / "p.jsonl"
+    options = cli.Register(path, checkpoint, start="truth", output=output)
+    assert cli.register(options) == 0
+    shown = capsys.readouterr().out
+    assert "L3  T_camera_model =" in shown
+    assert "TRE against truth.json" in shown
+    (line,) = output.read_text().splitlines()
+    assert json.loads(line)["id"] == path.name
+    # The prediction file serves as the start of another.
+    again = cli.Register(path, checkpoint, start=str(output), output=tmp_path / "q.jsonl")
+    output.write_text(line)
+    assert cli.register(again) == 0
+    assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
+
+
+def call(*arguments, cwd):
+    root = str(training.__file__).rsplit("/e2r/", 1)[0]
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd, capture_output=True, text=True, env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin",
+        "HOME": str(cwd)}, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("e2r", "register", "nowhere", "--checkpoint", "CKPT"), "nowhere: no such folder"),
+        (("e2r", "register", "CASE", "--checkpoint", "nowhere"), "nowhere: no such folder"),
+        (("e2r", "register", "CASE", "--checkpoint", "CASE"), "holds no checkpoint"),
+        (("e2r", "register", "CASE", "--checkpoint", "CKPT", "--start", "up"), "--start up"),
+        (("e2r", "simulate", "--output", "x", "--count", "0"), "--count"),
+        (("e2r", "simulate", "--output", "x", "--width", "13"), "multiple of 4"),
+        (("e2r", "simulate", "--output", "x", "--anatomy", "nowhere"), "nowhere: no such folder"),
+        (("experiments.evaluate", "--checkpoint", "CKPT", "--output", "x", "--masks", "bone"),
+         "--masks bone"),
+        (("experiments.train", "demo", "--output", "x", "--cases", "nowhere"), "no such folder"),
+    ],
+)  # fmt: skip
+def test_bad_calls_get_one_sentence_and_exit_code_2(
+    arguments, words, checkpoint, data_set, tmp_path
+):
+    places = {"CKPT": str(checkpoint), "CASE": str(sorted(data_set.iterdir())[0])}
+    done = call(*(places.get(a, a) for a in arguments), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert words in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_train_and_simulate_from_the_command_line(tmp_path, capsys):
+    made = cli.Simulate(output=tmp_path / "cases", count=2, seed=5, fill=(0.3, 0.8))
+    assert cli.simulate(made) == 0
+    found = cases.find(tmp_path / "cases")
+    assert len(found) == 2
+    arguments = ["demo", "--cases", str(tmp_path / "cases"), "--output", str(tmp_path / "run"),
+                 "--network.points", "256", "--network.widths", "8", "16",
+                 "--network.neighbours", "4", "--schedule.steps", "3",
+                 "--optimisation.steps", "3", "--optimisation.batch", "2",
+                 "--scenes.samples", "4096", "--scenes.cells", "32768"]  # fmt: skip
+    assert train_command.main(arguments) == 0
+    config, _ = training.load(tmp_path / "run")
+    assert config.network.widths == (8, 16)
+    (found[0] / "truth.json").unlink()
+    arguments[4] = str(tmp_path / "other")
+    assert train_command.main(arguments) == 2
+    assert "no truth.json" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import TINY
+
+from e2r import losses, pipeline
+from e2r.geometry import clouds, poses
+from e2r.segmentation import masks
+from e2r.types import Cloud, Pose, Targets
+
+
+def make_cloud(rng, valid, count):
+    points = np.zeros((count, 3), np.float32)
+    points[:valid] = rng.normal(size=(valid, 3)) * 40 + [0, 0, 500]
+    other = np.zeros((count, 3), np.float32)
+    other[:valid] = rng.uniform(size=(valid, 3))
+    points[valid:], other[valid:] = 1e3, 0.7  # rubbish in the padding
+    return Cloud(points, other, other, np.arange(count) < valid)
+
+
+def test_padding_changes_no_logit_and_no_gradient(rng):
+    """The same 60 points in a cloud of 64 and in one of 256, levels included."""
+    module = pipeline.network(TINY.network)
+    small = make_cloud(rng, 64, 64)
+    rows = jax.tree.map(lambda leaf: leaf[:64], small)
+    pad = 256 - 64
+    large = Cloud(
+        np.concatenate([rows.points, np.full((pad, 3), 1e3, np.float32)]),
+        np.concatenate([rows.colors, np.full((pad, 3), 0.3, np.float32)]),
+        np.concatenate([rows.normals, np.ones((pad, 3), np.float32)]),
+        np.arange(256) < 64,
+    )
+    # The coarser level of the large cloud has 64 rows; give the small one the same neighbours.
+    pyramid = clouds.build_pyramid(large, levels=2, neighbours=4)
+    assert all((index < 64).all() for index in jax.tree.leaves(pyramid))
+    params = module.init(jax.random.key(0), large, pyramid)
+    garbage = large._replace(
+        points=np.where(large.valid[:, None], large.points, -77.0).astype(np.float32),
+        colors=np.where(large.valid[:, None], large.colors, 0.9).astype(np.float32),
+    )
+
+    def total(params, cloud):
+        logits = pipeline.logits(module, params, cloud, pyramid)
+        return jnp.sum(jnp.where(cloud.valid, jnp.sin(logits), 0.0)), logits
+
+    (_, a), g_a = jax.value_and_grad(total, has_aux=True)(params, large)
+    (_, b), g_b = jax.value_and_grad(total, has_aux=True)(params, garbage)
+    np.testing.assert_allclose(a[:64], b[:64], atol=1e-5)
+    for x, y in zip(jax.tree.leaves(g_a), jax.tree.leaves(g_b), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4 * max(1.0, float(np.abs(x).max())))
+
+    # Unpadded: the same points and neighbours, no padding rows at all.
+    bare = jax.tree.map(lambda leaf: leaf[:64], large)
+    cut = pyramid._replace(
+        within=(pyramid.within[0][:64], pyramid.within[1]), up=(pyramid.up[0][:64],)
+    )
+    c = pipeline.logits(module, params, bare, cut)
+    np.testing.assert_allclose(a[:64], c, atol=1e-5)
+
+
+def test_logits_ignore_where_the_camera_stands_sideways(rng):
+    module = pipeline.network(TINY.network)
+    cloud = make_cloud(rng, 256, 256)
+    pyramid = clouds.build_pyramid(cloud, levels=2, neighbours=4)
+    params = module.init(jax.random.key(0), cloud, pyramid)
+    moved = cloud._replace(points=cloud.points + np.array([30.0, -20.0, 0.0], np.float32))
+    a, b = (pipeline.logits(module, params, c, pyramid) for c in (cloud, moved))
+    np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_the_pyramid_holds_the_nearest_points(rng):
+    cloud = make_cloud(rng, 256, 256)
+    pyramid = clouds.build_pyramid(cloud, levels=2, neighbours=4)
+    apart = np.linalg.norm(cloud.points[:, None] - cloud.points[None], axis=-1)
+    np.testing.assert_array_equal(pyramid.within[0][:, 0], np.arange(256))
+    found = np.take_along_axis(apart, np.asarray(pyramid.within[0]), 1)
+    np.testing.assert_allclose(found, np.sort(apart, 1)[:, :4], atol=1e-3)
+    coarse = np.take_along_axis(apart, np.asarray(pyramid.up[0]), 1)
+    np.testing.assert_allclose(coarse, np.sort(apart[:, :64], 1)[:, :3], atol=1e-3)
+
+
+def test_clouds_see_what_the_camera_saw():
+    depth = np.zeros((4, 6))
+    depth[1, 2], depth[3, 5] = 400.0, 500.0
+    points, pixels = clouds.back_project(depth, 100.0, 200.0, 2.5, 1.5)
+    np.testing.assert_array_equal(pixels, [1 * 6 + 2, 3 * 6 + 5])
+    np.testing.assert_allclose(points[0], [(2 - 2.5) / 100 * 400, (1 - 1.5) / 200 * 400, 400])
+
+
+def test_normals_of_a_plane_face_the_camera(rng):
+    xy = rng.uniform(-50, 50, (400, 2))
+    points = np.column_stack([xy, 500 + 0.3 * xy[:, 0]])
+    normals = clouds.estimate_normals(points, points[:50])
+    expected = np.array([0.3, 0.0, -1.0]) / np.hypot(1.0, 0.3)
+    np.testing.assert_allclose(normals, np.tile(expected, (50, 1)), atol=1e-6)
+
+
+def test_straight_through_samples_zeros_and_ones_with_the_soft_gradient():
+    logits = jnp.linspace(-4.0, 4.0, 4000)
+    key = jax.random.key(0)
+    mask = masks.gumbel_straight_through(key, logits)
+    assert set(np.unique(np.round(mask, 6))) == {0.0, 1.0}
+    # Kept as often as the probability says.
+    often = jnp.mean(
+        jax.vmap(lambda k: masks.gumbel_straight_through(k, logits[::500]))(
+            jax.random.split(key, 4000)
+        ),
+        axis=0,
+    )
+    np.testing.assert_allclose(often, jax.nn.sigmoid(logits[::500]), atol=0.03)
+    gradient = jax.grad(lambda x: jnp.sum(masks.gumbel_straight_through(key, x)))(logits)
+    noise = jax.random.logistic(key, logits.shape)
+    relaxed = jax.nn.sigmoid(logits + noise)
+    np.testing.assert_allclose(gradient, relaxed * (1 - relaxed), atol=1e-6)
+    hot = masks.gumbel_straight_through(key, logits, temperature=5.0)
+    np.testing.assert_array_equal(np.round(hot, 5), np.round(mask, 5))  # one sample, any heat
+
+
+def test_evaluation_masks_need_no_chance():
+    logits = jnp.array([-1.0, 0.5, 3.0])
+    a = masks.deterministic(jax.random.key(0), logits)
+    np.testing.assert_array_equal(a, masks.deterministic(jax.random.key(1), logits))
+    np.testing.assert_array_equal(a, [0, 1, 1])
+    np.testing.assert_allclose(masks.soft(jax.random.key(0), logits), jax.nn.sigmoid(logits))
+
+
+def test_target_error_is_the_mean_distance_and_smooth_at_zero():
+    points = np.array([[0, 0, 0], [10, 0, 0], [0, 0, 0]], np.float32)
+    targets = Targets(points, points + np.array([3.0, 4.0, 0.0], np.float32),
+                      np.array([True, True, False]))  # fmt: skip
+    still = poses.identity()
+    np.testing.assert_allclose(losses.mean_target_error(still, targets), 5.0)
+    there = Pose(still.rotation, jnp.array([3.0, 4.0, 0.0]))
+    assert float(losses.mean_target_error(there, targets)) == 0.0
+    gradient = jax.grad(lambda t: losses.mean_target_error(Pose(still.rotation, t), targets))(
+        there.translation
+    )
+    assert np.isfinite(gradient).all()
+
+
+def test_the_keep_hinge_only_bites_below_its_floor():
+    valid = jnp.array([True] * 8 + [False] * 2)
+    healthy = jnp.full(10, 0.0)
+    assert float(losses.keep_hinge(healthy, valid, least=0.1)) == 0
+    empty = jnp.full(10, -8.0)
+    value, gradient = jax.value_and_grad(lambda x: losses.keep_hinge(x, valid, least=0.1))(empty)
+    assert 0.9 < float(value) <= 1.0
+    assert (np.asarray(gradient[:8]) < 0).all()
+    assert (np.asarray(gradient[8:]) == 0).all()

@@ -1,0 +1,197 @@
+"""The simulator: every named part is bone, scenes are what they claim, real spines fit in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import trimesh
+from conftest import TINY
+
+from e2r.datasets import cases, simulated
+from e2r.geometry import poses, surfaces
+from e2r.synthetic import anatomy as spine
+from e2r.synthetic import camera, scene
+
+
+@pytest.fixture(scope="module")
+def bones():
+    return jax.jit(spine.specimen)(jax.random.key(4))
+
+
+def test_every_part_is_bone_and_the_canal_is_open():
+    for seed in range(3):
+        shape = spine.sample_vertebra(jax.random.key(seed), jnp.float32(seed / 2), jnp.float32(1))
+        value = lambda points, shape=shape: np.asarray(spine.signed_distance(shape, points))  # noqa: E731
+        assert value(np.zeros((1, 3), np.float32)) < -8  # the body
+        # Both sides' pedicles, laminae, articular and transverse processes, then the spinous one.
+        assert shape.centre.shape == (2 * len(spine.PARTS) + 1, 3)
+        assert (value(shape.centre) < -1.0).all()
+        left, right = shape.centre[:5, 0], shape.centre[5:10, 0]
+        assert (left > 0).all()
+        assert (right < 0).all()
+        canal = np.array([[0, shape.canal[2], z] for z in (-20, 0, 20)], np.float32)
+        assert (value(canal) > 4).all()
+        far = np.array([[200.0, 0, 0], [0, -150, 0], [0, 0, 300]], np.float32)
+        assert (value(far) > 30).all()
+
+
+def test_distances_never_overstate(bones):
+    """Sphere tracing is safe: the bound changes no faster than one walks."""
+    rng = np.random.default_rng(0)
+    shape = spine.sample_vertebra(jax.random.key(1), jnp.float32(0.5), jnp.float32(1))
+    points = rng.uniform([-45, -20, -40], [45, 65, 32], (4000, 3)).astype(np.float32)
+    gradient = jax.vmap(jax.grad(lambda p: spine.signed_distance(shape, p)))(points)
+    slope = np.linalg.norm(gradient, axis=1)
+    assert np.quantile(slope, 0.99) < 1.25
+
+
+def test_specimens_levels_and_sides_differ(bones):
+    other = jax.jit(spine.specimen)(jax.random.key(5))
+    assert float(jnp.abs(bones.corners - other.corners).max()) > 1
+    shapes, pose = spine.sample_spine(jax.random.key(4))
+    widths = shapes.body[:, 0]
+    assert float(widths[4]) > float(widths[0])
+    mirrored = shapes.centre[:, 5:10] * jnp.array([-1.0, 1.0, 1.0])
+    assert float(jnp.abs(shapes.centre[:, :5] - mirrored).max()) > 0.5
+    heights = pose.translation[:, 2]
+    assert (np.diff(heights) < -25).all()  # head to tail, a vertebra apart
+
+
+def test_models_are_closed_and_lie_where_the_distance_is_zero(bones):
+    models = spine.meshes(jax.tree.map(np.asarray, bones), spine.LEVELS)
+    assert list(models) == list(spine.LEVELS)
+    for mesh in models.values():
+        assert mesh.is_watertight
+        assert 25_000 < mesh.volume < 110_000
+        assert 70 < mesh.extents.max() < 125
+        apart, _ = spine.distance(bones, jnp.asarray(mesh.vertices[::25], jnp.float32))
+        # On the surface, or inside a neighbour that it touches.
+        assert float(jnp.quantile(jnp.abs(apart), 0.9)) < 0.1
+
+
+def test_the_same_key_is_the_same_frame_and_kinds_are_all_there(bones):
+    take = jax.jit(
+        jax.vmap(lambda key: scene.photograph(key, bones, width=96, height=72, fill=(0.2, 0.8)))
+    )
+    keys = jax.random.split(jax.random.key(8), 6)
+    frames, again = take(keys), take(keys)
+    for a, b in zip(jax.tree.leaves(frames), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    shares = np.bincount(np.asarray(frames.kind).ravel(), minlength=5) / frames.kind.size
+    assert (shares > 0.005).all(), shares
+    seen = np.asarray(frames.depth)
+    assert 0.02 < (seen == 0).mean() < 0.4
+    noise = (seen - np.asarray(frames.clean))[(np.asarray(frames.kind) == scene.BONE) & (seen > 0)]
+    assert 0.1 < np.median(np.abs(noise)) < 1.5
+    # Between two and five levels in a row are exposed.
+    for row in np.asarray(frames.exposed).astype(int):
+        assert 2 <= row.sum() <= 5
+        assert np.abs(np.diff(np.pad(row, 1))).sum() == 2
+
+
+def test_the_depth_picture_shows_the_model_where_the_truth_puts_it(simulated_cases, fine_surface):
+    """Bone points moved by the inverse of the truth lie on the CT surface, noise apart."""
+    for case in simulated_cases:
+        bone = case.points[case.bone].astype(np.float32)
+        queries = poses.apply_inverse(cases.true_pose(case), bone)
+        apart = np.linalg.norm(queries - surfaces.project(fine_surface, queries).points, axis=1)
+        assert np.median(apart) < 1.2
+
+
+def test_every_scene_shows_two_levels_and_enough_bone(simulated_cases):
+    settings = TINY.scenes.simulation
+    for case in simulated_cases:
+        assert case.bone.sum() >= settings.least_bone * settings.width * settings.height
+        assert len(case.targets) >= 2
+        assert all(points.shape == (16, 3) for points in case.targets.values())
+
+
+def test_colour_does_not_suffice(simulated_cases):
+    """The best single threshold on any colour channel leaves bone and tissue mixed."""
+    colors = np.concatenate([case.colors for case in simulated_cases])
+    bone = np.concatenate([case.bone for case in simulated_cases])
+    features = np.column_stack([colors, colors[:, 0] - colors[:, 1], colors[:, 1] - colors[:, 2]])
+    for column in features.T:
+        cuts = np.quantile(column, np.linspace(0.02, 0.98, 49))
+        above = np.array([[(column[bone] > c).mean(), (column[~bone] > c).mean()] for c in cuts])
+        balanced = 0.5 + 0.5 * np.abs(above[:, 0] - above[:, 1]).max()
+        assert balanced < 0.92
+
+
+def test_workers_change_nothing(simulated_cases):
+    scenes = TINY.scenes
+    again = list(
+        simulated.simulate(
+            jax.random.key(11), scenes.simulation, specimens=2, frames=scenes.frames, workers=2
+        )
+    )
+    for a, b in zip(again[0], simulated_cases, strict=True):
+        np.testing.assert_array_equal(a.points, b.points)
+        np.testing.assert_array_equal(a.colors, b.colors)
+    assert not np.array_equal(again[1][0].points[:50], simulated_cases[0].points[:50])
+
+
+def test_the_camera_keeps_its_promises():
+    key = jax.random.key(0)
+    look = jnp.array([5.0, 40.0, -20.0])
+    fills, tilts, fars = [], [], []
+    for k in jax.random.split(key, 60):
+        eye = camera.sample_camera(
+            k, look, jnp.float32(6000.0), width=96, height=72, fill=(0.05, 0.8)
+        )
+        fars.append(float(poses.apply(eye.pose, look)[2]))
+        tilts.append(np.rad2deg(np.arccos(-float(eye.pose.rotation[2, 1]))))
+        fills.append(6000.0 * float(eye.focal) ** 2 / fars[-1] ** 2 / (96 * 72))
+        np.testing.assert_allclose(np.linalg.det(eye.pose.rotation), 1.0, atol=1e-4)
+    assert 340 < min(fars) < max(fars) < 710
+    assert max(tilts) <= 30.1
+    assert 0.045 < min(fills) < 0.15
+    assert 0.4 < max(fills) < 0.85
+
+
+def test_rays_go_through_pixel_centres():
+    eye = camera.Camera(jnp.float32(100.0), poses.identity())
+    origin, directions = camera.rays(eye, 8, 4)
+    np.testing.assert_allclose(origin, 0)
+    np.testing.assert_allclose(directions[0], [-0.035, -0.015, 1.0], atol=1e-6)
+
+
+def test_bad_settings_are_refused():
+    for options, words in (
+        ({"width": 97}, "multiple of 4"),
+        ({"fill": (0.5, 0.2)}, "in order"),
+        ({"least_bone": 0.9}, "least_bone"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            simulated.Simulation(**options)
+    with pytest.raises(ValueError, match="at least two levels"):
+        spine.from_meshes({"L1": trimesh.creation.icosphere(radius=20.0)})
+
+
+def test_impossible_demands_end_in_a_sentence(bones, monkeypatch):
+    specimen = simulated.procedural(jax.random.key(0), "s")
+    monkeypatch.setattr(simulated, "_shows_enough", lambda frame, settings: False)
+    with pytest.raises(ValueError, match="lower simulation"):
+        simulated.photograph(jax.random.key(1), specimen, TINY.scenes.simulation, count=1)
+
+
+@pytest.mark.parametrize("name", ["visible_human", "lumbar_mean", "verse004"])
+def test_real_spines_take_the_anatomys_place(name, anatomy):
+    real = cases.read_meshes(anatomy / name)
+    bones, canonical = spine.from_meshes(real, nodes=30_000)
+    np.testing.assert_allclose(np.linalg.det(canonical.rotation), 1.0, atol=1e-5)
+    placed = {
+        level: np.asarray(poses.apply(canonical, np.asarray(mesh.vertices, np.float32)))
+        for level, mesh in real.items()
+    }
+    # Canonical: cranial is up (z), the spinous process is the most posterior part (y) and lies
+    # on the midline (x), left and right are alike.
+    assert placed["L2"][:, 2].mean() > placed["L5"][:, 2].mean() + 60
+    for level in ("L2", "L3", "L4"):
+        x, y = placed[level][:, 0], placed[level][:, 1]
+        tip = y > np.quantile(y, 0.99)
+        middle = 0.5 * (x.min() + x.max())
+        assert abs(x[tip].mean() - middle) < 9
+        assert y.max() - y.mean() > y.mean() - y.min()
+        apart, _ = spine.distance(bones, jnp.asarray(placed[level][::40]))
+        assert float(jnp.median(jnp.abs(apart))) < 0.4

@@ -1,0 +1,189 @@
+"""The teacher: what reaches the mask, what never does, and that a run can be resumed."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY
+
+from e2r import losses, pipeline, training
+from e2r.geometry import poses, surfaces
+from e2r.registration import kernels, steps, unroll
+from e2r.segmentation import masks
+from e2r.types import Cloud, Example
+
+
+def first_example(bank) -> Example:
+    return jax.tree.map(lambda leaf: leaf[0], training.draw_batch(bank, jax.random.key(0), 1))
+
+
+def test_no_label_enters_the_loss():
+    """An example holds what a camera, a CT and a tracked pose give, and nothing else."""
+    assert Example._fields == ("cloud", "pyramid", "surface", "targets", "pose")
+    assert Cloud._fields == ("points", "colors", "normals", "valid")
+
+
+def test_the_bank_forgets_which_points_are_bone(simulated_cases):
+    """Lying about the bone changes no number of the training data."""
+    lies = [dataclasses.replace(case, bone=~case.bone) for case in simulated_cases]
+    honest, told = (training.make_bank([group], TINY) for group in (simulated_cases, lies))
+    for a, b in zip(jax.tree.leaves(honest), jax.tree.leaves(told), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_gradient_reaches_kept_and_dropped_points(bank):
+    """Of the whole loss, with the sampled binary mask, with respect to the logits."""
+    example = first_example(bank)
+    centre = jnp.mean(example.cloud.points, axis=0)
+    start = poses.perturb(jax.random.key(1), example.pose, centre, degrees=2.0, mm=2.0)
+    logits = jnp.zeros(example.cloud.points.shape[0])
+
+    def loss(logits):
+        weights = masks.gumbel_straight_through(jax.random.key(2), logits)
+        result = pipeline.register(example.cloud, weights, example.surface, start, TINY.schedule)
+        return losses.trajectory_loss(result.trajectory, example.targets, knee=1.0), weights
+
+    gradient, weights = jax.grad(loss, has_aux=True)(logits)
+    # Points beyond the robust kernel's reach have no say; of the others, all have a gradient.
+    near = np.asarray(bone_distance(example) < 8.0)
+    for chosen in (weights > 0.5, weights < 0.5):
+        here = np.asarray(chosen) & near & np.asarray(example.cloud.valid)
+        assert here.sum() > 5
+        assert (np.abs(np.asarray(gradient)[here]) > 0).all()
+
+
+def bone_distance(example):
+    queries = poses.apply_inverse(example.pose, example.cloud.points)
+    return jnp.linalg.norm(queries - surfaces.project(example.surface, queries).points, axis=1)
+
+
+def test_the_loss_gradient_equals_finite_differences_through_the_soft_path(bank):
+    """d loss / d logits in float64 along random directions; the robust weight is the plain one,
+    since the derivative of the others is cut by design."""
+    example = first_example(bank)
+    step = partial(steps.point_to_plane, kernel=kernels.constant)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, example
+        )
+        near = jnp.asarray(np.asarray(bone_distance(example) < 10.0) & example.cloud.valid)
+        centre = jnp.mean(wide.targets.goals, axis=0)
+        start = poses.perturb(jax.random.key(1), wide.pose, centre, degrees=2.0, mm=2.0)
+
+        def loss(logits):
+            weights = jnp.where(near, masks.soft(jax.random.key(0), logits), 0.0)
+            result = unroll.register(
+                wide.cloud.points, weights, wide.surface, start, np.full(3, 5.0), step=step
+            )
+            return losses.trajectory_loss(result.trajectory, wide.targets, knee=1.0)
+
+        loss = jax.jit(loss)
+        rng = np.random.default_rng(0)
+        logits = jnp.asarray(rng.normal(size=len(near)))
+        gradient = jax.grad(loss)(logits)
+        assert float(jnp.linalg.norm(gradient)) > 1e-4
+        for _ in range(5):
+            way = jnp.asarray(rng.normal(size=len(near)))
+            numeric = (loss(logits + 1e-5 * way) - loss(logits - 1e-5 * way)) / 2e-5
+            np.testing.assert_allclose(gradient @ way, numeric, rtol=1e-4, atol=1e-9)
+
+
+def test_augmentation_keeps_the_truth(bank):
+    example = first_example(bank)
+    turned = training.augment(jax.random.key(5), example)
+    placed = poses.apply(turned.pose, example.targets.points)
+    valid = example.targets.valid
+    np.testing.assert_allclose(placed[valid], turned.targets.goals[valid], atol=2e-2)
+    before, after = bone_distance(example), bone_distance(turned)
+    close = np.asarray(before < 5.0)
+    np.testing.assert_allclose(np.asarray(after)[close], np.asarray(before)[close], atol=0.1)
+
+
+def run(bank, output, **options):
+    return training.train(TINY, bank, output, **options)
+
+
+def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path):
+    whole = run(bank, tmp_path / "whole")
+    run(bank, tmp_path / "parts", stop_after=2)  # not on a checkpoint's step
+    run(bank, tmp_path / "parts", stop_after=5)
+    parts = run(bank, tmp_path / "parts")
+    assert int(parts.step) == int(whole.step) == TINY.optimisation.steps
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    config, params = training.load(tmp_path / "parts")
+    assert config == TINY
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    steps_logged = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps_logged == sorted(set(steps_logged))
+    assert steps_logged[-1] == TINY.optimisation.steps
+    # Other settings do not overwrite a run.
+    other = dataclasses.replace(TINY, seed=1)
+    with pytest.raises(ValueError, match="other settings"):
+        training.train(other, bank, tmp_path / "parts")
+
+
+def test_the_step_is_traced_once(bank):
+    update = training.make_update(TINY)
+    state = training.init_state(TINY, jax.tree.map(lambda leaf: leaf[0], bank.examples))
+    key = jax.random.key(3)
+    device = jax.tree.map(jnp.asarray, bank)
+    before = jax.tree.map(np.asarray, state.params)
+    for _ in range(3):
+        state, metrics = update(state, device, key)
+    assert update._cache_size() == 1
+    assert all(np.isfinite(leaf) for leaf in metrics)
+    moved = [
+        float(np.abs(a - b).max())
+        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)
+    ]
+    assert max(moved) > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(bank, tmp_path):
+    broken = bank._replace(
+        surfaces=bank.surfaces._replace(points=bank.surfaces.points * np.float32(np.nan))
+    )
+    with pytest.raises(FloatingPointError, match="not finite between steps 1 and 8"):
+        run(broken, tmp_path)
+
+
+def test_the_training_step_exports_for_tpu_cuda_and_cpu(bank):
+    """As it stands, from this machine; no LAPACK, no host callback, no custom call at all."""
+    example = jax.tree.map(lambda leaf: leaf[0], bank.examples)
+    state = training.init_state(TINY, example)
+    batch = training.draw_batch(bank, jax.random.key(0), 2)
+
+    def step(state, batch, seed):
+        return training.train_step(state, batch, jax.random.key(seed), config=TINY)
+
+    exported = jax.export.export(jax.jit(step), platforms=["tpu", "cuda", "cpu"])(
+        state, batch, jnp.int32(0)
+    )
+    assert set(exported.platforms) == {"tpu", "cuda", "cpu"}
+    text = exported.mlir_module().lower()
+    assert "stablehlo.gather" in text  # it is the program, not an empty shell
+    for word in ("lapack", "callback", "custom_call"):
+        assert word not in text, word
+    # What was exported is what runs here.
+    (_, metrics), (_, again) = (
+        exported.call(state, batch, jnp.int32(0)),
+        step(state, batch, jnp.int32(0)),
+    )
+    np.testing.assert_allclose(metrics.loss, again.loss, rtol=1e-4)
+
+
+def test_settings_survive_the_checkpoint():
+    for _, config in training.CONFIGS.values():
+        assert training.from_settings(training.to_settings(config)) == config
+    with pytest.raises(ValueError, match="another version"):
+        training.from_settings({"seed": 1})

@@ -112,6 +112,8 @@ def bootstrap(
     for i, group in enumerate(groups):
         rows.setdefault(group, []).append(i)
     blocks = [np.array(block) for block in rows.values()]
+    if len(blocks) == 1:  # one specimen alone says nothing of others: redraw its frames
+        blocks = [np.array([i]) for i in range(len(values))]
     found = []
     for _ in range(draws):
         pick = rng.integers(0, len(blocks), len(blocks))

@@ -148,7 +148,10 @@ BROKEN = {
     "no levels": (about("levels", []), "levels is empty"),
     "level twice": (about("levels", ["L1", "L1"]), "twice"),
     "outside": (about("levels", ["../../L1"]), "no level name"),
-    "unknown level": (about("levels", ["L1", "L9"]), "L9.stl: no such file"),
+    "unknown level": (
+        lambda f: edit(f / "case.json", lambda v: v.update(levels=["L1", "L9"], exposed=None)),
+        "L9.stl: no such file",
+    ),
     "unknown exposed": (about("exposed", ["T3"]), "T3 is not among the levels"),
     "no camera": (lambda f: (f / "camera.json").unlink(), "camera.json: no such file"),
     "no colour": (lambda f: (f / "color.png").unlink(), "color.png: no such file"),
@@ -187,7 +190,7 @@ BROKEN = {
     ),
     "not a PLY": (
         lambda f: (as_ply(lambda p: p)(f), (f / "scene.ply").write_text("hello")),
-        "cannot be read as PLY",
+        "cannot be read as a PLY",
     ),
 }
 

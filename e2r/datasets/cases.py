@@ -218,7 +218,9 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         raise ValueError(
             f"{path}: cannot be read as a PLY cloud ({error}); write it again"
         ) from None
-    columns = getattr(getattr(data, "dtype", None), "names", None) or ()
+    if not isinstance(data, dict):  # a binary file comes as a structured array
+        data = {name: data[name] for name in getattr(getattr(data, "dtype", None), "names", ())}
+    columns = data.keys()
     if not {"red", "green", "blue"} <= set(columns):
         raise ValueError(f"{path}: has no red, green, blue; the cloud needs colours from 0 to 255")
     colors = np.stack([np.ravel(data[c]) for c in ("red", "green", "blue")], 1) / 255.0

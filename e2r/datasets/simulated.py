@@ -19,6 +19,8 @@ from e2r.types import Array, Pose
 
 BATCH = 4
 """Frames photographed at a time."""
+ATTEMPTS = 100
+"""Batches photographed before a demand for bone is given up."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def photograph(
     """
     render = _photographer(settings)
     accepted: list[cases.Case] = []
-    for attempt in range(100):
+    for attempt in range(ATTEMPTS):
         keys = jax.random.split(jax.random.fold_in(key, attempt), BATCH)
         frames = jax.tree.map(np.asarray, render(keys, specimen.bones))
         for i in range(BATCH):
@@ -115,7 +117,7 @@ def photograph(
             return accepted
     raise ValueError(
         f"{specimen.name}: only {len(accepted)} of {count} scenes show {settings.least_bone:.1%} "
-        "bone in 400 tries; lower simulation.least_bone or raise simulation.fill"
+        f"bone in {ATTEMPTS * BATCH} tries; lower simulation.least_bone or raise simulation.fill"
     )
 
 

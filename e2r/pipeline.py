@@ -51,9 +51,9 @@ class Schedule:
     """point_to_point or point_to_plane"""
     steps: int = 60
     """unrolled steps"""
-    first_scale: float = 8.0
+    first_scale: float = 6.0
     """robust scale of the first step, mm"""
-    last_scale: float = 1.5
+    last_scale: float = 1.0
     """robust scale of the last step, mm"""
 
     def __post_init__(self) -> None:

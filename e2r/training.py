@@ -52,7 +52,7 @@ class Scenes:
 class Optimisation:
     """Optimiser and teacher."""
 
-    steps: int = 1600
+    steps: int = 1800
     """training steps"""
     batch: int = 8
     """scenes a step"""
@@ -83,7 +83,7 @@ class Config:
     """of the scenes, the starting parameters and every step"""
     network: pipeline.Network = pipeline.Network()
     scenes: Scenes = Scenes()
-    schedule: pipeline.Schedule = pipeline.Schedule(steps=10)
+    schedule: pipeline.Schedule = pipeline.Schedule(steps=10, first_scale=8.0, last_scale=1.5)
     optimisation: Optimisation = Optimisation()
 
 

@@ -26,7 +26,10 @@ from e2r.types import Array, Cloud, Params, Pose, Pyramid, Registration, Surface
 
 MASKS = ("all", "learnt", "oracle")
 LEAST_EVIDENCE = 20.0
-"""Fewer robust inlier points than this, and a prediction is not accepted."""
+LEAST_AGREEMENT = 0.55
+"""A prediction is accepted when so many points, and such a share of the mask's points, agree with
+the model (robust inlier weight at the last step). The share lies above all of 47 wrong results on
+96 simulated cases of seed 5, and below four fifths of the right ones."""
 
 
 @dataclass(frozen=True)
@@ -259,11 +262,12 @@ def prediction(result: Result, mask: str) -> dict[str, Any]:
     """One line of ``predictions.jsonl``; ``accepted`` says that enough points agree."""
     registration = result.registrations[mask]
     matrix = poses.to_matrix(registration.pose)
-    finite = bool(np.isfinite(matrix).all())
+    evidence, kept = float(registration.evidence), float(result.weights[mask].sum())
+    agrees = evidence >= max(LEAST_EVIDENCE, LEAST_AGREEMENT * kept)
     return {
         "id": result.case.id,
         "T_camera_model": {name: matrix.tolist() for name in result.case.model},
-        "accepted": finite and float(registration.evidence) >= LEAST_EVIDENCE,
+        "accepted": bool(np.isfinite(matrix).all()) and agrees,
         "expected_tre_mm": None,
         "seconds": result.seconds,
         "error": None,

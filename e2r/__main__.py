@@ -121,7 +121,7 @@ def register(options: Register) -> int:
     found = result.registrations["learnt"]
     print(
         f"{float(found.evidence):.0f} points agree with the model, {float(found.residual):.2f} mm "
-        f"off on average; {'accepted' if line['accepted'] else 'not accepted'}"
+        f"off (robust RMS); {'accepted' if line['accepted'] else 'not accepted'}"
     )
     if result.errors:
         errors = result.errors["learnt"]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e2r import metrics, pipeline, training
+from e2r import configs, metrics, pipeline
 from e2r.datasets import cases
 from e2r.geometry import poses, surfaces
 from e2r.segmentation import masks
@@ -44,6 +42,11 @@ class Start:
     mm: float = 4.0
     """with truth: standard deviation of the translation per axis"""
 
+    def __post_init__(self) -> None:
+        for name, value in (("degrees", self.degrees), ("mm", self.mm)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"--start-{name} is {value}; use 0 or more")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -64,6 +67,8 @@ class Job:
         for name in self.masks:
             if name not in MASKS:
                 raise ValueError(f"--masks {name}: use some of {', '.join(MASKS)}")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}; use 0 or more")
         if not self.masks or self.batch < 1 or self.views < 1:
             raise ValueError("give at least one mask, one view, and a batch of at least one case")
 
@@ -76,17 +81,19 @@ class Prepared(NamedTuple):
     surface: Surface
     start: Pose  # where to begin; the identity where the start is automatic
     oracle: Array  # (V, N) weights of the oracle mask; zeros unless it is asked for
+    rows: Array  # (V, N) row of each point in the case, -1 where padded
 
 
 class Result(NamedTuple):
     """What one case came to."""
 
     case: cases.Case
-    cloud: Cloud
+    cloud: Cloud  # all views in one
+    rows: np.ndarray  # (V * N,) row of each point in the case, -1 where padded
     registrations: dict[str, Registration]  # mask name -> result
     weights: dict[str, np.ndarray]  # mask name -> (N,)
     errors: dict[str, dict[str, Any]]  # mask name -> metrics.case_errors; empty without truth
-    seconds: float
+    seconds: float  # sampling and neighbours, then its share of the batch, all masks together
 
 
 def stable_seed(text: str) -> int:
@@ -106,13 +113,20 @@ def read_start(start: Start) -> Pose | None:
     if not path.is_file():
         raise ValueError(f"--start {start.kind}: use truth, axes, or the path of a pose file")
     try:
-        value = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError):
+        lines = path.read_text().strip()
+        try:
+            value = json.loads(lines)
+        except json.JSONDecodeError:  # a file of predictions: its last line
+            value = json.loads(lines.splitlines()[-1])
+    except (UnicodeDecodeError, json.JSONDecodeError, IndexError, RecursionError):
         raise ValueError(f"{path}: is not JSON; write a 4x4 matrix, row-major") from None
     if isinstance(value, dict):
         value = value.get("T_camera_model")
     if isinstance(value, dict) and value:  # a prediction or truth file: one matrix a level
-        value = next(iter(value.values()))
+        matrices = list(value.values())
+        if any(matrix != matrices[0] for matrix in matrices):
+            raise ValueError(f"{path}: its levels differ in pose; give one 4x4 for the whole model")
+        value = matrices[0]
     return poses.from_matrix(value, f"{path}: T_camera_model")
 
 
@@ -147,7 +161,7 @@ def prepare(
         oracle = pipeline.oracle_weights(case, seen.rows)
     else:
         oracle = np.zeros(seen.rows.shape, np.float32)
-    return Prepared(seen.cloud, seen.pyramid, surface, begin, oracle)
+    return Prepared(seen.cloud, seen.pyramid, surface, begin, oracle, seen.rows)
 
 
 def make_predict(
@@ -180,7 +194,7 @@ def make_predict(
 
 def run(
     source: Iterable[cases.Case | tuple[str, ValueError]],
-    config: training.Config,
+    config: configs.Config,
     params: Params,
     job: Job,
 ) -> Iterator[Result | tuple[str, str]]:
@@ -194,17 +208,19 @@ def run(
     given = read_start(job.start)
     predict = make_predict(config.network, job.schedule, job.masks, axes=job.start.kind == "axes")
     models: dict[str, Surface] = {}
-    waiting: list[tuple[cases.Case, Prepared]] = []
+    waiting: list[tuple[cases.Case, Prepared, float]] = []
     for item in source:
         if isinstance(item, tuple):
             yield item[0], str(item[1])
             continue
         try:
-            prepared = prepare(item, config.network, _surface(item, models), job, given)
+            surface = _surface(item, models)
+            began = time.perf_counter()
+            prepared = prepare(item, config.network, surface, job, given)
         except ValueError as error:
             yield item.id, str(error)
             continue
-        waiting.append((item, prepared))
+        waiting.append((item, prepared, time.perf_counter() - began))
         if len(waiting) == job.batch:
             yield from _flush(waiting, predict, params, job)
             waiting = []
@@ -226,19 +242,22 @@ def _surface(case: cases.Case, models: dict[str, Surface]) -> Surface:
 
 
 def _flush(
-    waiting: list[tuple[cases.Case, Prepared]],
+    waiting: list[tuple[cases.Case, Prepared, float]],
     predict: Callable[[Params, Prepared], tuple[dict[str, Registration], dict[str, Array]]],
     params: Params,
     job: Job,
-) -> Iterator[Result]:
-    items = [prepared for _, prepared in waiting]
+) -> Iterator[Result | tuple[str, str]]:
+    items = [prepared for _, prepared, _ in waiting]
     padded = items + [items[-1]] * (job.batch - len(items))  # one shape, one compilation
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
     began = time.perf_counter()
     found, weights = jax.tree.map(np.asarray, predict(params, batch))
     seconds = (time.perf_counter() - began) / len(waiting)
-    for i, (case, prepared) in enumerate(waiting):
+    for i, (case, prepared, before) in enumerate(waiting):
         registrations = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(registrations)):
+            yield case.id, f"{case.id}: the registration is not finite; is its scene in mm?"
+            continue
         errors = {}
         targets = cases.scored_targets(case)
         if case.truth:
@@ -248,10 +267,11 @@ def _flush(
         yield Result(
             case,
             pipeline.flatten(prepared.cloud),
+            prepared.rows.ravel(),
             registrations,
             {name: w[i] for name, w in weights.items()},
             errors,
-            seconds,
+            before + seconds,
         )
 
 
@@ -267,7 +287,7 @@ def prediction(result: Result, mask: str) -> dict[str, Any]:
     return {
         "id": result.case.id,
         "T_camera_model": {name: matrix.tolist() for name in result.case.model},
-        "accepted": bool(np.isfinite(matrix).all()) and agrees,
+        "accepted": agrees,
         "expected_tre_mm": None,
         "seconds": result.seconds,
         "error": None,
@@ -286,7 +306,7 @@ def summary(
     results: Sequence[Result],
     failed: int,
     job: Job,
-    config: training.Config,
+    config: configs.Config,
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """All figures of a job; those at the top level are of the learnt mask if it ran.
@@ -346,32 +366,12 @@ def summary(
         "settings": {
             **origin,
             "job": dataclasses.asdict(job),
-            "config": training.to_settings(config),
+            "config": configs.to_settings(config),
         },
         "seed": job.seed,
-        "versions": versions(),
+        "versions": configs.versions(),
         "device": str(jax.devices()[0].device_kind),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on, and the commit."""
-    names = ("e2r", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh")
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    here = Path(__file__).resolve().parent
-    try:
-        found["commit"] = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here, capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        found["commit"] = "unknown"
-    return found
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -43,4 +43,4 @@ def keep_hinge(logits: Array, valid: Array, *, least: float) -> jax.Array:
     pose loss does not, but a random start can, and an empty mask has nothing left to learn from.
     """
     keep = jnp.sum(jax.nn.sigmoid(logits) * valid) / jnp.maximum(jnp.sum(valid), 1)
-    return jnp.square(jnp.maximum(least - keep, 0.0) / least)
+    return jnp.square(jnp.maximum(least - keep, 0.0) / max(least, 1e-6))

@@ -17,7 +17,7 @@ DEEP_MM = 1.0
 
 
 def is_deep(mesh: trimesh.Trimesh, targets: np.ndarray) -> np.ndarray:
-    """Which targets (T, 3) lie inside the bone rather than on it, (T,) bool."""
+    """Which targets (T, 3) lie off the surface (in the bone), (T,) bool."""
     squared = igl.point_mesh_squared_distance(
         np.ascontiguousarray(targets, np.float64),
         np.ascontiguousarray(mesh.vertices, np.float64),

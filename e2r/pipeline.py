@@ -35,6 +35,8 @@ class Network:
     """neighbours of a point"""
 
     def __post_init__(self) -> None:
+        if not self.widths or min(*self.widths, self.blocks, self.neighbours, 1) < 1:
+            raise ValueError("network: use one width or more, and 1 or more of everything")
         part = 4 ** (len(self.widths) - 1)
         if self.points < 4 * part or self.points % part:
             raise ValueError(
@@ -83,8 +85,9 @@ class Seen(NamedTuple):
 def see(case: Case, settings: Network, *, seed: int, views: int = 1) -> Seen:
     """Samples a case's scene on the host, and finds the neighbours.
 
-    The network works at the density it was trained at: more points come as more views, each seen
-    on its own, and the registration uses all of them.
+    The network works near the density it was trained at: more points come as more views, each seen
+    on its own, and the registration uses all of them. A scene of fewer points than ``views`` need
+    fills as many views as come nearest to N points each; the others stay empty.
 
     Args:
       case: its scene is used, nothing else.
@@ -92,11 +95,12 @@ def see(case: Case, settings: Network, *, seed: int, views: int = 1) -> Seen:
       seed: draws the sample.
       views: V.
     """
-    order = np.random.default_rng(seed).permutation(len(case.points))[: views * settings.points]
+    used = int(np.clip(round(len(case.points) / settings.points), 1, views))
+    order = np.random.default_rng(seed).permutation(len(case.points))[: used * settings.points]
     clouds_, pyramids = [], []
     rows = np.full((views, settings.points), -1)
     for view in range(views):
-        pick = order[view::views]
+        pick = order[view::used] if view < used else order[:0]
         rows[view, : len(pick)] = pick
         cloud = clouds.make(
             case.points, case.colors, case.normals, pick=pick, count=settings.points

@@ -54,7 +54,7 @@ def write(
     if shown:
         body += [
             "<h2>Cases</h2><p>Worst first, then the median and the best. Points: the scene, "
-            "the mask in red. Surfaces: the registered model; in green where the truth puts it. "
+            "the mask in red. Surfaces: the registered model; green: where the targets truly are. "
             "Drag to turn.</p>",
             '<div class="views">',
             *(_view(r, figures["mask"]) for r in shown),

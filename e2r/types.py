@@ -68,7 +68,7 @@ class Pyramid(NamedTuple):
     """Neighbour indices of a cloud and of its random, nested subsamples (prefixes of the cloud).
 
     Level ``l`` of the network works on the first ``sizes[l]`` points. All entries are indices
-    into the cloud; a padded point is its own neighbour.
+    into the cloud, of valid points (also those of a padded point, which nobody reads).
     """
 
     within: tuple[Array, ...]  # level l: (sizes[l], k) neighbours inside level l

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from e2r import console, pipeline, training
+from e2r import banks, configs, console, pipeline, training
 from e2r.datasets import simulated
 from e2r.geometry import surfaces
 from e2r.synthetic import scene
@@ -51,7 +51,7 @@ def median_ms(function: Callable[[], Any], repeats: int) -> float:
 
 def benchmark(options: Benchmark) -> int:
     """Runs the benchmark."""
-    config = training.CONFIGS["demo"][1]
+    config = configs.CONFIGS["demo"][1]
     key = jax.random.key(0)
     specimen = simulated.procedural(key, "benchmark")
     render = jax.jit(
@@ -62,8 +62,8 @@ def benchmark(options: Benchmark) -> int:
     )
     keys = jax.random.split(key, 16)
     group = simulated.photograph(key, specimen, config.scenes.simulation, count=8)
-    bank = jax.tree.map(jnp.asarray, training.make_bank([group], config))
-    batch = training.draw_batch(bank, key, config.optimisation.batch)
+    bank = jax.tree.map(jnp.asarray, banks.make_bank([group], config))
+    batch = banks.draw_batch(bank, key, config.optimisation.batch)
     state = training.init_state(config, jax.tree.map(lambda leaf: leaf[0], bank.examples))
     step = jax.jit(lambda s, b, k: training.train_step(s, b, k, config=config))
     weights = jnp.ones(batch.cloud.points.shape[:2])

@@ -24,7 +24,7 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from e2r import console, evaluation, pipeline, report, training
+from e2r import configs, console, evaluation, pipeline, report, training
 from e2r.datasets import cases, simulated
 
 
@@ -64,11 +64,11 @@ def read_cases(folder: Path) -> Iterator[cases.Case | tuple[str, ValueError]]:
     for path in cases.find(folder):
         try:
             yield cases.read(path)
-        except ValueError as error:
-            yield path.name, error
+        except (ValueError, OSError) as error:
+            yield path.name, ValueError(str(error))
 
 
-def held_out(options: Evaluate, config: training.Config) -> Iterator[cases.Case]:
+def held_out(options: Evaluate, config: configs.Config) -> Iterator[cases.Case]:
     """Simulated cases of specimens that no training run sees."""
     key = jax.random.fold_in(jax.random.key(options.seed), 0x7E57)
     groups = simulated.simulate(
@@ -88,6 +88,7 @@ def evaluate(options: Evaluate) -> int:
         schedule=options.schedule, views=options.views, masks=options.masks,
         batch=options.batch, seed=options.seed,
     )  # fmt: skip
+    evaluation.read_start(job.start)  # before anything is overwritten
     config, params = training.load(options.checkpoint)
     source: Iterator[cases.Case | tuple[str, ValueError]]
     if options.cases is not None:

@@ -17,14 +17,14 @@ from typing import Annotated
 
 import tyro
 
-from e2r import console, evaluation, training
+from e2r import banks, configs, console, training
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a mask network; every field of the named configuration can be changed."""
 
-    config: Annotated[training.Config, tyro.conf.arg(name="")]
+    config: Annotated[configs.Config, tyro.conf.arg(name="")]
     output: Path
     """folder of the run: checkpoint/, config.json, metrics.jsonl"""
     cases: Path | None = None
@@ -37,12 +37,15 @@ def train(options: Train) -> int:
     """Runs the training."""
     config = options.config
     if options.cases is not None:
-        bank = training.read_bank(options.cases, config)
+        bank = banks.read_bank(options.cases, config)
     else:
-        bank = training.simulated_bank(config)
+        bank = banks.simulated_bank(config)
     count = bank.specimen.shape[0]
-    print(f"{count} scenes of {bank.surfaces.points.shape[0]} models; {evaluation.versions()}")
-    state = training.train(config, bank, options.output, stop_after=options.stop_after)
+    print(f"{count} scenes of {bank.surfaces.points.shape[0]} models; {configs.versions()}")
+    source = "simulated" if options.cases is None else str(options.cases.resolve())
+    state = training.train(
+        config, bank, options.output, stop_after=options.stop_after, source=source
+    )
     print(f"{int(state.step)} steps done; checkpoint in {options.output / 'checkpoint'}")
     return 0
 
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and trains."""
     named = {
         name: (text, Train(config=config, output=Path("runs") / name))
-        for name, (text, config) in training.CONFIGS.items()
+        for name, (text, config) in configs.CONFIGS.items()
     }
     options = tyro.extras.overridable_config_cli(
         named, args=arguments, prog="python -m experiments.train", description=__doc__

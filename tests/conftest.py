@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from e2r import pipeline, training
+from e2r import banks, configs, pipeline
 from e2r.datasets import cases, simulated
 from e2r.geometry import surfaces
 
@@ -18,9 +18,9 @@ jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ANATOMY = Path(__file__).resolve().parents[2] / "shared" / "data" / "anatomy"
-TINY = training.Config(
+TINY = configs.Config(
     network=pipeline.Network(points=256, widths=(8, 16), neighbours=4),
-    scenes=training.Scenes(
+    scenes=configs.Scenes(
         specimens=1,
         frames=4,
         simulation=simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05),
@@ -28,7 +28,7 @@ TINY = training.Config(
         cells=2**15,
     ),
     schedule=pipeline.Schedule(steps=3, last_scale=2.0),
-    optimisation=training.Optimisation(steps=8, batch=2, checkpoint_every=3),
+    optimisation=configs.Optimisation(steps=8, batch=2, checkpoint_every=3),
 )
 
 
@@ -43,8 +43,8 @@ def simulated_cases() -> list[cases.Case]:
 
 
 @pytest.fixture(scope="session")
-def bank(simulated_cases) -> training.Bank:
-    return training.make_bank([simulated_cases], TINY)
+def bank(simulated_cases) -> banks.Bank:
+    return banks.make_bank([simulated_cases], TINY)
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,9 @@ def test_a_cloud_instead_of_a_picture(simulated_cases, tmp_path):
     np.testing.assert_allclose(again.points, case.points, atol=1e-3)
     np.testing.assert_allclose(again.colors, case.colors, atol=1 / 255)
     assert again.normals is None
+    normals = -case.points / np.linalg.norm(case.points, axis=1, keepdims=True)
+    cases.write(replace(case, normals=normals), tmp_path)
+    np.testing.assert_allclose(cases.read(tmp_path).normals, normals, atol=1e-5)
 
 
 def test_a_ply_may_bring_normals(tmp_path):
@@ -128,6 +131,26 @@ def nan_points(points):
     return points
 
 
+def nan_model(folder):
+    path = next((folder / "model").glob("*.stl"))
+    data = bytearray(path.read_bytes())
+    data[84 + 12 : 84 + 16] = np.float32(np.nan).tobytes()
+    path.write_bytes(data)
+
+
+def ply(text):
+    def apply(folder):
+        as_ply(lambda p: p)(folder)
+        head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+        head += "property float z\n" + "".join(f"property float {c}\n" for c in COLORS)
+        (folder / "scene.ply").write_text(head + "end_header\n" + text)
+
+    return apply
+
+
+COLORS = ("red", "green", "blue")
+
+
 def metres(folder):
     path = next((folder / "model").glob("*.stl"))
     mesh = trimesh.load(path)
@@ -183,6 +206,17 @@ BROKEN = {
     "few": (as_ply(lambda p: p[:5]), "holds 5 points"),
     "cloud in metres": (as_ply(lambda p: p * 1e-3), "in metres"),
     "behind": (as_ply(lambda p: -p), "behind the camera"),
+    "NaN model": (nan_model, "not finite"),
+    "cloud without points": (as_ply(lambda p: p[:0]), "empty|cannot be read"),
+    "cloud cut short": (ply("1 2 400 9 9 9\n"), "cut short|cannot be read"),
+    "colours to one": (ply("1 2 400 .9 1 .1\n" * 3), "from 0 to 255"),
+    "huge number": (
+        lambda f: edit(
+            f / "truth.json", lambda v: v["T_camera_model"].update(L1=[[10**400] * 4] * 4)
+        ),
+        "numbers|finite",
+    ),
+    "huge camera": (camera("fx", 10**400), "fx must be a number"),
     "model in metres": (metres, "in metres"),
     "model torn": (
         lambda f: next((f / "model").glob("*.stl")).write_bytes(b"solid x\n facet"),

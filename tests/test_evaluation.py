@@ -6,19 +6,23 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
 from conftest import TINY
+from PIL import Image
 from scipy.spatial.transform import Rotation
+from test_cases import BROKEN
 
 from e2r import __main__ as cli
-from e2r import evaluation, metrics, training
+from e2r import console, evaluation, metrics, training
 from e2r.datasets import cases
 from e2r.geometry import poses
 from e2r.types import Pose
 from experiments import evaluate as evaluate_command
+from experiments import picture as picture_command
 from experiments import train as train_command
 
 
@@ -181,6 +185,43 @@ def test_register_prints_poses_and_writes_one_line(checkpoint, data_set, tmp_pat
     output.write_text(line)
     assert cli.register(again) == 0
     assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["mirrored", "scaled", "empty", "NaN", "cloud in metres",
+                                  "no colour", "gone"])  # fmt: skip
+def test_register_answers_broken_cases_in_one_sentence(
+    name, checkpoint, data_set, tmp_path, capsys
+):
+    copy = Path(shutil.copytree(sorted(data_set.iterdir())[0], tmp_path / "copy"))
+    spoil, words = BROKEN[name]
+    spoil(copy)
+    options = cli.Register(copy, checkpoint, output=tmp_path / "p.jsonl")
+    assert console.run(lambda: cli.register(options)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(words, line)
+    assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_a_start_file_is_read_before_results_are_overwritten(checkpoint, data_set, tmp_path):
+    (tmp_path / "predictions.jsonl").write_text("precious")
+    bad = tmp_path / "start.json"
+    bad.write_text("[[1, 0], [0, 1]]")
+    arguments = ["--cases", str(data_set), "--checkpoint", str(checkpoint), "--output",
+                 str(tmp_path), "--start", str(bad)]  # fmt: skip
+    assert evaluate_command.main(arguments) == 2
+    assert evaluate_command.main([*arguments[:-1], "truth", "--start-mm", "nan"]) == 2
+    assert evaluate_command.main([*arguments[:-1], "truth", "--seed", "-1"]) == 2
+    assert (tmp_path / "predictions.jsonl").read_text() == "precious"
+
+
+def test_the_picture_is_drawn(checkpoint, tmp_path):
+    path = tmp_path / "scene.png"
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(path), "--specimens", "1",
+                 "--scale", "1"]  # fmt: skip
+    assert picture_command.main(arguments) == 0
+    with Image.open(path) as image:
+        assert image.size == (96, 3 * 72)
+        assert np.asarray(image).std() > 10
 
 
 def call(*arguments, cwd):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import numeric_gradient
 
-from e2r import losses, pipeline, training
+from e2r import banks, losses, pipeline
 from e2r.datasets import cases
 from e2r.geometry import poses, surfaces
 from e2r.registration import kernels, starts, steps, unroll
@@ -59,7 +59,7 @@ def test_the_true_bone_recovers_the_pose(simulated_cases, fine_surface):
         cloud, weights = whole_cloud(case)
         start = start_near(cases.true_pose(case), target_goals(case), degrees=2.0, mm=2.0)
         result = pipeline.register(cloud, weights, fine_surface, start, pipeline.Schedule())
-        targets = training.make_targets(case)
+        targets = banks.make_targets(case)
         errors.append(float(losses.mean_target_error(result.pose, targets)))
     assert np.median(errors) < 0.5, errors
 
@@ -74,7 +74,7 @@ def whole_cloud(case) -> tuple[Cloud, np.ndarray]:
 
 
 def target_goals(case):
-    targets = training.make_targets(case)
+    targets = banks.make_targets(case)
     return targets.goals[targets.valid]
 
 

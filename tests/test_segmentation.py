@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -20,46 +21,47 @@ def make_cloud(rng, valid, count):
     return Cloud(points, other, other, np.arange(count) < valid)
 
 
-def test_padding_changes_no_logit_and_no_gradient(rng):
-    """The same 60 points in a cloud of 64 and in one of 256, levels included."""
+def test_padded_equals_unpadded_gradients_included(rng):
+    """64 points with and without 192 rows of rubbish behind them, and with other rubbish."""
     module = pipeline.network(TINY.network)
-    small = make_cloud(rng, 64, 64)
-    rows = jax.tree.map(lambda leaf: leaf[:64], small)
-    pad = 256 - 64
-    large = Cloud(
-        np.concatenate([rows.points, np.full((pad, 3), 1e3, np.float32)]),
-        np.concatenate([rows.colors, np.full((pad, 3), 0.3, np.float32)]),
-        np.concatenate([rows.normals, np.ones((pad, 3), np.float32)]),
-        np.arange(256) < 64,
-    )
-    # The coarser level of the large cloud has 64 rows; give the small one the same neighbours.
+    large = make_cloud(rng, 64, 256)
     pyramid = clouds.build_pyramid(large, levels=2, neighbours=4)
     assert all((index < 64).all() for index in jax.tree.leaves(pyramid))
     params = module.init(jax.random.key(0), large, pyramid)
-    garbage = large._replace(
+    other = large._replace(
         points=np.where(large.valid[:, None], large.points, -77.0).astype(np.float32),
         colors=np.where(large.valid[:, None], large.colors, 0.9).astype(np.float32),
     )
-
-    @jax.jit
-    @partial(jax.value_and_grad, has_aux=True)
-    def total(params, cloud):
-        logits = pipeline.logits(module, params, cloud, pyramid)
-        return jnp.sum(jnp.where(cloud.valid, jnp.sin(logits), 0.0)), logits
-
-    (_, a), g_a = total(params, large)
-    (_, b), g_b = total(params, garbage)
-    np.testing.assert_allclose(a[:64], b[:64], atol=1e-5)
-    for x, y in zip(jax.tree.leaves(g_a), jax.tree.leaves(g_b), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-4 * max(1.0, float(np.abs(x).max())))
-
-    # Unpadded: the same points and neighbours, no padding rows at all.
     bare = jax.tree.map(lambda leaf: leaf[:64], large)
     cut = pyramid._replace(
         within=(pyramid.within[0][:64], pyramid.within[1]), up=(pyramid.up[0][:64],)
     )
-    c = pipeline.logits(module, params, bare, cut)
-    np.testing.assert_allclose(a[:64], c, atol=1e-5)
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def total(params, cloud, pyramid):
+        logits = pipeline.logits(module, params, cloud, pyramid)
+        return jnp.sum(jnp.where(cloud.valid, jnp.sin(logits), 0.0)), logits
+
+    (_, expected), gradient = total(params, bare, cut)
+    for cloud in (large, other):
+        (_, logits), found = total(params, cloud, pyramid)
+        np.testing.assert_allclose(logits[:64], expected, atol=1e-5)
+        for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(found), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-4 * max(1.0, float(np.abs(x).max())))
+
+
+def test_views_are_disjoint_and_near_the_trained_density(simulated_cases):
+    case, settings = simulated_cases[0], pipeline.Network(points=2048)
+    for count in (len(case.points), 3300, 2500, 900):
+        few = replace(case, points=case.points[:count], colors=case.colors[:count], bone=None)
+        seen = pipeline.see(few, settings, seed=0, views=3)
+        sizes = (seen.rows >= 0).sum(1)
+        assert (sizes > 0).sum() == {3300: 2, 2500: 1, 900: 1}.get(count, 3)
+        rows = seen.rows[seen.rows >= 0]
+        assert len(set(rows)) == len(rows)
+        np.testing.assert_array_equal(seen.cloud.valid, seen.rows >= 0)
+        assert np.isfinite(seen.cloud.normals).all()
 
 
 def test_logits_ignore_where_the_camera_stands_sideways(rng):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from e2r import losses, pipeline, training
+from e2r import banks, configs, losses, pipeline, training
 from e2r.geometry import poses, surfaces
 from e2r.registration import kernels, steps, unroll
 from e2r.segmentation import masks
@@ -19,7 +19,7 @@ from e2r.types import Cloud, Example
 
 
 def first_example(bank) -> Example:
-    return jax.tree.map(lambda leaf: leaf[0], training.draw_batch(bank, jax.random.key(0), 1))
+    return jax.tree.map(lambda leaf: leaf[0], banks.draw_batch(bank, jax.random.key(0), 1))
 
 
 def test_no_label_enters_the_loss():
@@ -31,7 +31,7 @@ def test_no_label_enters_the_loss():
 def test_the_bank_forgets_which_points_are_bone(simulated_cases):
     """Lying about the bone changes no number of the training data."""
     lies = [dataclasses.replace(case, bone=~case.bone) for case in simulated_cases]
-    honest, told = (training.make_bank([group], TINY) for group in (simulated_cases, lies))
+    honest, told = (banks.make_bank([group], TINY) for group in (simulated_cases, lies))
     for a, b in zip(jax.tree.leaves(honest), jax.tree.leaves(told), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -95,7 +95,7 @@ def test_the_loss_gradient_equals_finite_differences_through_the_soft_path(bank)
 
 def test_augmentation_keeps_the_truth(bank):
     example = first_example(bank)
-    turned = training.augment(jax.random.key(5), example)
+    turned = banks.augment(jax.random.key(5), example)
     placed = poses.apply(turned.pose, example.targets.points)
     valid = example.targets.valid
     np.testing.assert_allclose(placed[valid], turned.targets.goals[valid], atol=2e-2)
@@ -108,7 +108,7 @@ def run(bank, output, **options):
     return training.train(TINY, bank, output, **options)
 
 
-def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path):
+def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatch):
     whole = run(bank, tmp_path / "whole")
     run(bank, tmp_path / "parts", stop_after=2)  # not on a checkpoint's step
     run(bank, tmp_path / "parts", stop_after=5)
@@ -126,7 +126,32 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path):
     ]
     assert steps_logged == sorted(set(steps_logged))
     assert steps_logged[-1] == TINY.optimisation.steps
-    # Other settings do not overwrite a run.
+    # Killed at step 8, after the checkpoint of step 6: the same again.
+    update, calls = training.make_update, []
+
+    def dying(config):
+        step = update(config)
+
+        def one(state, bank, key):
+            calls.append(int(state.step))
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+            return step(state, bank, key)
+
+        return one
+
+    monkeypatch.setattr(training, "make_update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(bank, tmp_path / "killed")
+    killed = run(bank, tmp_path / "killed")
+    assert calls == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(killed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    logged = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in logged] == [3, 6, 8]
+    # Other settings, or other scenes, do not overwrite a run.
+    with pytest.raises(ValueError, match="other settings"):
+        run(bank, tmp_path / "parts", source="elsewhere")
     other = dataclasses.replace(TINY, seed=1)
     with pytest.raises(ValueError, match="other settings"):
         training.train(other, bank, tmp_path / "parts")
@@ -153,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bank, tmp_path):
     broken = bank._replace(
         surfaces=bank.surfaces._replace(points=bank.surfaces.points * np.float32(np.nan))
     )
-    with pytest.raises(FloatingPointError, match="not finite between steps 1 and 8"):
+    with pytest.raises(FloatingPointError, match="not finite in the 3 steps up to 3"):
         run(broken, tmp_path)
 
 
@@ -161,7 +186,7 @@ def test_the_training_step_exports_for_tpu_cuda_and_cpu(bank):
     """As it stands, from this machine; no LAPACK, no host callback, no custom call at all."""
     example = jax.tree.map(lambda leaf: leaf[0], bank.examples)
     state = training.init_state(TINY, example)
-    batch = training.draw_batch(bank, jax.random.key(0), 2)
+    batch = banks.draw_batch(bank, jax.random.key(0), 2)
 
     def step(state, batch, seed):
         return training.train_step(state, batch, jax.random.key(seed), config=TINY)
@@ -180,7 +205,19 @@ def test_the_training_step_exports_for_tpu_cuda_and_cpu(bank):
 
 
 def test_settings_survive_the_checkpoint():
-    for _, config in training.CONFIGS.values():
-        assert training.from_settings(training.to_settings(config)) == config
+    for _, config in configs.CONFIGS.values():
+        assert configs.from_settings(configs.to_settings(config)) == config
+    for kind, options in (
+        (configs.Optimisation, {"steps": 0}),
+        (configs.Optimisation, {"mm": float("nan")}),
+        (configs.Optimisation, {"checkpoint_every": 0}),
+        (configs.Scenes, {"frames": 0}),
+        (pipeline.Network, {"widths": ()}),
+        (pipeline.Network, {"points": 1000}),
+        (pipeline.Schedule, {"step": "sideways"}),
+        (pipeline.Schedule, {"first_scale": 0.5}),
+    ):
+        with pytest.raises(ValueError, match="use"):
+            kind(**options)
     with pytest.raises(ValueError, match="another version"):
-        training.from_settings({"seed": 1})
+        configs.from_settings({"seed": 1})

@@ -21,6 +21,7 @@ from e2r.geometry import clouds, poses
 from e2r.types import Pose
 
 MESH_SUFFIXES = (".stl", ".ply", ".obj")
+BOMB = Image.DecompressionBombError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 
@@ -179,7 +180,7 @@ def read(folder: Path) -> Case:
 def read_mesh(path: Path) -> trimesh.Trimesh:
     """Reads a surface in mm, and refuses what cannot be one vertebra in millimetres."""
     try:
-        mesh = trimesh.load(path, force="mesh")
+        mesh = trimesh.load(path, force="mesh", process=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; export the level's surface there") from None
     except Exception as error:  # trimesh raises whatever its parsers do
@@ -195,6 +196,7 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
         )
     if not mesh.area > 0:
         raise ValueError(f"{path}: its surface has no area; export it again")
+    mesh.merge_vertices()
     return mesh
 
 
@@ -203,6 +205,7 @@ def read_meshes(folder: Path) -> dict[str, trimesh.Trimesh]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of STL, PLY or OBJ surfaces")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in MESH_SUFFIXES)
+    _names([path.stem for path in paths], folder, "the surfaces' file names")
     if not paths:
         raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
     return {path.stem: read_mesh(path) for path in paths}
@@ -212,8 +215,9 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Points (M, 3) mm, colours (M, 3) in [0, 1] and maybe normals of a PLY file."""
     try:
         loaded = trimesh.load(path, process=False)
-        data = loaded.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
-        points = np.asarray(loaded.vertices, np.float64)
+        vertex = loaded.metadata.get("_ply_raw", {}).get("vertex", {})
+        data = vertex.get("data")
+        points = np.asarray(getattr(loaded, "vertices", np.zeros((0, 3))), np.float64)
     except Exception as error:
         raise ValueError(
             f"{path}: cannot be read as a PLY cloud ({error}); write it again"
@@ -221,9 +225,13 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     if not isinstance(data, dict):  # a binary file comes as a structured array
         data = {name: data[name] for name in getattr(getattr(data, "dtype", None), "names", ())}
     columns = data.keys()
+    if len(points) == 0 or len(points) != vertex.get("length", len(points)):
+        raise ValueError(f"{path}: the cloud is empty or cut short; write it again")
     if not {"red", "green", "blue"} <= set(columns):
         raise ValueError(f"{path}: has no red, green, blue; the cloud needs colours from 0 to 255")
     colors = np.stack([np.ravel(data[c]) for c in ("red", "green", "blue")], 1) / 255.0
+    if colors.max() <= 1 / 255 and not np.issubdtype(np.asarray(data["red"]).dtype, np.integer):
+        raise ValueError(f"{path}: has colours from 0 to 1; write red, green, blue from 0 to 255")
     normals = None
     if {"nx", "ny", "nz"} <= set(columns):
         normals = np.stack([np.ravel(data[c]) for c in ("nx", "ny", "nz")], 1).astype(np.float64)
@@ -281,7 +289,7 @@ def _known(names: Sequence[str], levels: Sequence[str], where: str) -> None:
 
 
 def _mesh_path(folder: Path, name: str) -> Path:
-    for suffix in MESH_SUFFIXES:
+    for suffix in (*MESH_SUFFIXES, *(s.upper() for s in MESH_SUFFIXES)):
         if (folder / f"{name}{suffix}").exists():
             return folder / f"{name}{suffix}"
     raise ValueError(f"{folder / name}.stl: no such file; export level {name} as STL, PLY or OBJ")
@@ -308,7 +316,7 @@ def _read_truth(
         _known([name], list(truth), f"{path}: targets")
         try:
             array = np.asarray(points, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             array = np.zeros(0)
         if array.ndim != 2 or array.shape[1] != 3 or not np.isfinite(array).all():
             raise ValueError(f"{path}: targets.{name} must be a list of [x, y, z] in mm")
@@ -321,7 +329,7 @@ def _read_picture(folder: Path) -> Picture:
     numbers: dict[str, float] = {}
     for field in ("width", "height", "fx", "fy", "cx", "cy", "depth_scale"):
         value = camera.get(field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
             raise ValueError(f"{folder / 'camera.json'}: {field} must be a number, not {value!r}")
         if field not in ("cx", "cy") and value <= 0:
             raise ValueError(f"{folder / 'camera.json'}: {field} must be positive, not {value}")
@@ -353,7 +361,7 @@ def _read_image(path: Path) -> np.ndarray:
             return np.array(image)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a picture needs color.png and depth.png") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, BOMB) as error:
         raise ValueError(f"{path}: cannot be read as a PNG ({error}); write it again") from None
 
 
@@ -383,8 +391,7 @@ def write(case: Case, folder: Path, *, depth_scale: float = 50.0) -> None:
             bone[case.picture.depth > 0] = np.where(case.bone, 255, 0)
             Image.fromarray(bone).save(folder / "bone.png")
     else:
-        colors = np.round(255 * np.asarray(case.colors)).astype(np.uint8)
-        trimesh.PointCloud(case.points, colors=colors).export(folder / "scene.ply")
+        write_cloud(case, folder / "scene.ply")
     if case.truth is not None:
         truth: dict[str, Any] = {
             "T_camera_model": {
@@ -398,6 +405,26 @@ def write(case: Case, folder: Path, *, depth_scale: float = 50.0) -> None:
         (folder / "truth.json").write_text(json.dumps(truth, indent=1))
     # Last, so that a folder with a case.json is whole.
     (folder / "case.json").write_text(json.dumps(about, indent=1))
+
+
+def write_cloud(case: Case, path: Path) -> None:
+    """Writes the points, colours and (where there are any) normals as a binary PLY."""
+    columns = {axis: case.points[:, i] for i, axis in enumerate("xyz")}
+    if case.normals is not None:
+        columns |= {axis: case.normals[:, i] for i, axis in enumerate(("nx", "ny", "nz"))}
+    kinds = [(name, "<f4") for name in columns]
+    kinds += [(name, "u1") for name in ("red", "green", "blue")]
+    rows = np.zeros(len(case.points), kinds)
+    for name, column in columns.items():
+        rows[name] = column
+    for i, name in enumerate(("red", "green", "blue")):
+        rows[name] = np.round(255 * case.colors[:, i])
+    types = {"<f4": "float", "u1": "uchar"}
+    header = [
+        "ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
+        *(f"property {types[kind]} {name}" for name, kind in kinds), "end_header", "",
+    ]  # fmt: skip
+    path.write_bytes("\n".join(header).encode() + rows.tobytes())
 
 
 def write_picture(picture: Picture, folder: Path, *, depth_scale: float) -> None:

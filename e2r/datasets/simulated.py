@@ -20,7 +20,7 @@ from e2r.types import Array, Pose
 BATCH = 4
 """Frames photographed at a time."""
 ATTEMPTS = 100
-"""Batches photographed before a demand for bone is given up."""
+"""Batches photographed for each frame wanted before the demand for bone is given up."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def photograph(
     """
     render = _photographer(settings)
     accepted: list[cases.Case] = []
-    for attempt in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS * count):
         keys = jax.random.split(jax.random.fold_in(key, attempt), BATCH)
         frames = jax.tree.map(np.asarray, render(keys, specimen.bones))
         for i in range(BATCH):
@@ -117,7 +117,8 @@ def photograph(
             return accepted
     raise ValueError(
         f"{specimen.name}: only {len(accepted)} of {count} scenes show {settings.least_bone:.1%} "
-        f"bone in {ATTEMPTS * BATCH} tries; lower simulation.least_bone or raise simulation.fill"
+        f"bone in {ATTEMPTS * count * BATCH} tries; lower simulation.least_bone or raise "
+        "simulation.fill"
     )
 
 
@@ -157,7 +158,7 @@ def choose_targets(mesh: trimesh.Trimesh, rng: np.random.Generator) -> np.ndarra
     """Twelve targets on a level's surface and four deep in it, (16, 3) mm in the model frame."""
     faces = rng.choice(len(mesh.faces), 12, p=mesh.area_faces / mesh.area)
     surface = mesh.triangles_center[faces]
-    # Deep: towards the middle of the bulk, which is the vertebral body.
+    # Deep: about the middle of the bulk, at the back of the vertebral body.
     middle = np.asarray(mesh.center_mass)
     deep = middle + rng.uniform(-6.0, 6.0, (4, 3))
     return np.concatenate([surface, deep])

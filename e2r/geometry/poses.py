@@ -128,7 +128,7 @@ def from_matrix(matrix: object, where: str) -> Pose:
     """
     try:
         m = np.asarray(matrix, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}: not a 4x4 matrix of numbers; write it row-major") from None
     if m.shape != (4, 4) or not np.isfinite(m).all():
         raise ValueError(f"{where}: shape {m.shape}, but a pose is 4x4 finite numbers, row-major")

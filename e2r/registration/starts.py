@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +52,10 @@ def axes_starts(points: Array, weights: Array, surface: Surface) -> Pose:
     def start(flip: Array, angle: Array, shift: Array, depth: Array) -> Pose:
         frame = seen_axes * jnp.stack([flip, flip, jnp.ones_like(flip)])[:, None]
         turn = poses.exp_rotation(angle * frame[0])
-        rotation = turn @ frame.T @ axes
+        product = partial(jnp.matmul, precision="highest")
+        rotation = product(product(turn, frame.T), axes)
         place = seen + shift * frame[0] + depth * away
-        return Pose(rotation, place - rotation @ middle)
+        return Pose(rotation, place - product(rotation, middle))
 
     mesh = jnp.meshgrid(flips, angles, jnp.array(SHIFTS), jnp.array(DEPTHS), indexing="ij")
     return jax.vmap(start)(*(axis.ravel() for axis in mesh))

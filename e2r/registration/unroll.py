@@ -22,7 +22,6 @@ def register(
     scales: Array,
     *,
     step: Step,
-    unroll: int = 1,
 ) -> Registration:
     """Unrolls ``step`` once per entry of ``scales``; differentiable in points, weights and start.
 
@@ -33,7 +32,6 @@ def register(
       start: camera from model.
       scales: (K,) mm, robust scale of each step.
       step: see :mod:`e2r.registration.steps`.
-      unroll: steps per iteration of the compiled loop.
     """
 
     def body(pose: Pose, scale: Array) -> tuple[Pose, tuple[Pose, Array, Array]]:
@@ -41,5 +39,5 @@ def register(
         return pose, (pose, residual, evidence)
 
     scales = jnp.asarray(scales, points.dtype)
-    pose, (trajectory, residual, evidence) = jax.lax.scan(body, start, scales, unroll=unroll)
+    pose, (trajectory, residual, evidence) = jax.lax.scan(body, start, scales)
     return Registration(pose, trajectory, residual[-1], evidence[-1])

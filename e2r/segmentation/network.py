@@ -26,13 +26,11 @@ class MaskNetwork(nn.Module):
       blocks: layers of each level on the way down.
       bias: start of the logit's bias; positive keeps most points at first, so that the mask
         cannot die before it has seen a gradient.
-      use_colors: False hides the colours from the network, for ablations.
     """
 
     widths: Sequence[int] = (32, 64, 96)
     blocks: int = 1
     bias: float = 1.0
-    use_colors: bool = True
 
     @nn.compact
     def __call__(self, cloud: Cloud, pyramid: Pyramid) -> jax.Array:
@@ -42,7 +40,7 @@ class MaskNetwork(nn.Module):
         centre = jnp.sum(jnp.where(valid, cloud.points, 0.0), axis=0) / count
         xyz = (cloud.points - centre) / UNIT
         distance = jnp.broadcast_to(centre[2:] / 500.0, (xyz.shape[0], 1))
-        colors = (cloud.colors - 0.5) * 2.0 * self.use_colors
+        colors = (cloud.colors - 0.5) * 2.0
         features = jnp.concatenate([xyz, cloud.normals, colors, distance], axis=1)
 
         h = nn.gelu(nn.Dense(self.widths[0])(features))

@@ -191,7 +191,7 @@ _BLEND = 1.2
 
 
 def _part_distance(points: Array, centre: Array, axes: Array, half: Array, taper: Array) -> Array:
-    local = (points - centre) @ axes
+    local = jnp.matmul(points - centre, axes, precision="highest")
     grow = 1.0 + taper * jnp.clip(local[..., 0] / half[0], -1.0, 1.0)
     # A plate whose outline (first and third axis) has round corners, then rounded edges.
     corner = 0.75 * jnp.minimum(half[0], half[2])

@@ -61,7 +61,7 @@ def sample_camera(
     shift = half * jnp.array([0.35, 0.35]) * jax.random.uniform(k_aim, (2,), minval=-1.0)
     aim = look_at + shift[0] * rotation[0] + shift[1] * rotation[1]
     position = aim + far * backward
-    return Camera(focal, Pose(rotation, -rotation @ position))
+    return Camera(focal, Pose(rotation, -jnp.matmul(rotation, position, precision="highest")))
 
 
 def rays(camera: Camera, width: int, height: int) -> tuple[jax.Array, jax.Array]:
@@ -72,7 +72,7 @@ def rays(camera: Camera, width: int, height: int) -> tuple[jax.Array, jax.Array]
     u, v = jnp.meshgrid(jnp.arange(width) * 1.0, jnp.arange(height) * 1.0)
     cx, cy = 0.5 * (width - 1), 0.5 * (height - 1)
     local = jnp.stack([(u - cx) / camera.focal, (v - cy) / camera.focal, jnp.ones_like(u)], -1)
-    directions = local.reshape(-1, 3) @ camera.pose.rotation
+    directions = jnp.matmul(local.reshape(-1, 3), camera.pose.rotation, precision="highest")
     return poses.apply_inverse(camera.pose, jnp.zeros(3)), directions
 
 

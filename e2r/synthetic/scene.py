@@ -11,19 +11,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from e2r.geometry import poses
 from e2r.synthetic import anatomy
 from e2r.synthetic.anatomy import Bones
 from e2r.synthetic.camera import Camera, rays, sample_camera, sense_color, sense_depth
+from e2r.synthetic.tools import Draws, Tools, sample_tools, tool_distance
 from e2r.types import Array, Pose
 
 MAP = 144
 STEP = 2.5
 """Nodes along each side of the tissue map, and mm between them: 360 mm."""
 BONE, TISSUE, SKIN, DRAPE, TOOL = range(5)
-TOOLS = 10
 CONE = 4
 """Pixels along each side of the cones that are traced first."""
 
@@ -34,19 +33,6 @@ class Tissue(NamedTuple):
     maps: Array  # (MAP, MAP, 5): height, remnant thickness, wound coordinate, stain, caution
     middle: Array  # (2,) x and z of the map's middle
     drape: Array  # (2,) half size of the drape's window
-
-
-class Tools(NamedTuple):
-    """Capsules, whole or cut to a blade: retractors, instruments, fingers, cables."""
-
-    a: Array  # (TOOLS, 3)
-    b: Array  # (TOOLS, 3)
-    radius: Array  # (TOOLS,)
-    flat: Array  # (TOOLS, 3) unit normal of a blade's flat side
-    thin: Array  # (TOOLS,) mm, half a blade's thickness
-    color: Array  # (TOOLS, 3)
-    metal: Array  # (TOOLS,) bool
-    present: Array  # (TOOLS,) bool
 
 
 class Scene(NamedTuple):
@@ -72,20 +58,6 @@ class Frame(NamedTuple):
     clean: Array  # (H, W) mm, depth without the sensor
     exposed: Array  # (L,) bool
     pose: Pose  # camera from canonical
-
-
-class _Draws:
-    """Uniform numbers handed out one after the other, all drawn at once: quick to compile."""
-
-    def __init__(self, key: Array, count: int):
-        self._left = jax.random.uniform(key, (count,))
-
-    def __call__(self, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
-        size = int(np.prod(shape))
-        if size > self._left.shape[0]:
-            raise ValueError("more draws than were made; raise the count")
-        taken, self._left = self._left[:size], self._left[size:]
-        return low + (high - low) * taken.reshape(shape)
 
 
 def _noise(key: Array, coarse: int) -> Array:
@@ -143,7 +115,7 @@ def sample_scene(key: Array, bones: Bones) -> Scene:
       bones: the spine, L levels from head to tail.
     """
     k_draws, k_maps, k_paint, k_tools = jax.random.split(key, 4)
-    uniform = _Draws(k_draws, 64)
+    uniform = Draws(k_draws, 64)
     count = bones.centre.shape[0]
     run = jnp.floor(uniform(2.0, min(5, count) + 1.0)).astype(jnp.int32)
     first = jnp.floor(uniform(0.0, 1.0) * (count - run + 1)).astype(jnp.int32)
@@ -188,7 +160,7 @@ def sample_scene(key: Array, bones: Bones) -> Scene:
     )
     rim = jnp.interp(z_mid, profile_z, lamina)
     top = jnp.max(jnp.where(inside_z, tip, -jnp.inf))
-    tools = _sample_tools(k_tools, x_mid, z_mid, half_x, half_z, rim, top)
+    tools = sample_tools(k_tools, x_mid, z_mid, half_x, half_z, rim, top)
     base = jnp.array(
         [
             [0.86, 0.78, 0.62], [0.55, 0.16, 0.13], [0.88, 0.70, 0.40],
@@ -211,56 +183,6 @@ def sample_scene(key: Array, bones: Bones) -> Scene:
     )
 
 
-def _sample_tools(
-    key: Array, x_mid: Array, z_mid: Array, half_x: Array, half_z: Array, floor: Array, top: Array
-) -> Tools:
-    """Four retractor blades at the walls with arms, four instruments or fingers, two cables."""
-    uniform = _Draws(key, 192)
-    middle = jnp.stack([x_mid, floor, z_mid])
-    # Blades: two a side, upright plates along the wall.
-    side = jnp.array([-1.0, 1.0, -1.0, 1.0])
-    along = uniform(-0.75, 0.75, (4,)) * half_z
-    depth = uniform(-4.0, 12.0, (4,))
-    low = jnp.stack([side * (half_x - uniform(0.0, 4.0, (4,))), depth, along], -1)
-    lean = jnp.stack([side * uniform(0.0, 14.0, (4,)), top - floor + uniform(5.0, 30.0, (4,)),
-                      uniform(-4.0, 4.0, (4,))], -1)  # fmt: skip
-    # Instruments: from somewhere in the wound up and out; some are gloved fingers.
-    tip = jnp.stack(
-        [uniform(-0.8, 0.8, (4,)) * half_x, uniform(2.0, 30.0, (4,)),
-         uniform(-0.8, 0.8, (4,)) * half_z], -1,
-    )  # fmt: skip
-    way = uniform(0.0, 2 * np.pi, (4,))
-    rise = uniform(0.25, 1.2, (4,))
-    out = jnp.stack([jnp.cos(way), rise, jnp.sin(way)], -1) * uniform(90.0, 260.0, (4, 1))
-    # Cables lie on the drapes.
-    lie = jnp.stack([uniform(-1.0, 1.0, (2,)) * 120.0, jnp.full(2, 1.0) * (top - floor + 24.0),
-                     uniform(-1.0, 1.0, (2,)) * 120.0], -1)  # fmt: skip
-    reach = (
-        jnp.stack([uniform(-1.0, 1.0, (2,)), jnp.zeros(2), uniform(-1.0, 1.0, (2,))], -1) * 160.0
-    )
-    a = middle + jnp.concatenate([low, tip, lie])
-    b = a + jnp.concatenate([lean, out, reach])
-    finger = uniform(0.0, 1.0, (4,)) < 0.3
-    radius = jnp.concatenate(
-        [
-            uniform(8.0, 18.0, (4,)),
-            jnp.where(finger, uniform(7.0, 10.0, (4,)), uniform(1.5, 6.0, (4,))),
-            uniform(2.0, 5.0, (2,)),
-        ]
-    )
-    thin = jnp.concatenate([jnp.full(4, 1.2), jnp.full(6, 100.0)])
-    flat = jnp.concatenate([jnp.tile(jnp.array([1.0, 0.0, 0.0]), (4, 1)), jnp.tile(
-        jnp.array([0.0, 1.0, 0.0]), (6, 1))])  # fmt: skip
-    grey = jnp.array([0.62, 0.64, 0.66]) * uniform(0.5, 1.3, (TOOLS, 1))
-    glove = jnp.array([0.85, 0.80, 0.68]) * uniform(0.8, 1.1, (TOOLS, 1))
-    dark = jnp.array([0.10, 0.11, 0.13]) + uniform(0.0, 0.1, (TOOLS, 3))
-    hand = jnp.concatenate([jnp.zeros(4, bool), finger, jnp.zeros(2, bool)])
-    black = uniform(0.0, 1.0, (TOOLS,)) < jnp.array([0.0] * 4 + [0.25] * 4 + [0.7] * 2)
-    color = jnp.where(hand[:, None], glove, jnp.where(black[:, None], dark, grey))
-    chance = jnp.array([0.65, 0.65, 0.4, 0.4, 0.45, 0.3, 0.2, 0.15, 0.3, 0.2])
-    return Tools(a, b, radius, flat, thin, color, ~(hand | black), uniform(0, 1, (TOOLS,)) < chance)
-
-
 def _tissue_at(tissue: Tissue, points: Array) -> Array:
     """The map channels (N, 5) under points, bilinear."""
     where = (points[:, ::2] - tissue.middle) / STEP + 0.5 * (MAP - 1)
@@ -274,28 +196,12 @@ def _tissue_at(tissue: Tissue, points: Array) -> Array:
     return low + f[:, 0] * (high - low)
 
 
-def _tool_distance(tools: Tools, points: Array) -> Array:
-    """Distance bounds (N, TOOLS)."""
-
-    def one(a: Array, b: Array, radius: Array, flat: Array, thin: Array, present: Array) -> Array:
-        axis = b - a
-        t = jnp.clip((points - a) @ axis / jnp.dot(axis, axis), 0.0, 1.0)
-        away = points - a - t[:, None] * axis
-        capsule = jnp.sqrt(jnp.sum(away * away, 1) + 1e-9) - radius
-        blade = jnp.maximum(capsule, jnp.abs(away @ flat) - thin)
-        return jnp.where(present, blade, 1e3)
-
-    return jax.vmap(one, out_axes=1)(
-        tools.a, tools.b, tools.radius, tools.flat, tools.thin, tools.present
-    )
-
-
 def _distances(scene: Scene, points: Array) -> tuple[Array, Array, Array]:
     """Distance bounds (N, 3) to bone with its remnants, soft tissue, tools; maps (N, 5); level."""
     maps = _tissue_at(scene.tissue, points)
     bone, level = anatomy.distance(scene.bones, points)
     soft = maps[:, 4] * (points[:, 1] - maps[:, 0])
-    tools = jnp.min(_tool_distance(scene.tools, points), axis=1)
+    tools = jnp.min(tool_distance(scene.tools, points), axis=1)
     return jnp.stack([bone - maps[:, 1], soft, tools], -1), maps, level
 
 
@@ -354,7 +260,7 @@ def render(key: Array, scene: Scene, camera: Camera, *, width: int, height: int)
     bone = jnp.where(maps[:, 1] > 0.35, TISSUE, BONE)
     kind = jnp.where(nearest == 0, bone, jnp.where(nearest == 1, soft, TOOL))
 
-    which = jnp.argmin(_tool_distance(scene.tools, points), axis=1)
+    which = jnp.argmin(tool_distance(scene.tools, points), axis=1)
     shiny = (kind == TOOL) & scene.tools.metal[which]
     color = _paint(scene, kind, maps, points, scene.tools.color[which])
     facing = -jnp.sum(normals * directions, 1) / length

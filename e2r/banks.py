@@ -1,0 +1,166 @@
+"""Scenes held in memory for training: made, drawn from, augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from e2r import pipeline
+from e2r.configs import Config
+from e2r.datasets import cases, simulated
+from e2r.geometry import poses, surfaces
+from e2r.types import Array, Example, Pose, Surface, Targets
+
+TARGETS = 96
+"""Targets of an example, padded or thinned to this."""
+
+
+class Bank(NamedTuple):
+    """Scenes held in memory: examples with a leading axis, models once a specimen."""
+
+    examples: Example  # surface: None
+    surfaces: Surface
+    specimen: Array  # (scenes,) int32, row of `surfaces`
+
+
+def make_targets(case: cases.Case) -> Targets:
+    """The points a case is judged at, in both frames, padded."""
+    model, goals = [], []
+    for name, points in cases.scored_targets(case).items():
+        model.append(points)
+        goals.append(np.asarray(poses.apply(case.truth[name], points.astype(np.float32))))  # type: ignore[index]
+    rows, ends = np.concatenate(model), np.concatenate(goals)
+    if len(rows) > TARGETS:
+        pick = np.linspace(0, len(rows) - 1, TARGETS).astype(int)
+        rows, ends = rows[pick], ends[pick]
+    pad = ((0, TARGETS - len(rows)), (0, 0))
+    return Targets(
+        np.pad(rows, pad).astype(np.float32),
+        np.pad(ends, pad).astype(np.float32),
+        np.arange(TARGETS) < len(rows),
+    )
+
+
+def make_example(case: cases.Case, settings: pipeline.Network, *, seed: int) -> Example:
+    """A training example of a case that has a truth, without its surface."""
+    seen = pipeline.see(case, settings, seed=seed)
+    cloud, pyramid = jax.tree.map(lambda leaf: leaf[0], (seen.cloud, seen.pyramid))
+    return Example(cloud, pyramid, None, make_targets(case), cases.true_pose(case))  # type: ignore[arg-type]
+
+
+def make_bank(
+    groups: Iterable[Sequence[cases.Case]],
+    config: Config,
+    *,
+    total: int | None = None,
+) -> Bank:
+    """Prepares scenes for training.
+
+    Args:
+      groups: cases that share one model, a group a specimen.
+      config: network and scene sizes.
+      total: number of groups, for the progress bar.
+    """
+    examples: list[Example] = []
+    models: list[Surface] = []
+    specimen: list[int] = []
+    for group in tqdm(groups, total=total, desc="scenes", unit="specimen"):
+        models.append(
+            surfaces.build(
+                group[0].model,
+                seed=config.seed,
+                samples=config.scenes.samples,
+                cells=config.scenes.cells,
+            )
+        )
+        for case in group:
+            examples.append(make_example(case, config.network, seed=len(examples)))
+            specimen.append(len(models) - 1)
+
+    def stack(*leaves: Array) -> np.ndarray:
+        return np.stack([np.asarray(leaf) for leaf in leaves])
+
+    return Bank(
+        jax.tree.map(stack, *examples),
+        jax.tree.map(stack, *models),
+        np.array(specimen, np.int32),
+    )
+
+
+def simulated_bank(config: Config) -> Bank:
+    """The scenes that ``config`` describes; the same for the same seed."""
+    settings = config.scenes
+    groups = simulated.simulate(
+        jax.random.fold_in(jax.random.key(config.seed), 1),
+        settings.simulation,
+        specimens=settings.specimens,
+        frames=settings.frames,
+        prefix="train",
+    )
+    return make_bank(groups, config, total=settings.specimens)
+
+
+def read_bank(folder: Path, config: Config) -> Bank:
+    """Scenes from case folders, one model a case.
+
+    Raises:
+      ValueError: a case is broken or has no truth to learn from.
+    """
+
+    def groups() -> Iterable[list[cases.Case]]:
+        for path in cases.find(folder):
+            case = cases.read(path)
+            if case.truth is None:
+                raise ValueError(f"{path}: has no truth.json, which training needs; leave it out")
+            yield [case]
+
+    return make_bank(groups(), config)
+
+
+def draw_batch(bank: Bank, key: Array, batch: int) -> Example:
+    """Draws ``batch`` examples evenly from the bank."""
+    pick = jax.random.randint(key, (batch,), 0, bank.specimen.shape[0])
+    examples = jax.tree.map(lambda leaf: jnp.asarray(leaf)[pick], bank.examples)
+    row = jnp.asarray(bank.specimen)[pick]
+    return examples._replace(
+        surface=jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], bank.surfaces)
+    )
+
+
+def augment(key: Array, example: Example) -> Example:
+    """Turns the scene about its middle (any roll, a little tilt) and changes its colours."""
+    k_roll, k_tilt, k_gain = jax.random.split(key, 3)
+    valid = example.cloud.valid[:, None]
+    centre = jnp.sum(jnp.where(valid, example.cloud.points, 0.0), 0) / jnp.maximum(valid.sum(), 1)
+    roll = jax.random.uniform(k_roll, (), maxval=2 * jnp.pi)
+    tilt = jnp.deg2rad(8.0) * jax.random.normal(k_tilt, (2,))
+    still = jnp.zeros(3)
+    spin = Pose(poses.exp_rotation(jnp.stack([0.0 * roll, 0.0 * roll, roll])), still)
+    lean = Pose(poses.exp_rotation(jnp.append(tilt, 0.0)), still)
+    motion = poses.about(poses.compose(lean, spin), centre)
+    gain = jnp.exp(0.15 * jax.random.normal(k_gain, (4,)))
+    colors = jnp.clip(example.cloud.colors * gain[:3] * gain[3], 0.0, 1.0)
+    cloud = example.cloud._replace(
+        points=poses.apply(motion, example.cloud.points),
+        normals=poses.rotate(motion, example.cloud.normals),
+        colors=colors,
+    )
+    targets = example.targets._replace(goals=poses.apply(motion, example.targets.goals))
+    return example._replace(cloud=cloud, targets=targets, pose=poses.compose(motion, example.pose))
+
+
+def shape_example(settings: pipeline.Network) -> Example:
+    """An example with the shapes of ``settings`` and meaningless numbers, without a surface."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(settings.points, 3)) + np.array([0.0, 0.0, 500.0])
+    case = cases.Case(id="shape", model={}, points=points, colors=np.zeros_like(points))
+    seen = pipeline.see(case, settings, seed=0)
+    cloud, pyramid = jax.tree.map(lambda leaf: leaf[0], (seen.cloud, seen.pyramid))
+    targets = Targets(np.zeros((TARGETS, 3)), np.zeros((TARGETS, 3)), np.zeros(TARGETS, bool))
+    return Example(cloud, pyramid, None, targets, poses.identity())  # type: ignore[arg-type]

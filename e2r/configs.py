@@ -89,7 +89,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(),
     ),
     "base": (
-        "Two hours on two cores: 512 specimens, every distance.",
+        "Hours: 512 specimens, every distance, a larger network. Not yet run to its end.",
         Config(
             network=pipeline.Network(widths=(48, 96, 144), blocks=2),
             scenes=Scenes(

@@ -1,8 +1,8 @@
 """How long the parts take: scenes, models, training steps, registrations.
 
 Command:  python -m experiments.benchmark
-Time:     TIME
-Expect:   EXPECT
+Time:     a minute and a half on two cores
+Expect:   more than 10 simulated scenes a second
 
 Prints a table and writes it as JSON, a list of {name, ours_ms, per_second}.
 """

@@ -75,8 +75,8 @@ def make_bank(
             surfaces.build(
                 group[0].model,
                 seed=config.seed,
-                samples=config.scenes.samples,
-                cells=config.scenes.cells,
+                nodes=config.scenes.nodes,
+                exact=False,
             )
         )
         for case in group:
@@ -88,7 +88,7 @@ def make_bank(
 
     return Bank(
         jax.tree.map(stack, *examples),
-        jax.tree.map(stack, *models),
+        surfaces.stack(models),
         np.array(specimen, np.int32),
     )
 

@@ -23,14 +23,12 @@ class Scenes:
     frames: int = 10
     """scenes of each specimen"""
     simulation: simulated.Simulation = simulated.Simulation(fill=(0.2, 0.8), least_bone=0.02)
-    samples: int = 16384
-    """surface samples of a model"""
-    cells: int = 2**17
-    """grid cells of a model"""
+    nodes: int = 2**17
+    """lattice nodes of a model"""
 
     def __post_init__(self) -> None:
-        if self.specimens < 1 or self.frames < 1 or self.samples < 64 or self.cells < 4096:
-            raise ValueError("scenes: use 1 specimen, 1 frame, 64 samples, 4096 cells or more")
+        if self.specimens < 1 or self.frames < 1 or self.nodes < 4096:
+            raise ValueError("scenes: use 1 specimen, 1 frame, 4096 nodes or more")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,14 +12,43 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.datasets.cases import Case
-from e2r.geometry import clouds
-from e2r.registration import starts, steps, unroll
+from e2r.geometry import clouds, surfaces
+from e2r.registration import kernels, starts, steps, unroll
 from e2r.segmentation.network import MaskNetwork
-from e2r.types import Array, Cloud, Params, Pose, Pyramid, Registration, Step, Surface
+from e2r.types import (
+    Array,
+    Cloud,
+    Correspond,
+    Kernel,
+    Moved,
+    Params,
+    Pose,
+    Pyramid,
+    Registration,
+    Scene,
+    Step,
+    Surface,
+)
 
-STEPS: dict[str, Step] = {
+STEPS: dict[str, Callable[..., Moved]] = {
     "point_to_point": steps.point_to_point,
     "point_to_plane": steps.point_to_plane,
+    "symmetric": steps.symmetric,
+    "generalised": steps.generalised,
+}
+KERNELS: dict[str, Kernel] = {
+    "welsch": kernels.welsch,
+    "geman_mcclure": kernels.geman_mcclure,
+    "tukey": kernels.tukey,
+    "huber": kernels.huber,
+    "trimmed": kernels.trimmed,
+    "constant": kernels.constant,
+}
+CORRESPONDENCES: dict[str, Correspond] = {
+    "project": surfaces.project,
+    "closest": surfaces.closest,
+    "nearest": surfaces.nearest,
+    "soft": surfaces.soft,
 }
 
 
@@ -47,26 +78,62 @@ class Network:
 
 @dataclass(frozen=True)
 class Schedule:
-    """An unrolled registration: which step, how often, at which robust scales."""
+    """A registration: which step, how often, at which robust scales, and how to differentiate."""
 
     step: str = "point_to_plane"
-    """point_to_point or point_to_plane"""
+    """point_to_point, point_to_plane, symmetric or generalised"""
+    kernel: str = "welsch"
+    """welsch, geman_mcclure, tukey, huber, trimmed or constant"""
+    correspondence: str = "project"
+    """project (quick), closest (on the triangles), nearest (hard) or soft"""
     steps: int = 60
-    """unrolled steps"""
+    """steps, at most"""
+    hold: int = 0
+    """of them, how many more at the last scale"""
     first_scale: float = 6.0
     """robust scale of the first step, mm"""
     last_scale: float = 1.0
     """robust scale of the last step, mm"""
+    early_steps: int = 0
+    """of the steps, how many see a subsample only"""
+    early_points: int = 256
+    """points of that subsample"""
+    mode: unroll.Mode = "unrolled"
+    """how to differentiate"""
+    last: int = 4
+    """steps that the mode `last` differentiates"""
+    remat: bool = False
+    """recompute steps in the backward pass instead of storing them"""
+    tolerance: float = 0.0
+    """mm: at inference, stop when a step moves less; 0 takes all steps"""
 
     def __post_init__(self) -> None:
-        if self.step not in STEPS:
-            raise ValueError(f"schedule.step is {self.step!r}; use one of {', '.join(STEPS)}")
+        for name, table in (
+            ("step", STEPS), ("kernel", KERNELS), ("correspondence", CORRESPONDENCES),
+            ("mode", unroll.MODES),
+        ):  # fmt: skip
+            if getattr(self, name) not in table:
+                raise ValueError(
+                    f"schedule.{name} is {getattr(self, name)!r}; use one of {', '.join(table)}"
+                )
         if self.steps < 1 or not 0 < self.last_scale <= self.first_scale:
             raise ValueError("schedule: use steps >= 1 and 0 < last_scale <= first_scale")
+        if not 0 <= self.hold < self.steps or not 0 <= self.early_steps < self.steps:
+            raise ValueError("schedule: hold and early_steps are 0 or more, and fewer than steps")
+        if self.early_points < 1 or self.last < 1 or not self.tolerance >= 0:
+            raise ValueError("schedule: use early_points >= 1, last >= 1 and tolerance >= 0")
 
     def scales(self) -> np.ndarray:
         """Robust scale of every step, mm."""
-        return unroll.annealed(self.first_scale, self.last_scale, self.steps)
+        return unroll.annealed(self.first_scale, self.last_scale, self.steps, hold=self.hold)
+
+    def bound_step(self) -> Step:
+        """The step with its kernel and correspondence."""
+        return partial(
+            STEPS[self.step],
+            kernel=KERNELS[self.kernel],
+            correspond=CORRESPONDENCES[self.correspondence],
+        )
 
 
 def network(settings: Network) -> MaskNetwork:
@@ -140,14 +207,41 @@ def register(
     cloud: Cloud, weights: Array, surface: Surface, start: Pose, schedule: Schedule
 ) -> Registration:
     """Registers one cloud with given weights (N,); padded points count for nothing."""
-    return unroll.register(
-        cloud.points,
-        jnp.where(cloud.valid, weights, 0.0),
-        surface,
-        start,
-        schedule.scales(),
-        step=STEPS[schedule.step],
+    return register_scene(masked(cloud, weights), surface, start, schedule)
+
+
+def masked(cloud: Cloud, weights: Array) -> Scene:
+    """A cloud under a mask; what is padded weighs nothing."""
+    return Scene(cloud.points, cloud.normals, jnp.where(cloud.valid, weights, 0.0))
+
+
+def register_scene(scene: Scene, surface: Surface, start: Pose, schedule: Schedule) -> Registration:
+    """Runs a schedule: early steps on a subsample, late ones on all points.
+
+    With a tolerance, the late steps end by themselves, and only forward mode differentiates.
+    """
+    scales, early, step = schedule.scales(), schedule.early_steps, schedule.bound_step()
+    run = partial(
+        unroll.register, step=step, mode=schedule.mode, last=schedule.last, remat=schedule.remat
     )
+    if not early:
+        if schedule.tolerance:
+            tolerance = schedule.tolerance
+            return unroll.settle(scene, surface, start, scales, step=step, tolerance=tolerance)
+        return run(scene, surface, start, scales)
+    few = unroll.first(scene, schedule.early_points)
+    head = run(few, surface, start, scales[:early])
+    begin = head.pose
+    if schedule.mode != "unrolled":
+        begin = jax.lax.stop_gradient(begin)
+    if schedule.tolerance:
+        tail = unroll.settle(
+            scene, surface, begin, scales[early:], step=step, tolerance=schedule.tolerance
+        )
+    else:
+        tail = run(scene, surface, begin, scales[early:])
+    track = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head.trajectory, tail.trajectory)
+    return tail._replace(trajectory=track, steps=head.steps + tail.steps)
 
 
 def register_from_axes(
@@ -158,16 +252,11 @@ def register_from_axes(
     The many starts are registered shortly on the first eighth of the cloud (which is in random
     order), the best one on all of it.
     """
-    weights = jnp.where(cloud.valid, weights, 0.0)
-    few = max(64, cloud.points.shape[0] // 8)
+    scene = masked(cloud, weights)
+    few = unroll.first(scene, max(64, cloud.points.shape[0] // 8))
     short = unroll.annealed(2.0 * schedule.first_scale, 3.0, 12)
-
-    def attempt(start: Pose) -> Registration:
-        return unroll.register(
-            cloud.points[:few], weights[:few], surface, start, short, step=STEPS[schedule.step]
-        )
-
-    pose, _ = starts.best_of(
-        starts.axes_starts(cloud.points, weights, surface), weights[:few], attempt
-    )
-    return register(cloud, weights, surface, pose, schedule)
+    attempts = jax.vmap(
+        lambda start: unroll.register(few, surface, start, short, step=schedule.bound_step())
+    )(starts.axes_starts(scene.points, scene.weights, surface))
+    choice = starts.choose(attempts, few.weights)
+    return register_scene(scene, surface, choice.pose, schedule)

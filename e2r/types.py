@@ -32,27 +32,49 @@ class Cloud(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """A preoperative model: samples with normals, and a grid that names the nearest sample.
+    """A preoperative model: its triangles, and a lattice that names the nearest one.
 
-    The grid is flat and padded, its extent is data (not shape), so that models of any size share
-    one compiled program.
+    The lattice is flat and padded, its extent is data (not shape), so that models of any size
+    share one compiled program. Padded triangles are never named.
     """
 
-    points: Array  # (S, 3) mm, model frame
+    planes: Array  # (F, 8) of each triangle: centre (mm), unit normal, radius (mm), level
+    corners: Array  # (F, 9) mm, its corners; (0, 9) where built for projection only
+    corner_normals: Array  # (F, 9) unit normals there, of the triangles around; or (0, 9)
+    rings: Array  # (F, R) int32, the triangles that touch it, padded with itself
+    nodes: Array  # (M,) int32, nearest triangle of each lattice node, C order over `shape`
+    origin: Array  # (3,) mm, node (0, 0, 0)
+    spacing: Array  # () mm, between nodes
+    shape: Array  # (3,) int32, nodes along each axis
+    points: Array  # (S, 3) mm, samples spread evenly by area, model frame
     normals: Array  # (S, 3) unit, outward
     levels: Array  # (S,) int32, index into the case's level names
-    cells: Array  # (M,) uint16, nearest sample of each cell's centre, C order over `shape`
-    origin: Array  # (3,) mm, centre of cell (0, 0, 0)
-    spacing: Array  # () mm, cell edge
-    shape: Array  # (3,) int32, cells along each axis
-    reach: Array  # () mm, how far a sample stands for its tangent plane
+    dropped: Array  # () int32, triangles without area that were left out
 
 
 class Match(NamedTuple):
-    """What each query is compared with: a point of the surface and the normal there."""
+    """What each query is compared with: a point of the surface, the normal and the level there."""
 
     points: Array  # (N, 3) mm, model frame
     normals: Array  # (N, 3) unit, model frame
+    levels: Array  # (N,) int32, index into the case's level names
+
+
+class Scene(NamedTuple):
+    """What is registered: a cloud under its mask."""
+
+    points: Array  # (N, 3) mm, camera frame
+    normals: Array  # (N, 3) unit, camera frame; zeros where nobody estimated them
+    weights: Array  # (N,) mask weights in [0, 1]; zero where padded
+
+
+class Moved(NamedTuple):
+    """What one registration step came to."""
+
+    pose: Pose  # camera from model, after the step
+    residual: Array  # () mm, robust weighted RMS distance before it
+    evidence: Array  # () total weight times robust weight (in points)
+    freedom: Array  # () in [0, 6]: directions of motion that the evidence determines, not the prior
 
 
 class Registration(NamedTuple):
@@ -62,6 +84,8 @@ class Registration(NamedTuple):
     trajectory: Pose  # leading axis K: the pose after each step
     residual: Array  # () mm, robust weighted RMS distance at the last step
     evidence: Array  # () total weight times robust weight at the last step (in points)
+    freedom: Array  # () in [0, 6], effective degrees of freedom; well below 6: not to be trusted
+    steps: Array  # () int32, steps taken
 
 
 class Pyramid(NamedTuple):
@@ -97,11 +121,11 @@ class Example(NamedTuple):
 Correspond: TypeAlias = Callable[[Surface, Array], Match]
 """(surface, queries (N, 3) in the model frame) -> what they are matched with."""
 
-Kernel: TypeAlias = Callable[[Array, Array], Array]
-"""(squared distance, scale) -> robust weight in [0, 1]."""
+Kernel: TypeAlias = Callable[[Array, Array, Array], Array]
+"""(squared distances (N,), mask weights (N,), scale) -> robust weights (N,) in [0, 1]."""
 
-Step: TypeAlias = Callable[[Array, Array, Surface, Pose, Array], tuple[Pose, Array, Array]]
-"""(points, weights, surface, pose, scale) -> (next pose, residual, evidence)."""
+Step: TypeAlias = Callable[[Scene, Surface, Pose, Array], Moved]
+"""(scene, surface, pose, robust scale in mm) -> the next pose and its figures."""
 
 MaskEstimator: TypeAlias = Callable[[Array, Array], Array]
 """(key, logits (N,)) -> weights (N,) in [0, 1]."""

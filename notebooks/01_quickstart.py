@@ -33,7 +33,7 @@ from e2r.geometry import poses, surfaces
 specimen = simulated.procedural(jax.random.key(1), "quickstart")
 settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
 (case,) = simulated.photograph(jax.random.key(2), specimen, settings, count=1)
-surface = surfaces.build(case.model, seed=0)
+surface = surfaces.build(case.model, seed=0, nodes=surfaces.COARSE)
 print(f"{len(case.points)} points, {case.bone.mean():.0%} of them bone; exposed: {[*case.targets]}")
 
 # %% [markdown]

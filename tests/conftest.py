@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from e2r import banks, configs, pipeline
 from e2r.datasets import cases, simulated
-from e2r.geometry import surfaces
+from e2r.geometry import poses, surfaces
+from e2r.types import Scene
 
 _CACHE = Path(os.environ.get("E2R_CACHE", Path.home() / ".cache" / "e2r"))
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
@@ -24,8 +26,7 @@ TINY = configs.Config(
         specimens=1,
         frames=4,
         simulation=simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05),
-        samples=4096,
-        cells=2**15,
+        nodes=2**15,
     ),
     schedule=pipeline.Schedule(steps=3, last_scale=2.0),
     optimisation=configs.Optimisation(steps=8, batch=2, checkpoint_every=3),
@@ -49,7 +50,7 @@ def bank(simulated_cases) -> banks.Bank:
 
 @pytest.fixture(scope="session")
 def fine_surface(simulated_cases):
-    return surfaces.build(simulated_cases[0].model, seed=0)
+    return surfaces.build(simulated_cases[0].model, seed=0, nodes=2**20)
 
 
 @pytest.fixture
@@ -63,6 +64,42 @@ def anatomy() -> Path:
     if not ANATOMY.is_dir():
         pytest.skip(f"no real anatomy at {ANATOMY}")
     return ANATOMY
+
+
+@pytest.fixture(scope="session")
+def surface(simulated_cases):
+    return surfaces.build(simulated_cases[0].model, seed=0, nodes=2**15)
+
+
+@pytest.fixture(scope="session")
+def truth(simulated_cases):
+    return cases.true_pose(simulated_cases[0])
+
+
+def scene_on(surface, pose, rng, count=300, noise=0.0, weights=None) -> Scene:
+    """Scene points on the model's samples, with their normals."""
+    pick = rng.choice(len(surface.points), count, replace=False)
+    points = np.asarray(poses.apply(pose, surface.points[pick]))
+    points = (points + noise * rng.normal(size=points.shape)).astype(np.float32)
+    normals = np.asarray(poses.rotate(pose, surface.normals[pick]))
+    return Scene(points, normals, np.ones(count, np.float32) if weights is None else weights)
+
+
+def start_near(truth, points, degrees=4.0, mm=4.0, seed=3):
+    centre = jnp.mean(points, axis=0)
+    return poses.perturb(jax.random.key(seed), truth, centre, degrees=degrees, mm=mm)
+
+
+def farthest(surface, a, b) -> float:
+    apart = poses.apply(a, surface.points) - poses.apply(b, surface.points)
+    return float(jnp.max(jnp.linalg.norm(apart, axis=1)))
+
+
+def in_x64(tree):
+    """The same pytree in double precision; call it where x64 is on."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == np.float32 else leaf, tree
+    )
 
 
 def numeric_gradient(function, x: np.ndarray, eps: float = 1e-6) -> np.ndarray:

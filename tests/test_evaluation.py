@@ -269,7 +269,7 @@ def test_train_and_simulate_from_the_command_line(tmp_path, capsys):
                  "--network.points", "256", "--network.widths", "8", "16",
                  "--network.neighbours", "4", "--schedule.steps", "3",
                  "--optimisation.steps", "3", "--optimisation.batch", "2",
-                 "--scenes.samples", "4096", "--scenes.cells", "32768"]  # fmt: skip
+                 "--scenes.nodes", "32768"]  # fmt: skip
     assert train_command.main(arguments) == 0
     config, _ = training.load(tmp_path / "run")
     assert config.network.widths == (8, 16)

@@ -9,9 +9,40 @@ from e2r.geometry import procrustes
 
 
 def svd_rotation(h: np.ndarray) -> np.ndarray:
-    u, _, vt = np.linalg.svd(h.astype(np.float64))
-    d = np.sign(np.linalg.det(u @ vt))
-    return u @ np.diag([1, 1, d]) @ vt
+    u, _, vt = np.linalg.svd(np.asarray(h, np.float64))
+    ends = np.ones((*u.shape[:-2], 3))
+    ends[..., 2] = np.sign(np.linalg.det(u @ vt))
+    return u @ (ends[..., None] * vt)
+
+
+def relative_gap(h: np.ndarray) -> np.ndarray:
+    """(s2 + sign(det) s3) / (s1 + s2), in double precision."""
+    h = np.asarray(h, np.float64)
+    s = np.linalg.svd(h, compute_uv=False)
+    third = s[..., 2] * np.where(np.linalg.det(h) < 0, -1.0, 1.0)
+    return (s[..., 1] + third) / (s[..., 0] + s[..., 1])
+
+
+def families(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Covariances (count, 3, 3) of every kind that is hard for single precision."""
+    rng = np.random.default_rng(seed)
+    u, v = (Rotation.random(count, rng=rng).as_matrix() for _ in range(2))
+    uniform = rng.uniform(size=(3, count))
+    sign = rng.choice([-1.0, 1.0], count)
+
+    def made(*values) -> np.ndarray:
+        return u @ (np.stack(np.broadcast_arrays(*values), 1)[:, :, None] * v)
+
+    def decades(low, high):
+        return 10.0 ** rng.uniform(low, high, count)
+
+    return {
+        "random": rng.normal(size=(count, 3, 3)),
+        "near-planar": made(1 + uniform[0], 0.2 + 0.8 * uniform[1], decades(-9, -3) * sign),
+        "near-collinear": made(1 + uniform[0], decades(-4, -2), decades(-5, -2)),
+        "reflection-ambiguous": made(2 + uniform[0], 1.0, decades(-5, -0.3) - 1.0),
+        "anisotropic": made(np.ones(count), decades(-4, 0), decades(-4, 0) * sign),
+    }
 
 
 COVARIANCES = {
@@ -39,13 +70,48 @@ def test_equals_svd(name, scale):
     assert abs(np.linalg.det(found) - 1) < 1e-5
 
 
-def test_many_random_covariances_under_vmap_and_jit():
-    h = np.random.default_rng(1).normal(size=(2000, 3, 3)).astype(np.float32)
-    found = np.asarray(jax.jit(jax.vmap(procrustes.rotation_from_covariance))(h))
-    expected = np.stack([svd_rotation(m) for m in h])
-    gaps = np.asarray(jax.vmap(procrustes.gap)(h, found))
-    error = np.abs(found - expected).max((1, 2))
-    assert (error < 2e-6 / np.maximum(gaps, 1e-6) + 1e-6).all()
+@pytest.mark.parametrize("kind", ["random", "near-planar", "near-collinear",
+                                  "reflection-ambiguous", "anisotropic"])  # fmt: skip
+def test_single_precision_is_exact_to_the_condition(kind):
+    """100,000 covariances over the five kinds, at scales from 1e-12 to 1e12."""
+    solve = jax.jit(jax.vmap(procrustes.rotation_from_covariance))
+    h = families(20_000)[kind]
+    h = h * 10.0 ** np.random.default_rng(2).uniform(-12, 12, (len(h), 1, 1))
+    h = h.astype(np.float32)
+    found = np.asarray(solve(h), np.float64)
+    error = np.abs(found - svd_rotation(h)).max((1, 2))
+    gap = relative_gap(h)
+    assert (error < 2e-6 / np.maximum(gap, 1e-30)).all(), np.max(error * gap) / 2e-6
+    assert np.abs(np.linalg.det(found) - 1).max() < 1e-5
+    reported = np.asarray(jax.jit(jax.vmap(procrustes.gap))(h, found.astype(np.float32)))
+    np.testing.assert_allclose(reported, gap, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["random", "near-planar", "near-collinear",
+                                  "reflection-ambiguous", "anisotropic"])  # fmt: skip
+def test_single_precision_gradients_are_finite_and_right(kind):
+    """The Jacobian, against central differences of the SVD in double precision."""
+    h = families(20_000, seed=4)[kind].astype(np.float32)
+    cotangent = np.random.default_rng(3).normal(size=h.shape).astype(np.float32)
+
+    def value(m, c):
+        return jnp.sum(procrustes.rotation_from_covariance(m) * c)
+
+    assert np.isfinite(jax.jit(jax.vmap(jax.grad(value)))(h, cotangent)).all()
+    pick = np.flatnonzero(relative_gap(h) > 1e-3)[:2000]
+    jacobian = jax.jit(jax.vmap(jax.jacrev(procrustes.rotation_from_covariance)))(h[pick])
+    base = h[pick].astype(np.float64)
+    step = 1e-4 * relative_gap(base) * np.abs(base).max((1, 2))
+    numeric = np.zeros((len(pick), 3, 3, 3, 3))
+    for i, j in np.ndindex(3, 3):
+        shift = np.zeros((3, 3))
+        shift[i, j] = 1.0
+        up, down = (svd_rotation(base + s * step[:, None, None] * shift) for s in (1, -1))
+        numeric[..., i, j] = (up - down) / (2 * step[:, None, None])
+    axes = (1, 2, 3, 4)
+    error = np.sqrt(np.sum((np.asarray(jacobian) - numeric) ** 2, axes))
+    size = np.sqrt(np.sum(numeric**2, axes))
+    assert (error < 1e-3 * size).all(), np.max(error / size)
 
 
 @pytest.mark.parametrize("name", COVARIANCES)
@@ -88,7 +154,7 @@ def test_recovers_a_motion_exactly(rng):
     target = source @ rotation.T + [5.0, -6.0, 400.0]
     weights = rng.uniform(size=40)
     with jax.enable_x64(True):
-        pose = procrustes.procrustes(source, target, weights)
+        pose = procrustes.procrustes(source, target, weights).pose
         np.testing.assert_allclose(pose.rotation, rotation, atol=1e-9)
         np.testing.assert_allclose(pose.translation, [5.0, -6.0, 400.0], atol=1e-7)
 
@@ -100,7 +166,7 @@ def test_a_dropped_point_has_a_gradient_and_weights_are_linear(rng):
     with jax.enable_x64(True):
 
         def error(w):
-            pose = procrustes.procrustes(source, target, w)
+            pose = procrustes.procrustes(source, target, w).pose
             return jnp.sum(jnp.square(source @ pose.rotation.T + pose.translation - target))
 
         gradient = jax.grad(error)(mask)
@@ -111,14 +177,17 @@ def test_a_dropped_point_has_a_gradient_and_weights_are_linear(rng):
             np.concatenate([source, source[:1]]), np.concatenate([target, target[:1]]), np.ones(31)
         )
         weighted = procrustes.procrustes(source, target, np.append(2.0, np.ones(29)))
-        np.testing.assert_allclose(twice.rotation, weighted.rotation, atol=1e-12)
+        assert float(twice.gap) > 0.1
+        np.testing.assert_allclose(twice.pose.rotation, weighted.pose.rotation, atol=1e-12)
 
 
 def test_no_weight_at_all_gives_a_finite_motion(rng):
     points = rng.normal(size=(6, 3)).astype(np.float32)
-    pose = procrustes.procrustes(points, points + 1, np.zeros(6, np.float32))
+    fit = procrustes.procrustes(points, points + 1, np.zeros(6, np.float32))
+    assert float(fit.gap) == 0
+    pose = fit.pose
     np.testing.assert_allclose(pose.rotation, np.eye(3), atol=1e-6)
     gradient = jax.grad(
-        lambda w: jnp.sum(procrustes.procrustes(points, points + 1, w).translation)
+        lambda w: jnp.sum(procrustes.procrustes(points, points + 1, w).pose.translation)
     )(jnp.zeros(6))
     assert np.isfinite(gradient).all()

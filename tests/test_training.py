@@ -77,9 +77,8 @@ def test_the_loss_gradient_equals_finite_differences_through_the_soft_path(bank)
 
         def loss(logits):
             weights = jnp.where(near, masks.soft(jax.random.key(0), logits), 0.0)
-            result = unroll.register(
-                wide.cloud.points, weights, wide.surface, start, np.full(3, 5.0), step=step
-            )
+            scene = pipeline.masked(wide.cloud, weights)
+            result = unroll.register(scene, wide.surface, start, np.full(3, 5.0), step=step)
             return losses.trajectory_loss(result.trajectory, wide.targets, knee=1.0)
 
         loss = jax.jit(loss)
@@ -176,7 +175,7 @@ def test_the_step_is_traced_once(bank):
 
 def test_a_loss_that_is_not_finite_stops_the_run(bank, tmp_path):
     broken = bank._replace(
-        surfaces=bank.surfaces._replace(points=bank.surfaces.points * np.float32(np.nan))
+        surfaces=bank.surfaces._replace(planes=bank.surfaces.planes * np.float32(np.nan))
     )
     with pytest.raises(FloatingPointError, match="not finite in the 3 steps up to 3"):
         run(broken, tmp_path)

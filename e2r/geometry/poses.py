@@ -9,22 +9,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e2r.geometry import vectors
 from e2r.types import Array, Pose
 
 
 def apply(pose: Pose, points: Array) -> jax.Array:
     """Moves ``points (..., 3)`` by one ``pose``."""
-    return jnp.matmul(points, pose.rotation.T, precision="highest") + pose.translation
+    x, y, z = rotate_columns(pose.rotation, vectors.columns(jnp.asarray(points)))
+    t = pose.translation
+    return vectors.join((x + t[0], y + t[1], z + t[2]))
 
 
-def rotate(pose: Pose, vectors: Array) -> jax.Array:
+def rotate(pose: Pose, directions: Array) -> jax.Array:
     """Turns direction vectors ``(..., 3)`` by one ``pose``; translation does not act on them."""
-    return jnp.matmul(vectors, pose.rotation.T, precision="highest")
+    return vectors.join(rotate_columns(pose.rotation, vectors.columns(jnp.asarray(directions))))
 
 
 def apply_inverse(pose: Pose, points: Array) -> jax.Array:
     """Moves ``points (..., 3)`` by the inverse of ``pose``."""
-    return jnp.matmul(points - pose.translation, pose.rotation, precision="highest")
+    x, y, z = vectors.columns(jnp.asarray(points))
+    t = pose.translation
+    back = rotate_columns(pose.rotation.T, (x - t[0], y - t[1], z - t[2]))
+    return vectors.join(back)
+
+
+def rotate_columns(rotation: Array, a: vectors.Columns) -> vectors.Columns:
+    """Turns vectors that are taken apart by a rotation matrix (3, 3)."""
+    r = rotation
+    return (
+        r[0, 0] * a[0] + r[0, 1] * a[1] + r[0, 2] * a[2],
+        r[1, 0] * a[0] + r[1, 1] * a[1] + r[1, 2] * a[2],
+        r[2, 0] * a[0] + r[2, 1] * a[1] + r[2, 2] * a[2],
+    )
 
 
 def compose(a: Pose, b: Pose) -> Pose:

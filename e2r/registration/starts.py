@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e2r.geometry import poses
+from e2r.geometry import poses, procrustes
 from e2r.types import Array, Pose, Registration, Surface
 
 ROLLS = 12
@@ -61,24 +61,36 @@ def axes_starts(points: Array, weights: Array, surface: Surface) -> Pose:
     return jax.vmap(start)(*(axis.ravel() for axis in mesh))
 
 
-def best_of(
-    starts: Pose, weights: Array, register: Callable[[Pose], Registration]
-) -> tuple[Pose, jax.Array]:
-    """Registers from every start and keeps the one with the best robust residual.
+class Choice(NamedTuple):
+    """One of many registrations."""
 
-    The robust (Welsch) residual of a result is the mask's weight minus its robust inlier mass;
-    being smallest, the inlier mass is largest.
+    pose: Pose  # camera from model
+    residual: Array  # () robust residual per point of the mask, in [0, 1]; of the chosen, or mean
+    probabilities: Array  # (S,) how much each start counts
+
+
+def choose(attempts: Registration, weights: Array, *, temperature: float | None = None) -> Choice:
+    """Chooses among the registrations from many starts by their robust residuals.
+
+    The robust residual of a result is the mask's weight minus its robust inlier mass, over the
+    mask's weight. Without a temperature the smallest wins (for inference). With one, each start
+    counts by a softmax over the residuals, and the pose is their mean (for training: its derivative
+    reaches the mask also through the choice). A mean of poses far apart is no pose to use: let the
+    temperature be small, or weigh the losses of the attempts by ``probabilities`` instead.
 
     Args:
-      starts: leading axis S.
-      weights: (N,) mask.
-      register: from a start to a (short) registration.
-
-    Returns:
-      the pose it ended at, and its robust residual per point of the mask, in [0, 1].
+      attempts: leading axis S.
+      weights: (N,) the mask they were made with.
+      temperature: of the softmax, in units of the residual.
     """
-    results = jax.vmap(register)(starts)
-    best = jnp.argmax(results.evidence)
-    pose = jax.tree.map(lambda leaf: leaf[best], results.pose)
-    total = jnp.maximum(jnp.sum(weights), 1e-6)
-    return pose, 1.0 - results.evidence[best] / total
+    residuals = 1.0 - attempts.evidence / jnp.maximum(jnp.sum(weights), 1e-6)
+    if temperature is None:
+        best = jnp.argmin(residuals)
+        pose = jax.tree.map(lambda leaf: leaf[best], attempts.pose)
+        share = jax.nn.one_hot(best, residuals.shape[0], dtype=residuals.dtype)
+        return Choice(pose, residuals[best], share)
+    share = jax.nn.softmax(-residuals / temperature)
+    mean = jnp.sum(share[:, None, None] * attempts.pose.rotation, axis=0)
+    rotation = procrustes.rotation_from_covariance(mean)
+    translation = jnp.sum(share[:, None] * attempts.pose.translation, axis=0)
+    return Choice(Pose(rotation, translation), jnp.sum(share * residuals), share)

@@ -4,16 +4,23 @@ Every step has the type :data:`e2r.types.Step`; policies (robust kernel, corresp
 are keyword arguments, bound with ``functools.partial``. A prior toward the current pose damps
 each step: virtual model points of small total weight that want to stay where they are. Hence no
 evidence means no motion, and vanishing weights never meet a division 0/0.
+
+The work is done in the model's frame: the scene comes to the model, which is searched there, and
+the motion found is put behind the pose.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from e2r.geometry import poses, procrustes, surfaces
+from e2r.geometry import poses, procrustes, small, surfaces, vectors
+from e2r.geometry.vectors import Columns
 from e2r.registration import kernels
-from e2r.types import Array, Correspond, Kernel, Match, Pose, Surface
+from e2r.types import Array, Correspond, Kernel, Moved, Pose, Scene, Surface
 
 PRIOR = 1.0
 """Total weight of the virtual points, in scene points."""
@@ -21,32 +28,69 @@ LEVER = 30.0
 """mm: their distance from the centroid; about half a vertebra."""
 TRACE = 1e-6
 """Weight, in scene points, that keeps a mean of nothing defined and its gradient finite."""
+ROUNDING = 2e-6
+"""Share of the evidence that damps each direction beside the prior: what single precision loses."""
+FLATNESS = 1e-3
+"""Generalised ICP: variance across a surface over the variance along it (Segal et al.)."""
 
 
-def _evidence(
-    points: Array,
-    weights: Array,
+class _Pairs(NamedTuple):
+    """Scene points and what they are matched with, in the model's frame."""
+
+    points: Columns  # scene points
+    onto: Columns  # their matches
+    normals: Columns  # the surface's normals there
+    scene_normals: Columns
+    total: Array  # (N,) weight times detached robust weight
+    share: Array  # (N,) the same over `size`
+    size: Array  # () evidence and prior, detached: both sides over it, so that 1e30 is a weight
+    centre: Columns  # () weighted mean of the scene points
+    residual: Array  # () mm
+    evidence: Array  # ()
+
+
+def _pairs(
+    scene: Scene,
     surface: Surface,
     pose: Pose,
     scale: Array,
     kernel: Kernel,
     correspond: Correspond,
-) -> tuple[Match, Array, Array, Array]:
-    """Matches in the camera frame, total weights (linear in the mask), residual, evidence."""
-    match = correspond(surface, poses.apply_inverse(pose, points))
-    match = Match(poses.apply(pose, match.points), poses.rotate(pose, match.normals))
-    square = jnp.sum(jnp.square(points - match.points), axis=1)
-    robust = jax.lax.stop_gradient(kernel(square, scale))
-    total = weights * robust
-    evidence = jnp.sum(total)
-    mean = jnp.sum(total * square) / (evidence + TRACE)
+    prior: float,
+) -> _Pairs:
+    queries = poses.apply_inverse(pose, scene.points)
+    match = correspond(surface, queries)
+    points, onto = vectors.columns(queries), vectors.columns(match.points)
+    apart = vectors.subtract(points, onto)
+    square = vectors.dot(apart, apart)
+    robust = kernel(square, jax.lax.stop_gradient(scene.weights), scale)
+    total = scene.weights * jax.lax.stop_gradient(robust)
+    moments = jnp.matmul(
+        jnp.stack([*points, square, jnp.ones_like(square)]), total, precision="highest"
+    )
+    weight = moments[4] + TRACE
+    anywhere = surface.points[0]
+    centre = tuple((moments[i] + TRACE * anywhere[i]) / weight for i in range(3))
+    mean = moments[3] / weight
     safe = jnp.where(mean > 0, mean, 1.0)
-    return match, total, jnp.where(mean > 0, jnp.sqrt(safe), 0.0), evidence
+    size = jax.lax.stop_gradient(moments[4] + prior)
+    size = jnp.where(size > 0, size, 1.0)
+    return _Pairs(
+        points,
+        onto,
+        vectors.columns(match.normals),
+        poses.rotate_columns(pose.rotation.T, vectors.columns(jnp.asarray(scene.normals))),
+        total,
+        total / size,
+        size,
+        centre,  # type: ignore[arg-type]
+        jnp.where(mean > 0, jnp.sqrt(safe), 0.0),
+        jnp.sum(scene.weights * robust),
+    )
 
 
 def point_to_point(
-    points: Array,
-    weights: Array,
+    scene: Scene,
     surface: Surface,
     pose: Pose,
     scale: Array,
@@ -54,39 +98,102 @@ def point_to_point(
     kernel: Kernel = kernels.welsch,
     correspond: Correspond = surfaces.project,
     prior: float = PRIOR,
-) -> tuple[Pose, Array, Array]:
+) -> Moved:
     """Moves the model by weighted Procrustes onto its matches (Besl and McKay, PAMI 1992).
 
     Args:
-      points: (N, 3) mm, camera frame.
-      weights: (N,) mask weights in [0, 1]; zero where the cloud is padded.
+      scene: points (N, 3) mm in the camera frame, their normals, and mask weights in [0, 1]; a
+        weight is zero where the cloud is padded.
       surface: the model.
       pose: camera from model.
       scale: () mm, of the robust kernel.
       kernel: robust weight of a squared distance; its derivative is cut.
       correspond: what a scene point is matched with.
       prior: total weight of the virtual points that hold the current pose.
-
-    Returns:
-      the next pose, the robust weighted RMS distance before the move (mm), and the evidence.
     """
-    match, total, residual, evidence = _evidence(
-        points, weights, surface, pose, scale, kernel, correspond
+    pairs = _pairs(scene, surface, pose, scale, kernel, correspond, prior)
+    held = prior / pairs.size
+    place = vectors.subtract(pairs.points, pairs.centre)
+    onto = vectors.subtract(pairs.onto, pairs.centre)
+    # Moments of the pairs and of six virtual points around the centre.
+    sums = jnp.matmul(
+        jnp.stack([*vectors.scale(pairs.share, place), pairs.share]),
+        jnp.stack([*onto, jnp.ones_like(pairs.share)]).T,
+        precision="highest",
     )
-    centre = _weighted_mean(match.points, total, evidence)
-    arms = LEVER * jnp.sqrt(0.5) * jnp.concatenate([jnp.eye(3), -jnp.eye(3)]).astype(points.dtype)
-    anchors = centre + arms
-    move = procrustes.procrustes(
-        jnp.concatenate([match.points, anchors]),
-        jnp.concatenate([points, anchors]),
-        jnp.concatenate([total, jnp.full(6, prior / 6.0, total.dtype)]),
-    )
-    return poses.compose(move, pose), residual, evidence
+    all_ = sums[3, 3] + held + TRACE / pairs.size
+    from_mean, to_mean = sums[3, :3] / all_, sums[:3, 3] / all_
+    anchors = held * LEVER**2 / 6.0 * jnp.eye(3, dtype=sums.dtype)
+    covariance = sums[:3, :3] - all_ * to_mean[:, None] * from_mean + anchors
+    rotation = procrustes.rotation_from_covariance(covariance)
+    moved = rotation @ from_mean
+    move = poses.about(Pose(rotation, to_mean - moved), jnp.stack(pairs.centre))
+    stiff = rotation.T @ covariance
+    stiff = (jnp.trace(stiff) * jnp.eye(3, dtype=stiff.dtype) - 0.5 * (stiff + stiff.T)) / LEVER**2
+    rounding = ROUNDING * jnp.trace(stiff) + jnp.finfo(stiff.dtype).tiny
+    firm = small.inverse_3x3(stiff + rounding * jnp.eye(3, dtype=stiff.dtype))
+    loose = (held / 3.0 + rounding) * jnp.trace(firm)
+    freedom = 6.0 - loose - 3.0 * held / all_
+    return Moved(poses.compose(pose, move), pairs.residual, pairs.evidence, _still(freedom))
+
+
+Directions = Callable[[Columns, Columns], list[tuple[Columns, float | Array]]]
+"""(surface normals, scene normals) -> directions in which a distance counts, and how much."""
+
+
+def _gauss_newton(
+    scene: Scene,
+    surface: Surface,
+    pose: Pose,
+    scale: Array,
+    directions: Directions,
+    *,
+    kernel: Kernel,
+    correspond: Correspond,
+    prior: float,
+    halves: bool = False,
+) -> Moved:
+    """One damped Gauss-Newton step on the distances along the given directions.
+
+    With ``halves``, the lever is the middle between a point and its match, and the model turns by
+    half the angle before and half after it shifts.
+    """
+    pairs = _pairs(scene, surface, pose, scale, kernel, correspond, prior)
+    apart = vectors.subtract(pairs.points, pairs.onto)
+    middle = vectors.subtract(pairs.points, vectors.scale(0.5, apart)) if halves else pairs.points
+    # Rotation columns in units of LEVER, so that all six unknowns are millimetres.
+    lever = vectors.scale(1.0 / LEVER, vectors.subtract(middle, pairs.centre))
+    blocks, weights = [], []
+    for direction, much in directions(pairs.normals, pairs.scene_normals):
+        row = (*vectors.cross(lever, direction), *direction, vectors.dot(apart, direction))
+        blocks.append(jnp.stack([jnp.broadcast_to(entry, pairs.share.shape) for entry in row]))
+        weights.append(much * pairs.share)
+    rows, weight = jnp.concatenate(blocks, axis=1), jnp.concatenate(weights)
+    gram = jnp.matmul(rows * weight, rows.T, precision="highest")
+    normal, right = gram[:6, :6], gram[:6, 6]
+    floor = prior / 3.0 / pairs.size + ROUNDING * jnp.trace(normal)
+    floor = jnp.where(floor > 0, floor, 1.0)
+    inverse = small.inverse_6x6(normal + floor * jnp.eye(6, dtype=normal.dtype))
+    update = jnp.matmul(inverse, right, precision="highest")
+    centre = jnp.stack(pairs.centre)
+    if halves:
+        turn = poses.about(
+            Pose(poses.exp_rotation(0.5 / LEVER * update[:3]), jnp.zeros_like(centre)), centre
+        )
+        shift = Pose(turn.rotation, turn.translation + update[3:])
+        move = poses.compose(turn, shift)
+    else:
+        move = poses.about(Pose(poses.exp_rotation(update[:3] / LEVER), update[3:]), centre)
+    freedom = 6.0 - floor * jnp.trace(inverse)
+    return Moved(poses.compose(pose, move), pairs.residual, pairs.evidence, _still(freedom))
+
+
+def _still(freedom: Array) -> jax.Array:
+    return jnp.clip(jax.lax.stop_gradient(freedom), 0.0, 6.0)
 
 
 def point_to_plane(
-    points: Array,
-    weights: Array,
+    scene: Scene,
     surface: Surface,
     pose: Pose,
     scale: Array,
@@ -94,45 +201,84 @@ def point_to_plane(
     kernel: Kernel = kernels.welsch,
     correspond: Correspond = surfaces.project,
     prior: float = PRIOR,
-) -> tuple[Pose, Array, Array]:
-    """One damped Gauss-Newton step on the distances to tangent planes (Chen and Medioni, 1992).
+) -> Moved:
+    """Distances to tangent planes of the model (Chen and Medioni, 1992).
 
-    Arguments and returns as in :func:`point_to_point`. The 6x6 normal equations are solved in
-    closed form by 3x3 blocks.
+    Arguments as in :func:`point_to_point`.
     """
-    match, total, residual, evidence = _evidence(
-        points, weights, surface, pose, scale, kernel, correspond
+
+    def normal(surface_normals: Columns, _: Columns) -> list[tuple[Columns, float | Array]]:
+        return [(surface_normals, 1.0)]
+
+    return _gauss_newton(
+        scene, surface, pose, scale, normal, kernel=kernel, correspond=correspond, prior=prior
     )
-    centre = _weighted_mean(match.points, total, evidence)
-    # Rotation columns in units of LEVER, so that all six unknowns are millimetres.
-    arm = jnp.cross(match.points - centre, match.normals) / LEVER
-    jacobian = jnp.concatenate([arm, match.normals], axis=1)
-    error = jnp.sum((points - match.points) * match.normals, axis=1)
-    weighted = total[:, None] * jacobian
-    normal = jnp.matmul(weighted.T, jacobian, precision="highest")
-    normal = normal + prior / 3.0 * jnp.eye(6, dtype=normal.dtype)
-    size = jax.lax.stop_gradient(evidence + prior)  # both sides over it: 1e30 is a weight, too
-    update = solve_6x6(normal / size, jnp.matmul((weighted / size).T, error, precision="highest"))
-    move = Pose(poses.exp_rotation(update[:3] / LEVER), update[3:])
-    return poses.compose(poses.about(move, centre), pose), residual, evidence
 
 
-def _weighted_mean(points: Array, weights: Array, total: Array) -> Array:
-    """Mean of the points by weight, which becomes the plain mean as the weights vanish."""
-    even = TRACE / points.shape[0]
-    return jnp.sum((weights + even)[:, None] * points, axis=0) / (total + TRACE)
+def symmetric(
+    scene: Scene,
+    surface: Surface,
+    pose: Pose,
+    scale: Array,
+    *,
+    kernel: Kernel = kernels.welsch,
+    correspond: Correspond = surfaces.project,
+    prior: float = PRIOR,
+) -> Moved:
+    """Distances along the mean of both normals: exact to second order on a curved surface.
+
+    Rusinkiewicz, "A symmetric objective function for ICP", SIGGRAPH 2019, equation 10; the mean is
+    not made unit, so that pairs whose normals disagree count less. Arguments as in
+    :func:`point_to_point`.
+    """
+
+    def mean(
+        surface_normals: Columns, scene_normals: Columns
+    ) -> list[tuple[Columns, float | Array]]:
+        return [(vectors.scale(0.5, vectors.add(surface_normals, scene_normals)), 1.0)]
+
+    return _gauss_newton(
+        scene, surface, pose, scale, mean,
+        kernel=kernel, correspond=correspond, prior=prior, halves=True,
+    )  # fmt: skip
 
 
-def solve_6x6(matrix: Array, right: Array) -> Array:
-    """Solves a symmetric positive definite 6x6 system by its Schur complement (no LAPACK)."""
-    a, b, d = matrix[:3, :3], matrix[:3, 3:], matrix[3:, 3:]
-    d_inverse = procrustes.inverse_3x3(d)
-    bd = jnp.matmul(b, d_inverse, precision="highest")
-    schur = a - jnp.matmul(bd, b.T, precision="highest")
-    top = jnp.matmul(
-        procrustes.inverse_3x3(schur),
-        right[:3] - jnp.matmul(bd, right[3:], precision="highest"),
-        precision="highest",
+def generalised(
+    scene: Scene,
+    surface: Surface,
+    pose: Pose,
+    scale: Array,
+    *,
+    kernel: Kernel = kernels.welsch,
+    correspond: Correspond = surfaces.project,
+    prior: float = PRIOR,
+    flatness: float = FLATNESS,
+) -> Moved:
+    """Generalised ICP: both clouds are locally flat, with a little variance across.
+
+    Segal, Haehnel, Thrun, "Generalized-ICP", RSS 2009. With normals n and m and variances
+    ``I - s n n^T`` and ``I - s m m^T``, ``s = 1 - flatness``, the inverse of their sum is
+    ``I/2 + (n+m)(n+m)^T / 4(a-c) + (n-m)(n-m)^T / 4(a+c)`` with ``a = 2/s - 1`` and ``c = n.m``;
+    here it is scaled so that the common normal counts 1. Arguments as in :func:`point_to_point`,
+    and the variance across a surface over that along it.
+    """
+    s = 1.0 - flatness
+    a = 2.0 / s - 1.0
+    whole = 1.0 / (0.5 + 1.0 / (a - 1.0))
+
+    def both(
+        surface_normals: Columns, scene_normals: Columns
+    ) -> list[tuple[Columns, float | Array]]:
+        c = jnp.clip(vectors.dot(surface_normals, scene_normals), -1.0, 1.0)
+        one, none = jnp.ones_like(c), jnp.zeros_like(c)
+        return [
+            ((one, none, none), 0.5 * whole),
+            ((none, one, none), 0.5 * whole),
+            ((none, none, one), 0.5 * whole),
+            (vectors.add(surface_normals, scene_normals), 0.25 * whole / (a - c)),
+            (vectors.subtract(surface_normals, scene_normals), 0.25 * whole / (a + c)),
+        ]
+
+    return _gauss_newton(
+        scene, surface, pose, scale, both, kernel=kernel, correspond=correspond, prior=prior
     )
-    rest = right[3:] - jnp.matmul(b.T, top, precision="highest")
-    return jnp.concatenate([top, jnp.matmul(d_inverse, rest, precision="highest")])

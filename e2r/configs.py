@@ -77,7 +77,9 @@ class Config:
     """of the scenes, the starting parameters and every step"""
     network: pipeline.Network = pipeline.Network()
     scenes: Scenes = Scenes()
-    schedule: pipeline.Schedule = pipeline.Schedule(steps=10, first_scale=8.0, last_scale=1.5)
+    schedule: pipeline.Schedule = pipeline.Schedule(
+        step="point_to_plane", steps=10, first_scale=8.0, last_scale=1.5
+    )
     optimisation: Optimisation = Optimisation()
 
 

@@ -80,7 +80,7 @@ class Network:
 class Schedule:
     """A registration: which step, how often, at which robust scales, and how to differentiate."""
 
-    step: str = "point_to_plane"
+    step: str = "symmetric"
     """point_to_point, point_to_plane, symmetric or generalised"""
     kernel: str = "welsch"
     """welsch, geman_mcclure, tukey, huber, trimmed or constant"""

@@ -28,7 +28,7 @@ TINY = configs.Config(
         simulation=simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05),
         nodes=2**15,
     ),
-    schedule=pipeline.Schedule(steps=3, last_scale=2.0),
+    schedule=pipeline.Schedule(step="point_to_plane", steps=3, last_scale=2.0),
     optimisation=configs.Optimisation(steps=8, batch=2, checkpoint_every=3),
 )
 

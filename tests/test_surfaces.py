@@ -43,8 +43,10 @@ def test_the_closest_point_equals_trimesh(sphere, ball, rng):
     match = jax.jit(surfaces.closest)(sphere, queries)
     error = np.linalg.norm(match.points - expected, axis=1)
     assert (error < 1e-3).mean() > 0.998
-    same = np.sum(match.normals * ball.face_normals[faces], axis=1)
-    assert np.median(same) > 1 - 1e-5
+    assert np.median(np.sum(match.normals * ball.face_normals[faces], axis=1)) > 0.999
+    # Between the corners the normals bend, and stay radial where a face's would jump.
+    radial = np.asarray(match.points) / np.linalg.norm(match.points, axis=1, keepdims=True)
+    assert np.sum(match.normals * radial, axis=1).min() > 1 - 1e-4
 
 
 @pytest.mark.parametrize("name", ["verse004", "visible_human", "lumbar_mean"])

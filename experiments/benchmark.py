@@ -15,6 +15,7 @@ peer_tre_mm}; what has no peer, or no TRE, has null there. Times are medians of 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -340,15 +341,7 @@ def _all_aligned(peer: Peer, matrices: list[np.ndarray], _: int) -> list[np.ndar
 
 def fixed(**options: Any) -> pipeline.Schedule:
     """The timed schedule without its early stop, which only forward mode could differentiate."""
-    return pipeline.Schedule(
-        step="point_to_plane",
-        steps=20,
-        hold=10,
-        first_scale=8.0,
-        last_scale=1.5,
-        early_steps=10,
-        **options,
-    )
+    return dataclasses.replace(QUICK, tolerance=0.0, **options)
 
 
 def rivals(

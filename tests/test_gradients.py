@@ -194,6 +194,19 @@ def test_hard_matches_pass_gradient_through_the_last_step_only(surface, truth, r
     np.testing.assert_allclose(whole, last, rtol=1e-3, atol=1e-3 * float(np.abs(last).max()))
 
 
+def error_of_weights(scene, surface, truth, start, count, mode):
+    """The pose error after `count` steps, as a function of the weights."""
+
+    def error(w):
+        moved = scene._replace(weights=w)
+        result = unroll.register(
+            moved, surface, start, np.full(count, 3.0), step=steps.point_to_plane, mode=mode
+        )
+        return pose_error(surface, truth, result.pose)
+
+    return error
+
+
 @pytest.mark.parametrize("mode", ["last", "one_step", "implicit"])
 def test_memory_does_not_grow_with_the_steps(mode, surface, truth, rng):
     """From the compiled program's own account, of forward and gradient."""
@@ -201,13 +214,7 @@ def test_memory_does_not_grow_with_the_steps(mode, surface, truth, rng):
     start = start_near(truth, scene.points)
 
     def needed(count, mode):
-        def error(w):
-            moved = scene._replace(weights=w)
-            result = unroll.register(
-                moved, surface, start, np.full(count, 3.0), step=steps.point_to_plane, mode=mode
-            )
-            return pose_error(surface, truth, result.pose)
-
+        error = error_of_weights(scene, surface, truth, start, count, mode)
         compiled = jax.jit(jax.value_and_grad(error)).lower(scene.weights).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -223,13 +230,7 @@ def test_the_program_does_not_grow_with_the_steps(surface, truth, rng):
     start = start_near(truth, scene.points)
 
     def size(count, mode):
-        def error(w):
-            moved = scene._replace(weights=w)
-            result = unroll.register(
-                moved, surface, start, np.full(count, 3.0), step=steps.point_to_plane, mode=mode
-            )
-            return pose_error(surface, truth, result.pose)
-
+        error = error_of_weights(scene, surface, truth, start, count, mode)
         return len(str(jax.make_jaxpr(jax.grad(error))(scene.weights)).splitlines())
 
     for mode in unroll.MODES:

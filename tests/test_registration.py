@@ -273,7 +273,7 @@ def test_small_systems(rng):
     matrix = root @ root.T + np.eye(6, dtype=np.float32)
     right = rng.normal(size=6).astype(np.float32)
     np.testing.assert_allclose(
-        small.solve_6x6(matrix, right), np.linalg.solve(matrix, right), atol=1e-4
+        small.inverse_6x6(matrix) @ right, np.linalg.solve(matrix, right), atol=1e-4
     )
     np.testing.assert_allclose(small.inverse_6x6(matrix) @ matrix, np.eye(6), atol=1e-3)
 

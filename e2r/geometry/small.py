@@ -32,8 +32,3 @@ def inverse_6x6(m: Array) -> jax.Array:
     top = inverse_3x3(a - _matmul(bd, b.T))
     side = -_matmul(top, bd)
     return jnp.block([[top, side], [side.T, d_inverse - _matmul(bd.T, side)]])
-
-
-def solve_6x6(m: Array, right: Array) -> jax.Array:
-    """Solves a symmetric positive definite 6x6 system."""
-    return _matmul(inverse_6x6(m), right)

@@ -69,8 +69,6 @@ def build(
     normals = np.cross(edges[:, 0], edges[:, 1])
     areas = 0.5 * np.linalg.norm(normals, axis=1)
     normals /= 2.0 * areas[:, None]
-    vertex = _vertices(corners)
-    bends = _corner_normals(vertex, areas[:, None] * normals)
     centres = corners.mean(1)
     radii = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
     low, high = corners.min((0, 1)) - MARGIN, corners.max((0, 1)) + MARGIN
@@ -81,11 +79,15 @@ def build(
     rng = np.random.default_rng(seed)
     pick, places = _sample(corners, areas, samples, rng)
     f32 = np.float32
+    bends, rings = np.zeros((0, 9)), np.zeros((0, RING), np.int32)
+    if exact:
+        vertex = _vertices(corners)
+        bends, rings = _corner_normals(vertex, areas[:, None] * normals), _rings(vertex)
     return Surface(
         planes=np.column_stack([centres, normals, radii, levels]).astype(f32),
         corners=corners.reshape(-1, 9).astype(f32) if exact else np.zeros((0, 9), f32),
-        corner_normals=bends.reshape(-1, 9).astype(f32) if exact else np.zeros((0, 9), f32),
-        rings=_rings(vertex) if exact else np.zeros((0, RING), np.int32),
+        corner_normals=bends.reshape(-1, 9).astype(f32),
+        rings=rings,
         nodes=flat,
         origin=origin.astype(f32),
         spacing=f32(spacing),

@@ -41,8 +41,7 @@ class _Pairs(NamedTuple):
     onto: Columns  # their matches
     normals: Columns  # the surface's normals there
     scene_normals: Columns
-    total: Array  # (N,) weight times detached robust weight
-    share: Array  # (N,) the same over `size`
+    share: Array  # (N,) weight times detached robust weight, over `size`
     size: Array  # () evidence and prior, detached: both sides over it, so that 1e30 is a weight
     centre: Columns  # () weighted mean of the scene points
     residual: Array  # () mm
@@ -80,7 +79,6 @@ def _pairs(
         onto,
         vectors.columns(match.normals),
         poses.rotate_columns(pose.rotation.T, vectors.columns(jnp.asarray(scene.normals))),
-        total,
         total / size,
         size,
         centre,  # type: ignore[arg-type]

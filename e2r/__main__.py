@@ -109,7 +109,7 @@ def register(options: Register) -> int:
     config, params = training.load(options.checkpoint)
     job = evaluation.Job(
         start=evaluation.Start(options.start, options.start_degrees, options.start_mm),
-        batch=1, seed=options.seed,
+        batch=1, seed=options.seed, keep_surface=options.case / "model" / "surface.npz",
     )  # fmt: skip
     (result,) = evaluation.run([case], config, params, job)
     if not isinstance(result, evaluation.Result):
@@ -119,6 +119,8 @@ def register(options: Register) -> int:
         print(f"{name}  T_camera_model =")
         print(np.array2string(np.array(matrix), precision=4, suppress_small=True))
     found = result.registrations["learnt"]
+    if result.dropped:
+        print(f"{result.dropped} triangles of the model have no area and were left out")
     print(
         f"{float(found.evidence):.0f} points agree with the model, {float(found.residual):.2f} mm "
         f"off (robust RMS); {'accepted' if line['accepted'] else 'not accepted'}"

@@ -62,6 +62,8 @@ class Job:
     """cases on the device at a time"""
     seed: int = 0
     """of the starts and the bootstrap"""
+    keep_surface: Path | None = None
+    """with one case: the file that remembers its model's surface"""
 
     def __post_init__(self) -> None:
         for name in self.masks:
@@ -93,6 +95,7 @@ class Result(NamedTuple):
     registrations: dict[str, Registration]  # mask name -> result
     weights: dict[str, np.ndarray]  # mask name -> (N,)
     errors: dict[str, dict[str, Any]]  # mask name -> metrics.case_errors; empty without truth
+    dropped: int  # triangles of the model without area, which were left out
     seconds: float  # sampling and neighbours, then its share of the batch, all masks together
 
 
@@ -214,7 +217,7 @@ def run(
             yield item[0], str(item[1])
             continue
         try:
-            surface = _surface(item, models)
+            surface = _surface(item, models, job.keep_surface)
             began = time.perf_counter()
             prepared = prepare(item, config.network, surface, job, given)
         except ValueError as error:
@@ -228,16 +231,14 @@ def run(
         yield from _flush(waiting, predict, params, job)
 
 
-def _surface(case: cases.Case, models: dict[str, Surface]) -> Surface:
+def _surface(case: cases.Case, models: dict[str, Surface], keep: Path | None) -> Surface:
     """The case's surface; cases of one specimen share it, and a few are remembered."""
-    key = "|".join(
-        f"{name}:{zlib.crc32(np.ascontiguousarray(mesh.vertices).tobytes())}"
-        for name, mesh in case.model.items()
-    )
+    key = surfaces.fingerprint(case.model)
     if key not in models:
         if len(models) >= 4:
             models.pop(next(iter(models)))
-        models[key] = surfaces.build(case.model, seed=0, nodes=surfaces.COARSE, exact=False)
+        make = surfaces.build if keep is None else partial(surfaces.remembered, keep)
+        models[key] = make(case.model, seed=0, nodes=surfaces.COARSE, exact=False)
     return models[key]
 
 
@@ -273,6 +274,7 @@ def _flush(
             registrations,
             {name: w[i] for name, w in weights.items()},
             errors,
+            int(prepared.surface.dropped),
             before + seconds,
         )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.datasets.cases import Case
-from e2r.geometry import clouds, surfaces
+from e2r.geometry import clouds, correspondences
 from e2r.registration import kernels, starts, steps, unroll
 from e2r.segmentation.network import MaskNetwork
 from e2r.types import (
@@ -45,10 +45,10 @@ KERNELS: dict[str, Kernel] = {
     "constant": kernels.constant,
 }
 CORRESPONDENCES: dict[str, Correspond] = {
-    "project": surfaces.project,
-    "closest": surfaces.closest,
-    "nearest": surfaces.nearest,
-    "soft": surfaces.soft,
+    "project": correspondences.project,
+    "closest": correspondences.closest,
+    "nearest": correspondences.nearest,
+    "soft": correspondences.soft,
 }
 
 

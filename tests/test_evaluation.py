@@ -178,6 +178,7 @@ def test_register_prints_poses_and_writes_one_line(checkpoint, data_set, tmp_pat
     shown = capsys.readouterr().out
     assert "L3  T_camera_model =" in shown
     assert "TRE against truth.json" in shown
+    assert (path / "model" / "surface.npz").is_file()  # kept for the next frame of this patient
     (line,) = output.read_text().splitlines()
     assert json.loads(line)["id"] == path.name
     # The prediction file serves as the start of another.

@@ -9,7 +9,7 @@ import pytest
 from conftest import in_x64, numeric_gradient, scene_on, start_near
 
 from e2r import pipeline
-from e2r.geometry import poses, surfaces
+from e2r.geometry import correspondences, poses
 from e2r.registration import steps, unroll
 from e2r.types import Pose, Scene
 
@@ -180,7 +180,7 @@ def test_hard_matches_pass_gradient_through_the_last_step_only(surface, truth, r
     """Point-to-point with hard matches: the whole run's gradient is its last step's."""
     scene = scene_on(surface, truth, rng, 60)
     start = start_near(truth, scene.points, 2.0, 2.0)
-    step = partial(steps.point_to_point, correspond=surfaces.nearest, prior=0.0)
+    step = partial(steps.point_to_point, correspond=correspondences.nearest, prior=0.0)
 
     def error(w, begin, count):
         moved = scene._replace(weights=w)

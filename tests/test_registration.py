@@ -10,7 +10,7 @@ from conftest import farthest, scene_on, start_near
 
 from e2r import banks, losses, pipeline
 from e2r.datasets import cases
-from e2r.geometry import poses, small, surfaces
+from e2r.geometry import correspondences, poses, small, surfaces
 from e2r.registration import kernels, starts, steps, unroll
 from e2r.types import Cloud, Pose, Scene
 
@@ -24,7 +24,7 @@ def test_clean_points_are_registered_exactly(name, fine_surface, truth, rng):
     scene = scene_on(fine_surface, truth, rng)
     count = 600 if name == "point_to_point" else 40
     result = jax.jit(
-        partial(unroll.register, step=partial(STEPS[name], correspond=surfaces.closest))
+        partial(unroll.register, step=partial(STEPS[name], correspond=correspondences.closest))
     )(scene, fine_surface, start_near(truth, scene.points),
       unroll.annealed(8.0, 0.5, count, hold=count // 2))  # fmt: skip
     apart = poses.apply(result.pose, fine_surface.points) - poses.apply(truth, fine_surface.points)

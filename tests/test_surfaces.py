@@ -8,7 +8,7 @@ import trimesh
 from conftest import numeric_gradient
 
 from e2r.datasets import cases
-from e2r.geometry import surfaces
+from e2r.geometry import correspondences, surfaces
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_closest_point_equals_trimesh(sphere, ball, rng):
     queries = around(ball, rng, 4000)
     queries = queries[np.linalg.norm(queries, axis=1) > 10]  # at the middle all are as near
     expected, _, faces = trimesh.proximity.closest_point(ball, queries)
-    match = jax.jit(surfaces.closest)(sphere, queries)
+    match = jax.jit(correspondences.closest)(sphere, queries)
     error = np.linalg.norm(match.points - expected, axis=1)
     assert (error < 1e-3).mean() > 0.998
     assert np.median(np.sum(match.normals * ball.face_normals[faces], axis=1)) > 0.999
@@ -59,7 +59,7 @@ def test_real_models_are_searched_exactly(name, anatomy, rng):
     whole = trimesh.util.concatenate(list(meshes.values()))
     queries = around(whole, rng, 3500, 20.0)
     expected, distance, _ = trimesh.proximity.closest_point(whole, queries)
-    match = jax.jit(surfaces.closest)(surface, queries)
+    match = jax.jit(correspondences.closest)(surface, queries)
     error = np.linalg.norm(match.points - expected, axis=1)[distance < 20.0]
     # 99.9 % of 100,000 were seen; of some 1,500, four may miss by chance.
     assert (error > 0.05).sum() <= 4, error[error > 0.05]
@@ -72,24 +72,28 @@ def test_projection_is_near_and_radial(sphere, rng):
     direction = rng.normal(size=(500, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     queries = (direction * rng.uniform(25, 36, (500, 1))).astype(np.float32)
-    match = surfaces.project(sphere, queries)
+    match = correspondences.project(sphere, queries)
     np.testing.assert_allclose(np.linalg.norm(match.points, axis=1), 30.0, atol=0.25)
     assert np.linalg.norm(match.points - 30 * direction, axis=1).max() < 1.5
-    hard = surfaces.nearest(sphere, queries)
+    hard = correspondences.nearest(sphere, queries)
     assert np.linalg.norm(hard.points - 30 * direction, axis=1).mean() < 2.0
 
 
 def test_soft_matches_are_the_mean_of_the_samples(sphere, rng):
     queries = around(trimesh.creation.box((50, 50, 50)), rng, 20)
-    found = surfaces.soft(sphere, queries, spread=2.0)
+    found = correspondences.soft(sphere, queries, spread=2.0)
     square = np.sum((queries[:, None].astype(float) - sphere.points) ** 2, -1)
     share = np.exp(-0.5 * (square - square.min(1, keepdims=True)) / 4.0)
     share /= share.sum(1, keepdims=True)
     np.testing.assert_allclose(found.points, share @ sphere.points, atol=0.02)
-    assert np.isfinite(jax.grad(lambda q: surfaces.soft(sphere, q).points.sum())(queries)).all()
+    assert np.isfinite(
+        jax.grad(lambda q: correspondences.soft(sphere, q).points.sum())(queries)
+    ).all()
 
 
-@pytest.mark.parametrize("look_up", [surfaces.project, surfaces.closest, surfaces.soft])
+@pytest.mark.parametrize(
+    "look_up", [correspondences.project, correspondences.closest, correspondences.soft]
+)
 def test_far_queries_stay_in_bounds(sphere, look_up):
     far = jnp.array([[1e6, -1e6, 3.0], [0.0, 0.0, 0.0], [-1e6, 1e6, 1e6]])
     match = look_up(sphere, far)
@@ -98,7 +102,9 @@ def test_far_queries_stay_in_bounds(sphere, look_up):
     assert np.isfinite(jax.grad(lambda q: look_up(sphere, q).points.sum())(far)).all()
 
 
-@pytest.mark.parametrize("look_up", [surfaces.project, surfaces.closest, surfaces.soft])
+@pytest.mark.parametrize(
+    "look_up", [correspondences.project, correspondences.closest, correspondences.soft]
+)
 def test_gradients_forward_reverse_numeric(sphere, look_up, rng):
     queries = (np.asarray(sphere.points[::1000]) * rng.uniform(0.9, 1.1, (9, 1))).astype(float)
     with jax.enable_x64(True):
@@ -132,7 +138,7 @@ def test_open_crossing_and_degenerate_triangles_work(ball, rng):
     good = trimesh.Trimesh(soup.vertices[:-9], soup.faces[:-3], process=False)
     queries = around(good, rng, 1500)
     _, distance, _ = trimesh.proximity.closest_point(good, queries)
-    match = jax.jit(surfaces.closest)(surface, queries)
+    match = jax.jit(correspondences.closest)(surface, queries)
     found = np.linalg.norm(match.points - queries, axis=1)
     assert (found < distance + 0.01).mean() > 0.995
     assert np.isfinite(np.asarray(match.normals)).all()
@@ -146,7 +152,7 @@ def test_several_levels_are_told_apart():
     assert set(surface.levels) == {0, 1}
     np.testing.assert_array_equal(surface.levels == 1, surface.points[:, 0] > 30)
     queries = np.array([[9.0, 3.0, 0.0], [52.0, 1.0, 0.0]], np.float32)
-    for look_up in (surfaces.project, surfaces.closest):
+    for look_up in (correspondences.project, correspondences.closest):
         np.testing.assert_array_equal(look_up(surface, queries).levels, [0, 1])
 
 
@@ -159,9 +165,9 @@ def test_models_of_different_sizes_share_a_batch(ball, rng):
         for meshes in ({"L1": small}, {"L1": ball, "L2": moved})
     ]
     queries = around(ball, rng, 200)
-    batch = jax.jit(jax.vmap(surfaces.closest, (0, None)))(surfaces.stack(models), queries)
+    batch = jax.jit(jax.vmap(correspondences.closest, (0, None)))(surfaces.stack(models), queries)
     for i, model in enumerate(models):
-        alone = surfaces.closest(model, queries)
+        alone = correspondences.closest(model, queries)
         np.testing.assert_allclose(batch.points[i], alone.points, atol=1e-4)
         np.testing.assert_array_equal(batch.levels[i], alone.levels)
 
@@ -179,6 +185,26 @@ def test_a_surface_is_saved_and_read(sphere, tmp_path):
         surfaces.load(tmp_path / "none.npz")
 
 
+def test_a_surface_is_remembered_beside_its_model(tmp_path, monkeypatch):
+    ball = trimesh.creation.icosphere(2, 20.0)
+    path, options = tmp_path / "surface.npz", {"seed": 0, "nodes": 2**12, "exact": False}
+    first = surfaces.remembered(path, {"L1": ball}, **options)
+    made = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(surfaces, "build", lambda *_, **__: pytest.fail("built twice"))
+        again = surfaces.remembered(path, {"L1": ball}, **options)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    bigger = surfaces.remembered(path, {"L1": ball.copy().apply_scale(1.1)}, **options)
+    assert bigger.spacing > first.spacing
+    assert path.read_bytes() != made
+    path.write_bytes(b"broken")
+    mended = surfaces.remembered(path, {"L1": ball}, **options)
+    np.testing.assert_array_equal(mended.nodes, first.nodes)
+    nowhere = surfaces.remembered(tmp_path / "none" / "surface.npz", {"L1": ball}, **options)
+    np.testing.assert_array_equal(nowhere.nodes, first.nodes)
+
+
 def test_bad_models_are_refused(sphere):
     with pytest.raises(ValueError, match="no level"):
         surfaces.build({}, seed=0)
@@ -189,4 +215,4 @@ def test_bad_models_are_refused(sphere):
         {"L1": trimesh.creation.icosphere(2, 20.0)}, seed=0, nodes=2**12, exact=False
     )
     with pytest.raises(ValueError, match="exact=True"):
-        surfaces.closest(quick, jnp.zeros((2, 3)))
+        correspondences.closest(quick, jnp.zeros((2, 3)))

@@ -9,7 +9,7 @@ from conftest import TINY
 from scipy.spatial import cKDTree
 
 from e2r.datasets import cases, simulated
-from e2r.geometry import poses, surfaces
+from e2r.geometry import correspondences, poses
 from e2r.synthetic import anatomy as spine
 from e2r.synthetic import camera, scene
 
@@ -95,7 +95,9 @@ def test_the_depth_picture_shows_the_model_where_the_truth_puts_it(simulated_cas
     for case in simulated_cases:
         bone = case.points[case.bone].astype(np.float32)
         queries = poses.apply_inverse(cases.true_pose(case), bone)
-        apart = np.linalg.norm(queries - surfaces.project(fine_surface, queries).points, axis=1)
+        apart = np.linalg.norm(
+            queries - correspondences.project(fine_surface, queries).points, axis=1
+        )
         assert np.median(apart) < 1.2
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY
 
 from e2r import banks, configs, losses, pipeline, training
-from e2r.geometry import poses, surfaces
+from e2r.geometry import correspondences, poses
 from e2r.registration import kernels, steps, unroll
 from e2r.segmentation import masks
 from e2r.types import Cloud, Example
@@ -59,7 +59,9 @@ def test_the_gradient_reaches_kept_and_dropped_points(bank):
 
 def bone_distance(example):
     queries = poses.apply_inverse(example.pose, example.cloud.points)
-    return jnp.linalg.norm(queries - surfaces.project(example.surface, queries).points, axis=1)
+    return jnp.linalg.norm(
+        queries - correspondences.project(example.surface, queries).points, axis=1
+    )
 
 
 def test_the_loss_gradient_equals_finite_differences_through_the_soft_path(bank):

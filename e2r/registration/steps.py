@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from e2r.geometry import poses, procrustes, small, surfaces, vectors
+from e2r.geometry import correspondences, poses, procrustes, small, vectors
 from e2r.geometry.vectors import Columns
 from e2r.registration import kernels
 from e2r.types import Array, Correspond, Kernel, Moved, Pose, Scene, Surface
@@ -94,7 +94,7 @@ def point_to_point(
     scale: Array,
     *,
     kernel: Kernel = kernels.welsch,
-    correspond: Correspond = surfaces.project,
+    correspond: Correspond = correspondences.project,
     prior: float = PRIOR,
 ) -> Moved:
     """Moves the model by weighted Procrustes onto its matches (Besl and McKay, PAMI 1992).
@@ -197,7 +197,7 @@ def point_to_plane(
     scale: Array,
     *,
     kernel: Kernel = kernels.welsch,
-    correspond: Correspond = surfaces.project,
+    correspond: Correspond = correspondences.project,
     prior: float = PRIOR,
 ) -> Moved:
     """Distances to tangent planes of the model (Chen and Medioni, 1992).
@@ -220,7 +220,7 @@ def symmetric(
     scale: Array,
     *,
     kernel: Kernel = kernels.welsch,
-    correspond: Correspond = surfaces.project,
+    correspond: Correspond = correspondences.project,
     prior: float = PRIOR,
 ) -> Moved:
     """Distances along the mean of both normals: exact to second order on a curved surface.
@@ -248,7 +248,7 @@ def generalised(
     scale: Array,
     *,
     kernel: Kernel = kernels.welsch,
-    correspond: Correspond = surfaces.project,
+    correspond: Correspond = correspondences.project,
     prior: float = PRIOR,
     flatness: float = FLATNESS,
 ) -> Moved:

@@ -49,6 +49,7 @@ class Surface(NamedTuple):
     points: Array  # (S, 3) mm, samples spread evenly by area, model frame
     normals: Array  # (S, 3) unit, outward
     levels: Array  # (S,) int32, index into the case's level names
+    upright: Pose  # canonical from model: x to the patient's left, y posterior, z cranial
     dropped: Array  # () int32, triangles without area that were left out
 
 

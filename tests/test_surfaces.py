@@ -7,8 +7,8 @@ import pytest
 import trimesh
 from conftest import numeric_gradient
 
-from e2r.datasets import cases
-from e2r.geometry import correspondences, surfaces
+from e2r.datasets import cases, simulated
+from e2r.geometry import correspondences, frames, surfaces
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_real_models_are_searched_exactly(name, anatomy, rng):
     levels = ("L1", "L2", "L3", "L4", "L5")
     meshes = {k: v for k, v in cases.read_meshes(anatomy / name).items() if k in levels}
     surface = surfaces.build(meshes, seed=0)
-    assert sum(np.asarray(leaf).nbytes for leaf in surface) < 60e6
+    assert sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(surface)) < 60e6
     whole = trimesh.util.concatenate(list(meshes.values()))
     queries = around(whole, rng, 3500, 20.0)
     expected, distance, _ = trimesh.proximity.closest_point(whole, queries)
@@ -175,7 +175,7 @@ def test_models_of_different_sizes_share_a_batch(ball, rng):
 def test_a_surface_is_saved_and_read(sphere, tmp_path):
     path = tmp_path / "surface.npz"
     surfaces.save(path, sphere)
-    for a, b in zip(surfaces.load(path), sphere, strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (surfaces.load(path), sphere)), strict=True):
         np.testing.assert_array_equal(a, b)
     for text in (b"", b"PK not a zip", path.read_bytes()[:5000]):
         path.write_bytes(text)
@@ -193,7 +193,7 @@ def test_a_surface_is_remembered_beside_its_model(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(surfaces, "build", lambda *_, **__: pytest.fail("built twice"))
         again = surfaces.remembered(path, {"L1": ball}, **options)
-    for a, b in zip(first, again, strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (first, again)), strict=True):
         np.testing.assert_array_equal(a, b)
     bigger = surfaces.remembered(path, {"L1": ball.copy().apply_scale(1.1)}, **options)
     assert bigger.spacing > first.spacing
@@ -216,3 +216,28 @@ def test_bad_models_are_refused(sphere):
     )
     with pytest.raises(ValueError, match="exact=True"):
         correspondences.closest(quick, jnp.zeros((2, 3)))
+
+
+def degrees_between(a, b):
+    return np.degrees(np.arccos(np.clip((np.trace(a @ b.T) - 1.0) / 2.0, -1.0, 1.0)))
+
+
+def test_the_anatomical_frame_is_found_whatever_the_models_axes(simulated_cases, rng):
+    model = simulated_cases[0].model
+    found = frames.anatomical(model)
+    turn = trimesh.transformations.random_rotation_matrix(rng.random(3))
+    moved = {name: mesh.copy().apply_transform(turn) for name, mesh in model.items()}
+    again = frames.anatomical(moved)
+    assert degrees_between(again.rotation @ turn[:3, :3], found.rotation) < 3.0  # another grid
+    part = frames.anatomical({name: model[name] for name in ("L2", "L3", "L4")})
+    assert degrees_between(part.rotation, found.rotation) < 15.0
+    one = frames.anatomical({"L3": model["L3"]})
+    assert np.isfinite(one.rotation).all()
+    assert np.linalg.det(one.rotation) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_procedural_spine_knows_its_own_frame():
+    for i in range(3):
+        specimen = simulated.procedural(jax.random.key(i), "x")
+        found = frames.anatomical(specimen.model)
+        assert degrees_between(found.rotation, specimen.canonical.rotation) < 15.0

@@ -13,7 +13,7 @@ import numpy as np
 import trimesh
 
 from e2r.datasets import cases
-from e2r.geometry import poses
+from e2r.geometry import frames, poses
 from e2r.synthetic import anatomy, scene
 from e2r.types import Array, Pose
 
@@ -93,7 +93,7 @@ def procedural(key: Array, name: str) -> Specimen:
 def real(surfaces: Mapping[str, trimesh.Trimesh], name: str) -> Specimen:
     """A specimen made of surfaces that a user gave; see :func:`anatomy.from_meshes`."""
     bones, canonical = anatomy.from_meshes(surfaces)
-    model = {level: surfaces[level] for level in anatomy.sort_levels(list(surfaces))}
+    model = {level: surfaces[level] for level in frames.sort_levels(list(surfaces))}
     return Specimen(name, bones, model, canonical)
 
 

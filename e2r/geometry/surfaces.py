@@ -19,7 +19,8 @@ import scipy.sparse
 import trimesh
 from scipy.ndimage import distance_transform_edt
 
-from e2r.types import Array, Surface
+from e2r.geometry import frames
+from e2r.types import Array, Pose, Surface
 
 NODES = 2**22
 """Default lattice nodes: 1 mm apart around a five-level spine, for exact search."""
@@ -94,6 +95,7 @@ def build(
         points=places.astype(f32),
         normals=normals[pick].astype(f32),
         levels=levels[pick],
+        upright=frames.anatomical(meshes),
         dropped=np.int32(dropped),
     )
 
@@ -267,7 +269,8 @@ def save(path: Path, surface: Surface, made_of: str = "") -> None:
     """Writes a surface as ``.npz``; replaces the file only once the new one is whole."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        np.savez(file, made_of=np.array(made_of), **surface._asdict())
+        leaves = {**surface._asdict(), "upright": np.column_stack(surface.upright)}
+        np.savez(file, made_of=np.array(made_of), **leaves)
     part.replace(path)
 
 
@@ -279,7 +282,9 @@ def load(path: Path, made_of: str | None = None) -> Surface:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            surface = Surface(**{name: arrays[name] for name in Surface._fields})
+            leaves: dict[str, Any] = {name: arrays[name] for name in Surface._fields}
+            upright = leaves.pop("upright")
+            surface = Surface(upright=Pose(upright[:, :3], upright[:, 3]), **leaves)
             other = str(arrays["made_of"])
     except Exception as error:  # a zip file breaks in many ways; all mean the same to the reader
         raise ValueError(

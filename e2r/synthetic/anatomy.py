@@ -15,18 +15,10 @@ import numpy as np
 import trimesh
 from skimage.measure import marching_cubes
 
-from e2r.geometry import poses
+from e2r.geometry import frames, poses
 from e2r.types import Array, Pose
 
 LEVELS = ("L1", "L2", "L3", "L4", "L5")
-ORDER = (
-    *(f"C{i}" for i in range(1, 8)),
-    *(f"T{i}" for i in range(1, 14)),
-    *(f"L{i}" for i in range(1, 7)),
-    "S1",
-)
-"""Level names from head to tail; what the simulator needs to find the cranial direction."""
-
 SPACING = 1.75
 SHAPE = (69, 60, 49)
 LOW = (-59.5, -27.0, -45.0)
@@ -317,20 +309,10 @@ def meshes(bones: Bones, names: Sequence[str]) -> dict[str, trimesh.Trimesh]:
     return result
 
 
-def sort_levels(names: Sequence[str]) -> list[str]:
-    """Level names from head to tail; names that are not vertebrae come last, by alphabet."""
-    rank = {name: i for i, name in enumerate(ORDER)}
-    return sorted(names, key=lambda name: (rank.get(name.upper(), len(rank)), name))
-
-
 def from_meshes(
     surfaces: Mapping[str, trimesh.Trimesh], *, nodes: int = 200_000
 ) -> tuple[Bones, Pose]:
     """Puts real surfaces in the anatomy's place.
-
-    The anatomical directions are found from the surfaces alone: cranial along the levels'
-    centres, posterior where the mass of a vertebra thins out (third moment of its volume, which
-    left–right symmetry puts into the sagittal plane).
 
     Args:
       surfaces: level name -> closed surface, mm, one common frame. At least two levels.
@@ -342,26 +324,11 @@ def from_meshes(
     Raises:
       ValueError: fewer than two levels.
     """
-    names = sort_levels(list(surfaces))
+    names = frames.sort_levels(list(surfaces))
     if len(names) < 2:
         raise ValueError("an anatomy needs at least two levels to tell its cranial direction")
-    lumbar = [name for name in names if name.upper().startswith("L")]
-    chosen = lumbar if len(lumbar) >= 2 else names
-    top, bottom = surfaces[chosen[0]].centroid, surfaces[chosen[-1]].centroid
-    cranial = (top - bottom) / np.linalg.norm(top - bottom)
     grids = {name: _mesh_grid(surfaces[name], nodes) for name in names}
-    tail = np.zeros(3)
-    for name in chosen:
-        values, origin, spacing = grids[name]
-        index = np.argwhere(values < 0)
-        r = origin + spacing * index
-        r = r - r.mean(0)
-        r = r - np.outer(r @ cranial, cranial)
-        tail += (np.sum(r * r, 1)[:, None] * r).mean(0)
-    posterior = tail / np.linalg.norm(tail)
-    rotation = np.stack([np.cross(posterior, cranial), posterior, cranial])
-    middle = np.mean([surfaces[name].centroid for name in names], axis=0)
-    canonical = Pose(rotation.astype(np.float32), (-rotation @ middle).astype(np.float32))
+    canonical = frames.anatomical(surfaces)
     stack = [grids[name] for name in names]
     cells = [np.asarray(_corners(g[0])).reshape(-1, 8) for g in stack]
     size = max(len(c) for c in cells)
@@ -372,7 +339,7 @@ def from_meshes(
         shape=np.array([g[0].shape for g in stack], np.int32) - 1,
         pose=jax.tree.map(lambda leaf: np.stack([leaf] * len(names)), canonical),
         centre=np.array(
-            [rotation @ (surfaces[n].bounds.mean(0) - middle) for n in names], np.float32
+            [poses.apply(canonical, surfaces[n].bounds.mean(0)) for n in names], np.float32
         ),
     )
     return bones, canonical

@@ -38,6 +38,10 @@ class Simulate:
     """share of the picture that the wound fills, from and to"""
     least_bone: float = 0.02
     """scenes that show a smaller share of bone are drawn again"""
+    posture_degrees: float = 0.0
+    """how far each level has turned since the scan, standard deviation per axis"""
+    posture_mm: float = 0.0
+    """how far each level has shifted since the scan, standard deviation per axis"""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Register:
     """a case folder"""
     checkpoint: Path
     """output folder of experiments.train"""
-    start: str = "axes"
-    """axes (automatic, crude), truth (the true pose, perturbed), or a JSON file with a 4x4 pose"""
+    start: str = "auto"
+    """auto (no start), truth (the true pose, perturbed), or a JSON file with a 4x4 pose"""
     start_degrees: float = 4.0
     """with --start truth: standard deviation of the rotation per axis"""
     start_mm: float = 4.0
@@ -75,7 +79,8 @@ def simulate(options: Simulate) -> int:
         raise ValueError("--count and --frames must be 1 or more")
     settings = simulated.Simulation(
         width=options.width, height=options.height, fill=options.fill,
-        least_bone=options.least_bone,
+        least_bone=options.least_bone, posture_degrees=options.posture_degrees,
+        posture_mm=options.posture_mm,
     )  # fmt: skip
     key = jax.random.key(options.seed)
     written = 0
@@ -102,19 +107,19 @@ def register(options: Register) -> int:
     """Runs ``register``."""
     import numpy as np
 
-    from e2r import evaluation, training
+    from e2r import evaluation, jobs, results, training
     from e2r.datasets import cases
 
     case = cases.read(options.case)
     config, params = training.load(options.checkpoint)
-    job = evaluation.Job(
-        start=evaluation.Start(options.start, options.start_degrees, options.start_mm),
+    job = jobs.Job(
+        start=jobs.Start(options.start, options.start_degrees, options.start_mm),
         batch=1, seed=options.seed, keep_surface=options.case / "model" / "surface.npz",
     )  # fmt: skip
     (result,) = evaluation.run([case], config, params, job)
-    if not isinstance(result, evaluation.Result):
+    if not isinstance(result, results.Result):
         raise ValueError(result[1])
-    line = evaluation.prediction(result, "learnt")
+    line = results.prediction(result, "learnt")
     for name, matrix in line["T_camera_model"].items():
         print(f"{name}  T_camera_model =")
         print(np.array2string(np.array(matrix), precision=4, suppress_small=True))

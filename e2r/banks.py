@@ -19,6 +19,8 @@ from e2r.types import Array, Example, Pose, Surface, Targets
 
 TARGETS = 96
 """Targets of an example, padded or thinned to this."""
+WHOLE = 3
+"""Every so many examples one shows the whole frame, as the first look of inference does."""
 
 
 class Bank(NamedTuple):
@@ -47,11 +49,28 @@ def make_targets(case: cases.Case) -> Targets:
     )
 
 
-def make_example(case: cases.Case, settings: pipeline.Network, *, seed: int) -> Example:
-    """A training example of a case that has a truth, without its surface."""
-    seen = pipeline.see(case, settings, seed=seed)
+def make_example(
+    case: cases.Case, settings: pipeline.Network, *, seed: int, close: bool
+) -> Example:
+    """A training example of a case that has a truth, without its surface.
+
+    Args:
+      case: the scene.
+      settings: sizes.
+      seed: of the sample, and of the place looked at.
+      close: look at about the exposed bone only, as the second look of inference does.
+    """
+    targets = make_targets(case)
+    within = None
+    if close:
+        rng = np.random.default_rng([seed, 1])
+        centre = targets.goals[targets.valid].mean(0) + rng.normal(0.0, 12.0, 3)
+        within = pipeline.near(case.points, centre, rng.uniform(0.75, 1.1) * pipeline.FOCUS)
+        if len(within) < settings.points // 4:
+            within = None
+    seen = pipeline.see(case, settings, seed=seed, within=within)
     cloud, pyramid = jax.tree.map(lambda leaf: leaf[0], (seen.cloud, seen.pyramid))
-    return Example(cloud, pyramid, None, make_targets(case), cases.true_pose(case))  # type: ignore[arg-type]
+    return Example(cloud, pyramid, None, targets, cases.true_pose(case))  # type: ignore[arg-type]
 
 
 def make_bank(
@@ -80,8 +99,10 @@ def make_bank(
             )
         )
         for case in group:
-            examples.append(make_example(case, config.network, seed=len(examples)))
-            specimen.append(len(models) - 1)
+            looks = (True, False) if len(examples) % WHOLE == 0 else (True,)
+            for close in looks:
+                examples.append(make_example(case, config.network, seed=len(examples), close=close))
+                specimen.append(len(models) - 1)
 
     def stack(*leaves: Array) -> np.ndarray:
         return np.stack([np.asarray(leaf) for leaf in leaves])

@@ -35,11 +35,11 @@ class Scenes:
 class Optimisation:
     """Optimiser and teacher."""
 
-    steps: int = 1800
+    steps: int = 1600
     """training steps"""
     batch: int = 8
     """scenes a step"""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     """peak of the learning rate: short warm-up, then a cosine"""
     weight_decay: float = 1e-4
     clip: float = 1.0
@@ -54,6 +54,16 @@ class Optimisation:
     """of the Gumbel-softmax mask"""
     least_keep: float = 0.03
     """a mask that is expected to keep less is pushed back"""
+    coarse: float = 0.5
+    """weight of the coarse stage's loss"""
+    coarse_knee: float = 5.0
+    """mm: as the knee, of the coarse stage"""
+    roll: float = 30.0
+    """degrees: the coarse stage sees scenes up to so far from upright"""
+    frame: float = 6.0
+    """degrees: standard deviation, per axis, of a model's anatomical frame"""
+    middle: float = 20.0
+    """mm: standard deviation of its origin along the spine: models have more levels or fewer"""
     checkpoint_every: int = 200
     """steps between checkpoints"""
 
@@ -61,10 +71,19 @@ class Optimisation:
         for name in ("steps", "batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use 1 or more")
-        for name in ("learning_rate", "clip", "knee", "temperature"):
+        for name in ("learning_rate", "clip", "knee", "temperature", "coarse_knee"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use more than 0")
-        for name in ("weight_decay", "degrees", "mm", "least_keep"):
+        for name in (
+            "weight_decay",
+            "degrees",
+            "mm",
+            "least_keep",
+            "coarse",
+            "roll",
+            "frame",
+            "middle",
+        ):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use 0 or more")
 
@@ -86,16 +105,19 @@ class Config:
 CONFIGS: dict[str, tuple[str, Config]] = {
     "demo": (
         "Minutes on two cores: 64 specimens in close-up scenes.",
-        Config(),
+        Config(network=pipeline.Network(tokens=96)),
     ),
     "base": (
-        "Hours: 512 specimens, every distance, a larger network. Not yet run to its end.",
+        "An hour on two cores: 256 specimens at every distance. Not yet run to its end.",
         Config(
-            network=pipeline.Network(widths=(48, 96, 144), blocks=2),
             scenes=Scenes(
-                specimens=512, frames=8, simulation=simulated.Simulation(least_bone=0.01)
+                specimens=256,
+                frames=8,
+                simulation=simulated.Simulation(
+                    width=160, height=120, fill=(0.05, 0.8), least_bone=0.01
+                ),
             ),
-            optimisation=Optimisation(steps=12000, learning_rate=2e-3),
+            optimisation=Optimisation(steps=7000),
         ),
     ),
 }

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from e2r.geometry import poses
 from e2r.types import Array, Pose, Targets
 
+NEAR = 40.0
+"""mm from a target of an exposed level: there the network shall look closer."""
+
 
 def target_errors(pose: Pose, targets: Targets) -> jax.Array:
     """Distance (T,) mm between registered targets and where they truly are; 0 where padded."""
@@ -34,6 +37,42 @@ def trajectory_loss(trajectory: Pose, targets: Targets, *, knee: float) -> jax.A
     """
     errors = jax.vmap(lambda pose: mean_target_error(pose, targets))(trajectory)
     return jnp.mean(jnp.log1p(errors / knee))
+
+
+def coarse_loss(
+    places: Array, confidence: Array, goals: Array, pose: Pose, targets: Targets, *, knee: float
+) -> jax.Array:
+    """What teaches the coarse stage: coordinates of every point, and the error of the pose.
+
+    Both as ``log(1 + error / knee)``, so that a scene that fits two places settles for one.
+
+    Args:
+      places: (S, 3) mm, where points were said to be.
+      confidence: (S,) zero where a point is not used; its size does not matter here.
+      goals: (S, 3) mm, where they are.
+      pose: made of the places.
+      targets: where the model should be.
+      knee: mm.
+    """
+    apart = places - goals
+    error = jnp.sqrt(jnp.sum(apart * apart, axis=1) + 1e-6)
+    use = confidence > 0
+    dense = jnp.sum(jnp.where(use, jnp.log1p(error / knee), 0.0)) / jnp.maximum(jnp.sum(use), 1)
+    return dense + jnp.log1p(mean_target_error(pose, targets) / knee)
+
+
+def interest_loss(logits: Array, points: Array, valid: Array, targets: Targets) -> jax.Array:
+    """Cross-entropy of "a target lies within :data:`NEAR`", which the pose tells of every point.
+
+    Args:
+      logits, points, valid: (N,), (N, 3) mm in the camera frame, (N,).
+      targets: T of them.
+    """
+    square = jnp.sum(jnp.square(points), 1)[:, None] + jnp.sum(jnp.square(targets.goals), 1)
+    square = square - 2.0 * jnp.matmul(points, targets.goals.T, precision="highest")
+    near = jnp.min(jnp.where(targets.valid, square, jnp.inf), axis=1) < NEAR**2
+    each = jnp.logaddexp(0.0, jnp.where(near, -logits, logits))
+    return jnp.sum(jnp.where(valid, each, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
 
 
 def keep_hinge(logits: Array, valid: Array, *, least: float) -> jax.Array:

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.datasets.cases import Case
-from e2r.geometry import clouds, correspondences
-from e2r.registration import kernels, starts, steps, unroll
-from e2r.segmentation.network import MaskNetwork
+from e2r.geometry import clouds, correspondences, poses
+from e2r.registration import coarse, kernels, levels, steps, unroll
+from e2r.segmentation.network import MaskNetwork, Reading
 from e2r.types import (
     Array,
     Cloud,
     Correspond,
     Kernel,
+    Levels,
     Moved,
     Params,
     Pose,
@@ -52,6 +53,19 @@ CORRESPONDENCES: dict[str, Correspond] = {
 }
 
 
+FOCUS = 110.0
+"""mm: radius of the second look, which up to five exposed levels fill."""
+
+
+DENSITY = 6
+"""Normals are estimated among so many times the network's points, whatever the picture's size."""
+
+
+LEVEL_STEPS = 20
+LEVEL_SCALE = 2.5
+"""Steps of the refinement of each level, and its first robust scale, mm."""
+
+
 @dataclass(frozen=True)
 class Network:
     """The mask network and the cloud it sees."""
@@ -64,10 +78,24 @@ class Network:
     """layers of each level"""
     neighbours: int = 12
     """neighbours of a point"""
+    tokens: int = 128
+    """scene points that the coarse stage reads"""
+    samples: int = 256
+    """model points that the coarse stage reads"""
+    coarse_width: int = 96
+    """channels of the coarse stage, a multiple of 4"""
+    coarse_layers: int = 3
+    """layers of the coarse stage"""
 
     def __post_init__(self) -> None:
         if not self.widths or min(*self.widths, self.blocks, self.neighbours, 1) < 1:
             raise ValueError("network: use one width or more, and 1 or more of everything")
+        if min(self.tokens, self.samples, self.coarse_width, self.coarse_layers) < 1:
+            raise ValueError("network: use 1 or more tokens, samples, coarse_width, coarse_layers")
+        if self.coarse_width % 4 or not self.tokens <= self.points or self.samples > 4096:
+            raise ValueError(
+                "network: coarse_width is a multiple of 4, tokens at most points, samples 4096"
+            )
         part = 4 ** (len(self.widths) - 1)
         if self.points < 4 * part or self.points % part:
             raise ValueError(
@@ -141,6 +169,57 @@ def network(settings: Network) -> MaskNetwork:
     return MaskNetwork(widths=settings.widths, blocks=settings.blocks)
 
 
+def coarse_network(settings: Network) -> coarse.CoarseNetwork:
+    """The Linen module of the coarse stage."""
+    return coarse.CoarseNetwork(width=settings.coarse_width, layers=settings.coarse_layers)
+
+
+def init(key: Array, settings: Network, cloud: Cloud, pyramid: Pyramid) -> Params:
+    """Fresh parameters of both networks, ``{"mask": ..., "coarse": ...}``.
+
+    Args:
+      key: consumed.
+      settings: sizes.
+      cloud, pyramid: of the right shapes; their numbers mean nothing.
+    """
+    k_mask, k_coarse = jax.random.split(key)
+    mask = network(settings)
+    params = mask.init(k_mask, cloud, pyramid)
+    reading = mask.apply(params, cloud, pyramid)
+    tokens = tokens_of(k_coarse, cloud, reading, settings)
+    place = jnp.zeros((settings.samples, 3))
+    samples = coarse.Samples(place, place, place)
+    return {"mask": params, "coarse": coarse_network(settings).init(k_coarse, tokens, samples)}
+
+
+def tokens_of(key: Array, cloud: Cloud, reading: Reading, settings: Network) -> coarse.Tokens:
+    """Draws the points that the coarse stage reads; consumes the key."""
+    return coarse.choose_tokens(
+        key, jnp.asarray(cloud.points), jnp.asarray(cloud.normals), reading.features,
+        reading.logits, jnp.asarray(cloud.valid), count=settings.tokens,
+    )  # fmt: skip
+
+
+def locate(
+    settings: Network, params: Params, tokens: coarse.Tokens, surface: Surface, roll: Array
+) -> tuple[Pose, coarse.Correspondences]:
+    """One guess of the coarse stage: the pose, camera from model, if the scene's roll is this.
+
+    Args:
+      settings, params: of the networks.
+      tokens: of the scene, camera frame.
+      surface: the model.
+      roll: () radians that turn the scene upright.
+    """
+    frame = coarse.upright_frame(tokens, roll)
+    upright = tokens._replace(
+        points=poses.apply(frame, tokens.points), normals=poses.rotate(frame, tokens.normals)
+    )
+    samples = coarse.model_samples(surface, settings.samples)
+    found = coarse_network(settings).apply(params["coarse"], upright, samples)
+    return coarse.solve(tokens, found, surface), found
+
+
 class Seen(NamedTuple):
     """A scene as the network sees it: V disjoint random views of N points each."""
 
@@ -149,7 +228,14 @@ class Seen(NamedTuple):
     rows: np.ndarray  # (V, N) row of each point in the case, -1 where padded
 
 
-def see(case: Case, settings: Network, *, seed: int, views: int = 1) -> Seen:
+def see(
+    case: Case,
+    settings: Network,
+    *,
+    seed: int,
+    views: int = 1,
+    within: np.ndarray | None = None,
+) -> Seen:
     """Samples a case's scene on the host, and finds the neighbours.
 
     The network works near the density it was trained at: more points come as more views, each seen
@@ -161,17 +247,20 @@ def see(case: Case, settings: Network, *, seed: int, views: int = 1) -> Seen:
       settings: sizes.
       seed: draws the sample.
       views: V.
+      within: rows of the scene to look at, all without it.
     """
-    used = int(np.clip(round(len(case.points) / settings.points), 1, views))
-    order = np.random.default_rng(seed).permutation(len(case.points))[: used * settings.points]
+    inside = np.arange(len(case.points)) if within is None else within
+    used = int(np.clip(round(len(inside) / settings.points), 1, views))
+    pool = np.random.default_rng(seed).permutation(inside)[: DENSITY * settings.points]
+    points, colors = case.points[pool], case.colors[pool]
+    normals = None if case.normals is None else case.normals[pool]
+    order = np.arange(min(len(pool), used * settings.points))
     clouds_, pyramids = [], []
     rows = np.full((views, settings.points), -1)
     for view in range(views):
         pick = order[view::used] if view < used else order[:0]
-        rows[view, : len(pick)] = pick
-        cloud = clouds.make(
-            case.points, case.colors, case.normals, pick=pick, count=settings.points
-        )
+        rows[view, : len(pick)] = pool[pick]
+        cloud = clouds.make(points, colors, normals, pick=pick, count=settings.points)
         clouds_.append(cloud)
         pyramids.append(
             clouds.build_pyramid(cloud, levels=len(settings.widths), neighbours=settings.neighbours)
@@ -179,6 +268,11 @@ def see(case: Case, settings: Network, *, seed: int, views: int = 1) -> Seen:
     cloud = jax.tree.map(lambda *leaves: np.stack(leaves), *clouds_)
     pyramid = jax.tree.map(lambda *leaves: np.stack(leaves), *pyramids)
     return Seen(cloud, pyramid, rows)
+
+
+def near(points: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
+    """Rows of the points (M, 3) within ``radius`` mm of a place."""
+    return np.flatnonzero(np.sum(np.square(points - centre), axis=1) < radius**2)
 
 
 def flatten(cloud: Cloud) -> Cloud:
@@ -198,9 +292,9 @@ def oracle_weights(case: Case, rows: np.ndarray) -> np.ndarray:
 
 
 def logits(module: MaskNetwork, params: Params, cloud: Cloud, pyramid: Pyramid) -> jax.Array:
-    """Logits (N,) of one cloud."""
-    out: jax.Array = module.apply(params, cloud, pyramid)
-    return out
+    """Mask logits (N,) of one cloud; the parameters are the mask network's alone."""
+    reading: Reading = module.apply(params, cloud, pyramid)
+    return reading.logits
 
 
 def register(
@@ -244,19 +338,17 @@ def register_scene(scene: Scene, surface: Surface, start: Pose, schedule: Schedu
     return tail._replace(trajectory=track, steps=head.steps + tail.steps)
 
 
-def register_from_axes(
-    cloud: Cloud, weights: Array, surface: Surface, schedule: Schedule
-) -> Registration:
-    """Registers without a start: crude ones from principal axes, the best residual wins.
+def register_levels(
+    scene: Scene, surface: Surface, whole: Registration, centres: Array, schedule: Schedule
+) -> Levels:
+    """One pose a level, if the spine is not bent as it was in the scan; else that of the whole.
 
-    The many starts are registered shortly on the first eighth of the cloud (which is in random
-    order), the best one on all of it.
+    Args:
+      scene, surface: as registered.
+      whole: the whole model's registration by ``schedule``.
+      centres: (L, 3) mm, middle of each level, see :func:`e2r.registration.levels.refine`.
+      schedule: its last scale is the levels' too.
     """
-    scene = masked(cloud, weights)
-    few = unroll.first(scene, max(64, cloud.points.shape[0] // 8))
-    short = unroll.annealed(2.0 * schedule.first_scale, 3.0, 12)
-    attempts = jax.vmap(
-        lambda start: unroll.register(few, surface, start, short, step=schedule.bound_step())
-    )(starts.axes_starts(scene.points, scene.weights, surface))
-    choice = starts.choose(attempts, few.weights)
-    return register_scene(scene, surface, choice.pose, schedule)
+    last = schedule.last_scale
+    scales = unroll.annealed(max(LEVEL_SCALE, last), last, LEVEL_STEPS, hold=LEVEL_STEPS // 3)
+    return levels.choose(whole, levels.refine(scene, surface, whole.pose, centres, scales))

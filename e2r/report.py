@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from e2r.datasets import cases
-from e2r.evaluation import Result
 from e2r.geometry import poses
+from e2r.results import Result, level_poses
 
 COLORS = {"all": "#8d8d8d", "learnt": "#d1495b", "oracle": "#2e86ab"}
 VIEWS = 4
@@ -36,7 +36,7 @@ def write(
 
     Args:
       path: of the HTML file.
-      figures: from :func:`e2r.evaluation.summary`.
+      figures: from :func:`e2r.results.summary`.
       results: for curves and views.
       failures: one sentence a case that could not be registered.
     """
@@ -150,11 +150,12 @@ def _view(result: Result, mask: str) -> str:
         **_xyz(points[kept]), mode="markers", name="kept", marker={"size": 3, "color": "#d1495b"}
     )
     targets = cases.scored_targets(result.case)
+    placed_by = level_poses(result.case, result.levels[mask])
     for name in targets or result.case.model:
         mesh = result.case.model[name]
         vertices = np.asarray(mesh.vertices, np.float32)
         faces = np.asarray(mesh.faces, np.int32)
-        placed = np.asarray(poses.apply(result.registrations[mask].pose, vertices))
+        placed = np.asarray(poses.apply(placed_by[name], vertices))
         figure.add_mesh3d(**_xyz(placed), **_ijk(faces), name=name, color="#e9dcc0", opacity=0.55)
         if result.case.truth:
             true = np.asarray(poses.apply(result.case.truth[name], targets[name]))

@@ -24,9 +24,10 @@ from e2r import checkpoints, losses, pipeline
 from e2r.banks import Bank, augment, draw_batch, shape_example
 from e2r.configs import Config, Optimisation, from_settings, to_settings, versions
 from e2r.geometry import poses
+from e2r.registration import coarse
 from e2r.segmentation import masks
-from e2r.segmentation.network import MaskNetwork
-from e2r.types import Array, Example, MaskEstimator, Params
+from e2r.segmentation.network import MaskNetwork, Reading
+from e2r.types import Array, Example, MaskEstimator, Params, Pose
 
 
 class TrainState(NamedTuple):
@@ -43,6 +44,7 @@ class Metrics(NamedTuple):
     loss: Array  # ()
     tre_mm: Array  # () median over the batch, after the last unrolled step
     start_mm: Array  # () median over the batch, at the start
+    coarse_mm: Array  # () median over the batch, of the coarse stage
     keep: Array  # () mean share of points kept
     gradient: Array  # () global norm before clipping
 
@@ -60,10 +62,11 @@ def example_loss(
     options = config.optimisation
     if estimator is None:
         estimator = partial(masks.gumbel_straight_through, temperature=options.temperature)
-    k_augment, k_mask, k_start = jax.random.split(key, 3)
+    k_augment, k_mask, k_start, k_coarse = jax.random.split(key, 4)
     example = augment(k_augment, example)
     cloud, targets = example.cloud, example.targets
-    logits = pipeline.logits(module, params, cloud, example.pyramid)
+    reading = module.apply(params["mask"], cloud, example.pyramid)
+    logits = reading.logits
     weights = estimator(k_mask, logits)
     valid = targets.valid[:, None]
     middle = jnp.sum(jnp.where(valid, targets.goals, 0.0), 0) / jnp.maximum(jnp.sum(valid), 1)
@@ -71,14 +74,40 @@ def example_loss(
     result = pipeline.register(cloud, weights, example.surface, start, config.schedule)
     loss = losses.trajectory_loss(result.trajectory, targets, knee=options.knee)
     loss = loss + losses.keep_hinge(logits, cloud.valid, least=options.least_keep)
+    loss = loss + losses.interest_loss(reading.interest, cloud.points, cloud.valid, targets)
+    located, guess = _coarse_loss(params, k_coarse, example, reading, config)
+    loss = loss + options.coarse * located
     kept = jnp.sum(weights * cloud.valid) / jnp.maximum(jnp.sum(cloud.valid), 1)
     return loss, Metrics(
         loss=loss,
         tre_mm=losses.mean_target_error(result.pose, targets),
         start_mm=losses.mean_target_error(start, targets),
+        coarse_mm=losses.mean_target_error(guess, targets),
         keep=kept,
         gradient=jnp.zeros(()),
     )
+
+
+def _coarse_loss(
+    params: Params, key: Array, example: Example, reading: Reading, config: Config
+) -> tuple[jax.Array, Pose]:
+    """Loss and pose of the coarse stage, shown the scene at a roll near the true one."""
+    k_tokens, k_roll, k_turn, k_shift = jax.random.split(key, 4)
+    options, surface = config.optimisation, example.surface
+    tokens = pipeline.tokens_of(k_tokens, example.cloud, reading, config.network)
+    off = jnp.deg2rad(options.roll) * jax.random.uniform(k_roll, (), minval=-1.0)
+    roll = coarse.roll_of(example.pose, surface) + off
+    # The anatomical frame is found a little differently of every model.
+    turn = jnp.deg2rad(options.frame) * jax.random.normal(k_turn, (3,))
+    shift = jnp.array([2.0, 2.0, options.middle]) * jax.random.normal(k_shift, (3,))
+    nudge = Pose(poses.exp_rotation(turn), shift)
+    surface = surface._replace(upright=poses.compose(nudge, surface.upright))
+    pose, found = pipeline.locate(config.network, params, tokens, surface, roll)
+    goals = poses.apply(surface.upright, poses.apply_inverse(example.pose, tokens.points))
+    loss = losses.coarse_loss(
+        found.places, found.confidence, goals, pose, example.targets, knee=options.coarse_knee
+    )
+    return loss, pose
 
 
 def make_optimiser(options: Optimisation) -> optax.GradientTransformation:
@@ -97,7 +126,7 @@ def make_optimiser(options: Optimisation) -> optax.GradientTransformation:
 def init_state(config: Config, example: Example) -> TrainState:
     """The state before the first step; ``example`` gives shapes only (no leading axis)."""
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    params = pipeline.network(config.network).init(key, example.cloud, example.pyramid)
+    params = pipeline.init(key, config.network, example.cloud, example.pyramid)
     optimiser = make_optimiser(config.optimisation).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimiser)
 
@@ -123,6 +152,7 @@ def train_step(
         loss=loss,
         tre_mm=jnp.median(metrics.tre_mm),
         start_mm=jnp.median(metrics.start_mm),
+        coarse_mm=jnp.median(metrics.coarse_mm),
         keep=jnp.mean(metrics.keep),
         gradient=optax.global_norm(gradient),
     )
@@ -213,7 +243,10 @@ def train(
             log.write(json.dumps({"step": step, "seconds": seconds, **line._asdict()}) + "\n")
             log.flush()
             bar.update(step - bar.n)
-            bar.set_postfix(tre_mm=f"{line.tre_mm:.2f}", keep=f"{line.keep:.2f}")
+            bar.set_postfix(
+                tre_mm=f"{line.tre_mm:.2f}", keep=f"{line.keep:.2f}",
+                coarse_mm=f"{line.coarse_mm:.1f}",
+            )  # fmt: skip
             if saves:
                 checkpoints.save(writer, step, state, settings)
     return state

@@ -89,6 +89,14 @@ class Registration(NamedTuple):
     steps: Array  # () int32, steps taken
 
 
+class Levels(NamedTuple):
+    """One pose a level of the model, leading axis L."""
+
+    pose: Pose  # camera from model
+    evidence: Array  # (L,) total weight times robust weight of the level's own points
+    residual: Array  # (L,) mm, robust weighted RMS distance of them
+
+
 class Pyramid(NamedTuple):
     """Neighbour indices of a cloud and of its random, nested subsamples (prefixes of the cloud).
 

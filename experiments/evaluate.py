@@ -24,7 +24,7 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from e2r import configs, console, evaluation, pipeline, report, training
+from e2r import automatic, configs, console, evaluation, jobs, pipeline, report, results, training
 from e2r.datasets import cases, simulated
 
 
@@ -44,15 +44,18 @@ class Evaluate:
     """scenes of each simulated specimen"""
     masks: tuple[str, ...] = ("learnt",)
     """masks to compare on the same starts: all, learnt, oracle"""
-    start: str = "axes"
-    """truth (the true pose, perturbed), axes (automatic, crude), or a JSON file with a 4x4 pose"""
+    start: str = "auto"
+    """auto (no start), truth (the true pose, perturbed), or a JSON file with a 4x4 pose"""
     start_degrees: float = 4.0
     """with --start truth: standard deviation of the rotation per axis"""
     start_mm: float = 4.0
     """with --start truth: standard deviation of the translation per axis"""
     schedule: pipeline.Schedule = pipeline.Schedule()
-    views: int = 3
+    search: automatic.Search = automatic.Search()
+    views: int = 2
     """the scene is seen in so many disjoint samples of the network's number of points"""
+    per_level: bool = True
+    """refine one pose a level, for a spine that is not bent as in the scan"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -83,9 +86,10 @@ def evaluate(options: Evaluate) -> int:
     """Runs the evaluation."""
     if options.specimens < 1 or options.frames < 1:
         raise ValueError("--specimens and --frames must be 1 or more")
-    job = evaluation.Job(
-        start=evaluation.Start(options.start, options.start_degrees, options.start_mm),
-        schedule=options.schedule, views=options.views, masks=options.masks,
+    job = jobs.Job(
+        start=jobs.Start(options.start, options.start_degrees, options.start_mm),
+        schedule=options.schedule, search=options.search, views=options.views, masks=options.masks,
+        per_level=options.per_level,
         batch=options.batch, seed=options.seed,
     )  # fmt: skip
     evaluation.read_start(job.start)  # before anything is overwritten
@@ -98,7 +102,7 @@ def evaluate(options: Evaluate) -> int:
         total = options.specimens * options.frames
         source = held_out(options, config)
     options.output.mkdir(parents=True, exist_ok=True)
-    results: list[evaluation.Result] = []
+    done: list[results.Result] = []
     failures: list[str] = []
     head = "learnt" if "learnt" in options.masks else options.masks[0]
     with (
@@ -108,15 +112,15 @@ def evaluate(options: Evaluate) -> int:
     ):
         for item in evaluation.run(source, config, params, job):
             bar.update()
-            if isinstance(item, evaluation.Result):
-                line = evaluation.prediction(item, head)
-                results.append(item)
+            if isinstance(item, results.Result):
+                line = results.prediction(item, head)
+                done.append(item)
                 errors.write(
                     json.dumps({"id": item.case.id, "source": item.case.source, **item.errors})
                     + "\n"
                 )
             else:
-                line = evaluation.failure(*item)
+                line = results.failure(*item)
                 failures.append(f"{item[0]}: {item[1]}")
                 print(f"e2r: {failures[-1]}", file=sys.stderr)
             predictions.write(json.dumps(line) + "\n")
@@ -125,10 +129,10 @@ def evaluate(options: Evaluate) -> int:
         "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
         "checkpoint": str(options.checkpoint),
     }
-    figures = evaluation.summary(results, len(failures), job, config, origin)
+    figures = results.summary(done, len(failures), job, config, origin)
     (options.output / "summary.json").write_text(json.dumps(figures, indent=1))
-    report.write(options.output / "report.html", figures, results, failures)
-    print(evaluation.table(figures))
+    report.write(options.output / "report.html", figures, done, failures)
+    print(results.table(figures))
     print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")
     return 3 if failures else 0
 

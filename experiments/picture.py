@@ -15,7 +15,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from e2r import console, evaluation, training
+from e2r import console, evaluation, jobs, training
+from e2r.results import Result
 from experiments.evaluate import Evaluate, held_out
 
 
@@ -35,7 +36,7 @@ class Picture:
     """size of a pixel"""
 
 
-def column(result: evaluation.Result) -> np.ndarray:
+def column(result: Result) -> np.ndarray:
     """One frame as a column: colour, depth, mask."""
     picture = result.case.picture
     if picture is None or result.case.bone is None:
@@ -60,9 +61,9 @@ def draw(options: Picture) -> int:
         checkpoint=options.checkpoint, output=options.output,
         specimens=options.specimens, frames=1, seed=options.seed,
     )  # fmt: skip
-    job = evaluation.Job(start=evaluation.Start("truth"), batch=options.specimens)
+    job = jobs.Job(start=jobs.Start("truth"), batch=options.specimens)
     results = evaluation.run(held_out(which, config), config, params, job)
-    columns = [column(r) for r in results if isinstance(r, evaluation.Result)]
+    columns = [column(r) for r in results if isinstance(r, Result)]
     image = Image.fromarray(np.concatenate(columns, axis=1))
     size = (image.width * options.scale, image.height * options.scale)
     options.output.parent.mkdir(parents=True, exist_ok=True)

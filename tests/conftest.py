@@ -21,7 +21,15 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ANATOMY = Path(__file__).resolve().parents[2] / "shared" / "data" / "anatomy"
 TINY = configs.Config(
-    network=pipeline.Network(points=256, widths=(8, 16), neighbours=4),
+    network=pipeline.Network(
+        points=256,
+        widths=(8, 16),
+        neighbours=4,
+        tokens=32,
+        samples=64,
+        coarse_width=16,
+        coarse_layers=1,
+    ),
     scenes=configs.Scenes(
         specimens=1,
         frames=4,

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from test_cases import BROKEN
 
 from e2r import __main__ as cli
-from e2r import console, evaluation, metrics, training
+from e2r import console, evaluation, jobs, metrics, training
 from e2r.datasets import cases
 from e2r.geometry import poses
 from e2r.types import Pose
@@ -141,7 +141,7 @@ def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
 def test_the_prediction_does_not_read_the_truth(checkpoint, simulated_cases):
     """Another truth, the same automatic pose."""
     config, params = training.load(checkpoint)
-    job = evaluation.Job(start=evaluation.Start("axes"), batch=1, views=1)
+    job = jobs.Job(start=jobs.Start("auto"), batch=1, views=1)
     case = simulated_cases[0]
     moved = {k: p._replace(translation=p.translation + 50) for k, p in case.truth.items()}
     variants = [case, replace(case, truth=moved), replace(case, truth=None, targets=None)]

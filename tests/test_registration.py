@@ -314,15 +314,16 @@ def test_an_outlier_moves_the_robust_ones_less(fine_surface, truth, rng):
     assert all(off[name] < 0.5 * off["constant"] for name in KERNELS if name != "constant"), off
 
 
-def test_axes_starts_hold_one_near_the_truth(surface, truth):
-    """With the whole model as the scene, one of the crude starts is within reach."""
-    points = np.asarray(poses.apply(truth, surface.points))
-    candidates = starts.axes_starts(points, jnp.ones(len(points)), surface)
-    turn = jax.vmap(lambda r: poses.rotation_angle(r @ truth.rotation.T))(candidates.rotation)
-    assert np.rad2deg(np.min(turn)) < 16.0
-    for rotation in np.asarray(candidates.rotation)[::37]:
-        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
-        assert np.linalg.det(rotation) > 0
+def test_starts_along_the_spine_move_along_it(surface, truth):
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), truth)
+    found = starts.along_spine(several, surface, (0.0, 30.0, -12.0))
+    assert found.rotation.shape == (6, 3, 3)
+    for i, shift in enumerate([0.0, 30.0, -12.0] * 2):
+        pose = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+        back = poses.compose(poses.inverse(truth), pose)
+        np.testing.assert_allclose(back.rotation, np.eye(3), atol=1e-5)
+        upright = poses.rotate(surface.upright, back.translation)
+        np.testing.assert_allclose(upright, [0.0, 0.0, shift], atol=1e-3)
 
 
 def test_the_best_start_wins_and_the_soft_choice_is_differentiable(fine_surface, truth, rng):

@@ -35,6 +35,10 @@ class Simulation:
     """smallest and largest share of the picture that the wound fills"""
     least_bone: float = 0.005
     """scenes that show a smaller share of bone pixels are drawn again"""
+    posture_degrees: float = 0.0
+    """how far each level has turned since the scan, standard deviation per axis"""
+    posture_mm: float = 0.0
+    """how far each level has shifted since the scan, standard deviation per axis"""
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -45,6 +49,8 @@ class Simulation:
                 )
         if not 0 < self.fill[0] <= self.fill[1] <= 1:
             raise ValueError(f"simulation.fill is {self.fill}; use two shares in (0, 1], in order")
+        if not (0 <= self.posture_degrees <= 15 and 0 <= self.posture_mm <= 15):
+            raise ValueError("simulation: posture_degrees and posture_mm are 0 to 15")
         if not 0 <= self.least_bone < 0.2:
             raise ValueError(f"simulation.least_bone is {self.least_bone}; use 0 to 0.2")
 
@@ -66,8 +72,9 @@ def _baker() -> Callable[[Array], anatomy.Bones]:
 @cache
 def _photographer(settings: Simulation) -> Callable[[Array, anatomy.Bones], scene.Frame]:
     one = partial(
-        scene.photograph, width=settings.width, height=settings.height, fill=settings.fill
-    )
+        scene.photograph, width=settings.width, height=settings.height, fill=settings.fill,
+        degrees=settings.posture_degrees, mm=settings.posture_mm,
+    )  # fmt: skip
     return jax.jit(jax.vmap(one, (0, None)))
 
 
@@ -139,8 +146,12 @@ def _case(frame: scene.Frame, specimen: Specimen, index: int) -> cases.Case:
         cx=0.5 * (width - 1),
         cy=0.5 * (height - 1),
     )
-    pose = jax.tree.map(np.asarray, poses.compose(frame.pose, specimen.canonical))
     names = list(specimen.model)
+    truth = {}
+    for level, name in enumerate(names):
+        moved = jax.tree.map(lambda leaf, level=level: leaf[level], frame.posture)
+        pose = poses.compose(frame.pose, poses.compose(moved, specimen.canonical))
+        truth[name] = jax.tree.map(np.asarray, pose)
     exposed = [name for name, shown in zip(names, frame.exposed, strict=True) if shown]
     rng = np.random.default_rng([index, len(names)])
     return cases.from_picture(
@@ -148,7 +159,7 @@ def _case(frame: scene.Frame, specimen: Specimen, index: int) -> cases.Case:
         bone=frame.kind == scene.BONE,
         id=f"{specimen.name}_{index:03d}",
         model=specimen.model,
-        truth={name: pose for name in names},
+        truth=truth,
         targets={name: choose_targets(specimen.model[name], rng) for name in exposed},
         source=specimen.name,
     )

@@ -1,64 +1,87 @@
-"""Where a registration begins: crude automatic starts, and the choice among many."""
+"""Where a registration begins: many starts from a few guesses, and the choice among them."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from e2r.geometry import poses, procrustes
 from e2r.types import Array, Pose, Registration, Surface
 
-ROLLS = 12
-SHIFTS = (-50.0, -25.0, 0.0, 25.0, 50.0)
-DEPTHS = (10.0, 30.0)
-"""mm: how far behind the visible bone the middle of the model may lie."""
 
+def along_spine(guess: Pose, surface: Surface, shifts: Sequence[float]) -> Pose:
+    """Each guess (leading axis G) and the same a little headwards or tailwards, (G * S, ...).
 
-def principal_axes(points: Array, weights: Array) -> tuple[jax.Array, jax.Array]:
-    """Weighted centroid (3,) and axes (3, 3) as rows, longest first, right-handed.
-
-    For inference: the eigenvectors come from LAPACK on the CPU.
-    """
-    total = jnp.maximum(jnp.sum(weights), 1e-6)
-    centre = jnp.sum(weights[:, None] * points, axis=0) / total
-    apart = points - centre
-    _, vectors = jnp.linalg.eigh((weights[:, None] * apart).T @ apart / total)
-    first, second = vectors[:, 2], vectors[:, 1]
-    return centre, jnp.stack([first, second, jnp.cross(first, second)])
-
-
-def axes_starts(points: Array, weights: Array, surface: Surface) -> Pose:
-    """Starts (leading axis S = 240) that lay the model's long axis along the mask's.
-
-    Both directions of the axis, rolls about it, shifts along it, and depths behind what is seen.
-    Crude on purpose: no shape is compared, so most starts are outside the basin of convergence.
+    Vertebrae repeat: a guess may be a level off, or between two.
 
     Args:
-      points: (N, 3) mm, camera frame.
-      weights: (N,) mask.
-      surface: the model.
+      guess: camera from model.
+      surface: the model, whose anatomical frame knows the direction.
+      shifts: mm towards the head.
     """
-    seen, seen_axes = principal_axes(points, weights)
-    ones = jnp.ones(surface.points.shape[0], surface.points.dtype)
-    middle, axes = principal_axes(surface.points, ones)
-    away = seen / jnp.maximum(jnp.linalg.norm(seen), 1e-6)
-    flips = jnp.array([1.0, -1.0])
-    angles = jnp.asarray(np.arange(ROLLS) * 2 * np.pi / ROLLS, points.dtype)
+    cranial = surface.upright.rotation[2]
+    moves = jnp.asarray(shifts, guess.translation.dtype)[:, None] * cranial
 
-    def start(flip: Array, angle: Array, shift: Array, depth: Array) -> Pose:
-        frame = seen_axes * jnp.stack([flip, flip, jnp.ones_like(flip)])[:, None]
-        turn = poses.exp_rotation(angle * frame[0])
-        product = partial(jnp.matmul, precision="highest")
-        rotation = product(product(turn, frame.T), axes)
-        place = seen + shift * frame[0] + depth * away
-        return Pose(rotation, place - product(rotation, middle))
+    def moved(pose: Pose) -> Pose:
+        return jax.vmap(
+            lambda move: Pose(pose.rotation, pose.translation + poses.rotate(pose, move))
+        )(moves)
 
-    mesh = jnp.meshgrid(flips, angles, jnp.array(SHIFTS), jnp.array(DEPTHS), indexing="ij")
-    return jax.vmap(start)(*(axis.ravel() for axis in mesh))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(moved)(guess))
+
+
+MOVES = (
+    (-35.0, 0.0, 0.0, 0.0), (35.0, 0.0, 0.0, 0.0), (-17.0, 0.0, 0.0, 0.0), (17.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 0.0, -22.0), (0.0, 0.0, 0.0, 22.0), (0.0, -18.0, 0.0, 0.0), (0.0, 18.0, 0.0, 0.0),
+)  # fmt: skip
+"""mm towards the head; degrees about the left, the posterior and the cranial axis."""
+
+
+def nearby(parents: Pose, surface: Surface, pivot: Array) -> Pose:
+    """Each pose (leading axis P) by each of :data:`MOVES`, (P * 8, ...): where else it may belong.
+
+    Args:
+      parents: camera from model.
+      surface: the model, whose anatomical frame names the axes.
+      pivot: (3,) mm in the camera frame, the middle of what is seen.
+    """
+    axes = surface.upright.rotation
+    moves = jnp.asarray(MOVES, parents.translation.dtype)
+
+    def moved(pose: Pose) -> Pose:
+        def one(move: Array) -> Pose:
+            turn = poses.exp_rotation(jnp.deg2rad(move[1:]) @ axes)
+            spin = poses.about(Pose(turn, jnp.zeros(3)), poses.apply_inverse(pose, pivot))
+            return poses.compose(pose, Pose(spin.rotation, spin.translation + move[0] * axes[2]))
+
+        return jax.vmap(one)(moves)
+
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(moved)(parents))
+
+
+def distinct(several: Pose, scores: Array, corners: Array, *, count: int, apart: float) -> Pose:
+    """The best ``count`` poses no two of which are the same, the best first.
+
+    Args:
+      several: leading axis S.
+      scores: (S,) the higher the better.
+      corners: (C, 3) mm, model points by whose mean distance poses are compared.
+      count: at most S; where fewer differ, the best of the others fill up.
+      apart: mm.
+    """
+    placed = jax.vmap(lambda pose: poses.apply(pose, corners))(several)
+
+    def take(left: Array, _: None) -> tuple[Array, Array]:
+        best = jnp.argmax(left)
+        gap = jnp.mean(jnp.linalg.norm(placed - placed[best], axis=-1), axis=-1)
+        worse = jnp.where(gap < apart, left - 1e6, left).at[best].set(-jnp.inf)
+        return worse, best
+
+    _, best = jax.lax.scan(take, scores, None, length=count)
+    return jax.tree.map(lambda leaf: leaf[best], several)
 
 
 class Choice(NamedTuple):

@@ -150,11 +150,14 @@ def _gauss_newton(
     correspond: Correspond,
     prior: float,
     halves: bool = False,
+    anchor: Pose | None = None,
+    hold: float = 0.0,
 ) -> Moved:
     """One damped Gauss-Newton step on the distances along the given directions.
 
     With ``halves``, the lever is the middle between a point and its match, and the model turns by
-    half the angle before and half after it shifts.
+    half the angle before and half after it shifts. An ``anchor`` pulls with the weight ``hold``, in
+    scene points, as the prior does towards where the model is.
     """
     pairs = _pairs(scene, surface, pose, scale, kernel, correspond, prior)
     apart = vectors.subtract(pairs.points, pairs.onto)
@@ -171,9 +174,13 @@ def _gauss_newton(
     normal, right = gram[:6, :6], gram[:6, 6]
     floor = prior / 3.0 / pairs.size + ROUNDING * jnp.trace(normal)
     floor = jnp.where(floor > 0, floor, 1.0)
+    centre = jnp.stack(pairs.centre)
+    if anchor is not None:
+        pull = hold / 3.0 / pairs.size
+        normal = normal + pull * jnp.eye(6, dtype=normal.dtype)
+        right = right + pull * coordinates(pose, anchor, centre)
     inverse = small.inverse_6x6(normal + floor * jnp.eye(6, dtype=normal.dtype))
     update = jnp.matmul(inverse, right, precision="highest")
-    centre = jnp.stack(pairs.centre)
     if halves:
         turn = poses.about(
             Pose(poses.exp_rotation(0.5 / LEVER * update[:3]), jnp.zeros_like(centre)), centre
@@ -184,6 +191,21 @@ def _gauss_newton(
         move = poses.about(Pose(poses.exp_rotation(update[:3] / LEVER), update[3:]), centre)
     freedom = 6.0 - floor * jnp.trace(inverse)
     return Moved(poses.compose(pose, move), pairs.residual, pairs.evidence, _still(freedom))
+
+
+def nudged(pose: Pose, nudge: Array, centre: Array) -> Pose:
+    """``pose`` after a small motion of the model about ``centre``; ``nudge`` is (6,) in mm."""
+    turn = poses.exp_rotation(nudge[:3] / LEVER)
+    return poses.compose(pose, poses.about(Pose(turn, nudge[3:]), centre))
+
+
+def coordinates(pose: Pose, other: Pose, centre: Array) -> jax.Array:
+    """The ``nudge`` (6,) that leads from ``pose`` to a pose nearby, to first order."""
+    apart = jnp.matmul(pose.rotation.T, other.rotation, precision="highest")
+    skew = 0.5 * (apart - apart.T)
+    shift = poses.apply_inverse(pose, poses.apply(other, centre)) - centre
+    turn = jnp.stack([skew[2, 1], skew[0, 2], skew[1, 0]])
+    return jnp.concatenate([LEVER * turn, shift])
 
 
 def _still(freedom: Array) -> jax.Array:
@@ -222,12 +244,15 @@ def symmetric(
     kernel: Kernel = kernels.welsch,
     correspond: Correspond = correspondences.project,
     prior: float = PRIOR,
+    anchor: Pose | None = None,
+    hold: float = 0.0,
 ) -> Moved:
     """Distances along the mean of both normals: exact to second order on a curved surface.
 
     Rusinkiewicz, "A symmetric objective function for ICP", SIGGRAPH 2019, equation 10; the mean is
     not made unit, so that pairs whose normals disagree count less. Arguments as in
-    :func:`point_to_point`.
+    :func:`point_to_point`; an ``anchor`` is a pose that pulls with the weight ``hold``, in scene
+    points.
     """
 
     def mean(
@@ -237,7 +262,7 @@ def symmetric(
 
     return _gauss_newton(
         scene, surface, pose, scale, mean,
-        kernel=kernel, correspond=correspond, prior=prior, halves=True,
+        kernel=kernel, correspond=correspond, prior=prior, halves=True, anchor=anchor, hold=hold,
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e2r.geometry import poses, small
-from e2r.registration.steps import LEVER
+from e2r.geometry import small
+from e2r.registration import steps
 from e2r.types import Array, Moved, Pose, Registration, Scene, Step, Surface
 
 Mode = Literal["unrolled", "last", "one_step", "implicit"]
@@ -133,9 +133,9 @@ def _fixed_point(scene: Scene, surface: Surface, pose: Pose, scale: Array, step:
     """
 
     def local(nudge: Array, scene: Scene, surface: Surface) -> tuple[jax.Array, Moved]:
-        begin = _nudged(pose, nudge, centre)
+        begin = steps.nudged(pose, nudge, centre)
         moved = step(scene, surface, begin, scale)
-        return _coordinates(pose, moved.pose, centre), moved
+        return steps.coordinates(pose, moved.pose, centre), moved
 
     zero = jnp.zeros(6, pose.rotation.dtype)
     centre = jnp.mean(jnp.asarray(surface.points), axis=0)
@@ -152,22 +152,7 @@ def _fixed_point(scene: Scene, surface: Surface, pose: Pose, scale: Array, step:
         precision="highest",
     )
     end = jax.lax.stop_gradient(moved.pose)
-    return moved._replace(pose=_nudged(end, change, centre))
-
-
-def _nudged(pose: Pose, nudge: Array, centre: Array) -> Pose:
-    """``pose`` after a small motion of the model about ``centre``; ``nudge`` is (6,) in mm."""
-    turn = poses.exp_rotation(nudge[:3] / LEVER)
-    return poses.compose(pose, poses.about(Pose(turn, nudge[3:]), centre))
-
-
-def _coordinates(pose: Pose, other: Pose, centre: Array) -> jax.Array:
-    """The ``nudge`` that leads from ``pose`` to a pose nearby, to first order."""
-    apart = jnp.matmul(pose.rotation.T, other.rotation, precision="highest")
-    skew = 0.5 * (apart - apart.T)
-    shift = poses.apply_inverse(pose, poses.apply(other, centre)) - centre
-    turn = jnp.stack([skew[2, 1], skew[0, 2], skew[1, 0]])
-    return jnp.concatenate([LEVER * turn, shift])
+    return moved._replace(pose=steps.nudged(end, change, centre))
 
 
 def settle(
@@ -205,7 +190,7 @@ def settle(
     def body(state: tuple) -> tuple:
         taken, moved, _, track = state
         after = step(scene, surface, moved.pose, scales[taken])
-        shift = jnp.max(jnp.abs(_coordinates(moved.pose, after.pose, centre)))
+        shift = jnp.max(jnp.abs(steps.coordinates(moved.pose, after.pose, centre)))
         track = jax.tree.map(
             lambda rows, leaf: jnp.where(
                 jnp.arange(count).reshape(-1, *[1] * leaf.ndim) >= taken, leaf, rows

@@ -1,8 +1,9 @@
-"""The mask network: per-point logits of "use this point for the registration"."""
+"""The mask network: of each point, shall the registration use it, and is the wound near?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,14 @@ from e2r.types import Array, Cloud, Pyramid
 
 UNIT = 50.0
 """mm: the network sees centred coordinates divided by this."""
+
+
+class Reading(NamedTuple):
+    """What the network makes of a cloud; rows of padded points mean nothing."""
+
+    logits: Array  # (N,) use this point for the registration
+    interest: Array  # (N,) logits: the exposed bone is near this point
+    features: Array  # (N, C) the last layer, for the coarse stage
 
 
 class MaskNetwork(nn.Module):
@@ -33,8 +42,8 @@ class MaskNetwork(nn.Module):
     bias: float = 1.0
 
     @nn.compact
-    def __call__(self, cloud: Cloud, pyramid: Pyramid) -> jax.Array:
-        """Logits (N,) of one cloud; those of padded points mean nothing."""
+    def __call__(self, cloud: Cloud, pyramid: Pyramid) -> Reading:
+        """Reads one cloud."""
         valid = jnp.asarray(cloud.valid)[:, None]
         count = jnp.maximum(jnp.sum(valid), 1)
         centre = jnp.sum(jnp.where(valid, cloud.points, 0.0), axis=0) / count
@@ -69,8 +78,9 @@ class MaskNetwork(nn.Module):
             h = jnp.sum(near[..., None] * h[index], axis=1)
             h = nn.gelu(nn.Dense(self.widths[level])(jnp.concatenate([h, skips[level]], axis=1)))
             h = nn.LayerNorm()(h + nn.Dense(self.widths[level])(nn.gelu(nn.Dense(h.shape[1])(h))))
-        logits = nn.Dense(1, bias_init=nn.initializers.constant(self.bias))(h)
-        return logits[:, 0]
+        bias = jnp.array([self.bias, 0.0])
+        logits = nn.Dense(2, bias_init=lambda *_: bias)(h)
+        return Reading(logits[:, 0], logits[:, 1], h)
 
 
 class Neighbours(nn.Module):

@@ -309,6 +309,31 @@ def meshes(bones: Bones, names: Sequence[str]) -> dict[str, trimesh.Trimesh]:
     return result
 
 
+def bend(key: Array, bones: Bones, *, degrees: float, mm: float) -> tuple[Bones, Pose]:
+    """The same spine in another posture: each level turned and shifted a little about its middle.
+
+    Args:
+      key: consumed.
+      bones: L levels.
+      degrees, mm: standard deviations per axis and level.
+
+    Returns:
+      the spine, and what moved each level (leading axis L), in the canonical frame.
+    """
+    k_turn, k_shift = jax.random.split(key)
+    turn = jnp.deg2rad(degrees) * jax.random.normal(k_turn, bones.centre.shape)
+    shift = mm * jax.random.normal(k_shift, bones.centre.shape)
+
+    def move(turn: Array, shift: Array, centre: Array) -> Pose:
+        return poses.about(Pose(poses.exp_rotation(turn), shift), centre)
+
+    moves = jax.vmap(move)(turn, shift, jnp.asarray(bones.centre))
+    return bones._replace(
+        pose=jax.vmap(poses.compose)(moves, bones.pose),
+        centre=jax.vmap(poses.apply)(moves, jnp.asarray(bones.centre)),
+    ), moves
+
+
 def from_meshes(
     surfaces: Mapping[str, trimesh.Trimesh], *, nodes: int = 200_000
 ) -> tuple[Bones, Pose]:

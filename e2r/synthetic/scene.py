@@ -58,6 +58,7 @@ class Frame(NamedTuple):
     clean: Array  # (H, W) mm, depth without the sensor
     exposed: Array  # (L,) bool
     pose: Pose  # camera from canonical
+    posture: Pose  # (L, ...) what moved each level since the scan, canonical frame
 
 
 def _noise(key: Array, coarse: int) -> Array:
@@ -214,13 +215,16 @@ def _normals(points: Array) -> Array:
     return normal / (jnp.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9)
 
 
-def render(key: Array, scene: Scene, camera: Camera, *, width: int, height: int) -> Frame:
+def render(
+    key: Array, scene: Scene, camera: Camera, posture: Pose, *, width: int, height: int
+) -> Frame:
     """Photographs a scene: sphere tracing, a head light, then the sensor.
 
     Args:
       key: consumed by the sensor.
       scene: from :func:`sample_scene`.
       camera: from :func:`e2r.synthetic.camera.sample_camera`.
+      posture: what moved each level, kept beside the picture.
       width, height: pixels, multiples of ``CONE``.
     """
     k_depth, k_color = jax.random.split(key)
@@ -278,6 +282,7 @@ def render(key: Array, scene: Scene, camera: Camera, *, width: int, height: int)
         clean=depth,
         exposed=scene.exposed,
         pose=camera.pose,
+        posture=posture,
     )
 
 
@@ -302,7 +307,14 @@ def _paint(scene: Scene, kind: Array, maps: Array, points: Array, tool: Array) -
 
 
 def photograph(
-    key: Array, bones: Bones, *, width: int, height: int, fill: tuple[float, float]
+    key: Array,
+    bones: Bones,
+    *,
+    width: int,
+    height: int,
+    fill: tuple[float, float],
+    degrees: float = 0.0,
+    mm: float = 0.0,
 ) -> Frame:
     """One simulated frame of a spine: a fresh scene, a fresh camera, a fresh sensor.
 
@@ -311,10 +323,12 @@ def photograph(
       bones: the spine.
       width, height: pixels.
       fill: range of the wound's share of the picture.
+      degrees, mm: how far each level has moved since the scan, standard deviations per axis.
     """
     k_scene, k_camera, k_render = jax.random.split(key, 3)
+    bones, posture = anatomy.bend(jax.random.fold_in(key, 3), bones, degrees=degrees, mm=mm)
     scene = sample_scene(k_scene, bones)
     camera = sample_camera(
         k_camera, scene.look_at, scene.opening, width=width, height=height, fill=fill
     )
-    return render(k_render, scene, camera, width=width, height=height)
+    return render(k_render, scene, camera, posture, width=width, height=height)

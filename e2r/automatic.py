@@ -1,0 +1,199 @@
+"""From a frame to a pose with no start: look, look closer, guess, search, refine. Batch by vmap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r import pipeline
+from e2r.geometry import correspondences, poses, vectors
+from e2r.registration import kernels, starts, unroll
+from e2r.segmentation.network import Reading
+from e2r.types import Array, Cloud, Params, Pose, Pyramid, Registration, Scene, Surface
+
+SPREAD = 50.0
+"""mm: of the kernel that finds the middle of what is of interest."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the pose is searched for."""
+
+    rolls: int = 8
+    """rolls at which the coarse stage sees the scene"""
+    shifts: tuple[float, ...] = (0.0, -12.0, 12.0, -24.0, 24.0, -36.0, 36.0, 48.0)
+    """mm along the spine, of each guess: a guess may be a level off"""
+    points: int = 512
+    """points of the mask that the short registrations see"""
+    steps: int = 15
+    """of the short registrations"""
+    parents: int = 8
+    """how many ends of the first round the second begins at, each moved about; 0: no second"""
+    finalists: int = 4
+    """ends that are registered with the whole schedule"""
+    apart: float = 5.0
+    """mm: ends nearer to each other than this are one"""
+    first_scale: float = 6.0
+    """robust scale of the first short step, mm"""
+    last_scale: float = 2.0
+    """robust scale of the last short step, mm"""
+    handover: float = 2.5
+    """robust scale at which the whole schedule takes over, at most, mm"""
+    scale: float = 1.5
+    """robust scale of the agreement that decides, mm"""
+
+    def __post_init__(self) -> None:
+        if min(self.rolls, self.points, self.steps, self.finalists) < 1 or not self.shifts:
+            raise ValueError("search: use 1 or more rolls, shifts, points, steps and finalists")
+        if not 0 <= self.parents <= self.rolls * len(self.shifts) or not self.apart >= 0:
+            raise ValueError("search: parents are 0 or more, and no more than the starts")
+        if self.finalists > self.rolls * len(self.shifts):
+            raise ValueError("search: there are more finalists than starts")
+        if not 0 < self.last_scale <= self.first_scale or not min(self.scale, self.handover) > 0:
+            raise ValueError("search: use 0 < last_scale <= first_scale, scale and handover > 0")
+
+
+class Found(NamedTuple):
+    """What a search came to; finalists are sorted, the best first."""
+
+    registration: Registration  # of the best
+    finalists: Pose  # (K, ...) camera from model
+    agreement: Array  # (K,) of each finalist, in points of the mask
+
+
+def read(settings: pipeline.Network, params: Params, cloud: Cloud, pyramid: Pyramid) -> Reading:
+    """Reads all views of a scene (leading axis V); rows (V * N) as in :func:`pipeline.flatten`."""
+    module = pipeline.network(settings)
+    reading = jax.vmap(partial(module.apply, params["mask"]))(cloud, pyramid)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), reading)
+
+
+def middle(cloud: Cloud, interest: Array) -> jax.Array:
+    """Where to look closer: (3,) mm, the mode of the points of interest, by mean shift.
+
+    Args:
+      cloud: (N,) points.
+      interest: (N,) logits.
+    """
+    points = jnp.asarray(cloud.points)
+    weights = jnp.where(cloud.valid, jax.nn.sigmoid(interest) ** 2, 0.0)
+
+    def mean(share: Array) -> jax.Array:
+        return jnp.sum(share[:, None] * points, axis=0) / jnp.maximum(jnp.sum(share), 1e-9)
+
+    def shift(_: int, centre: Array) -> jax.Array:
+        square = jnp.sum(jnp.square(points - centre), axis=1)
+        return mean(weights * jnp.exp(-0.5 * square / SPREAD**2))
+
+    best = points[jnp.argmax(jnp.where(cloud.valid, interest, -jnp.inf))]
+    return jax.lax.fori_loop(0, 20, shift, 0.5 * (mean(weights) + best))
+
+
+def guesses(
+    settings: pipeline.Network,
+    params: Params,
+    key: Array,
+    cloud: Cloud,
+    reading: Reading,
+    surface: Surface,
+    *,
+    rolls: int,
+) -> Pose:
+    """What the coarse stage says at each roll (leading axis); consumes the key."""
+    tokens = pipeline.tokens_of(key, cloud, reading, settings)
+    angles = jnp.asarray(np.arange(rolls) * 2.0 * np.pi / rolls, jnp.float32)
+    return jax.vmap(lambda roll: pipeline.locate(settings, params, tokens, surface, roll)[0])(
+        angles
+    )
+
+
+def find(
+    settings: pipeline.Network,
+    params: Params,
+    key: Array,
+    cloud: Cloud,
+    weights: Array,
+    reading: Reading,
+    surface: Surface,
+    schedule: pipeline.Schedule,
+    search: Search,
+) -> Found:
+    """Searches for the pose of a whole model.
+
+    Guesses at several rolls, each also shifted along the spine, are registered shortly on a few
+    points of the mask; the best go through the whole schedule on all points, and the one that
+    agrees most with the scene wins.
+
+    Args:
+      settings, params: of the networks.
+      key: consumed.
+      cloud: (N,) points, weights (N,) their mask, reading what the network said of them.
+      surface: the model.
+      schedule: of the last registration.
+      search: how.
+    """
+    k_tokens, k_few = jax.random.split(key)
+    guess = guesses(settings, params, k_tokens, cloud, reading, surface, rolls=search.rolls)
+    begin = starts.along_spine(guess, surface, search.shifts)
+    scene = pipeline.masked(cloud, weights)
+    corners = jnp.asarray(surface.points)[:: max(1, surface.points.shape[0] // 32)]
+    few = sample(k_few, scene, min(search.points, scene.weights.shape[0]))
+    takes_over = min(max(search.handover, schedule.last_scale), schedule.first_scale)
+    schedule = replace(schedule, first_scale=takes_over)
+    scales = unroll.annealed(search.first_scale, search.last_scale, search.steps)
+
+    def short(start: Pose) -> tuple[Pose, Array]:
+        pose = unroll.register(few, surface, start, scales, step=schedule.bound_step()).pose
+        return pose, agreement(few, surface, pose, search.last_scale)
+
+    def long(start: Pose) -> tuple[Registration, Array]:
+        result = pipeline.register_scene(scene, surface, start, schedule)
+        return result, agreement(scene, surface, result.pose, search.scale)
+
+    ends, scores = jax.vmap(short)(begin)
+    if search.parents:
+        parents = starts.distinct(ends, scores, corners, count=search.parents, apart=search.apart)
+        more = starts.nearby(parents, surface, jnp.mean(few.points, axis=0))
+        later, marks = jax.vmap(short)(more)
+        ends = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ends, later)
+        scores = jnp.concatenate([scores, marks])
+    best = starts.distinct(ends, scores, corners, count=search.finalists, apart=search.apart)
+    results, scores = jax.vmap(long)(best)
+    order = jnp.argsort(-scores)
+    results = jax.tree.map(lambda leaf: leaf[order], results)
+    first = jax.tree.map(lambda leaf: leaf[0], results)
+    return Found(first, results.pose, scores[order])
+
+
+def sample(key: Array, scene: Scene, count: int) -> Scene:
+    """``count`` points of a scene, drawn in proportion to their weights; consumes the key."""
+    chance = jnp.where(scene.weights > 0, jnp.log(jnp.maximum(scene.weights, 1e-6)), -1e9)
+    noise = jax.random.gumbel(key, scene.weights.shape, scene.points.dtype)
+    _, pick = jax.lax.top_k(jax.lax.stop_gradient(chance + noise), count)
+    return Scene(scene.points[pick], scene.normals[pick], scene.weights[pick])
+
+
+def agreement(scene: Scene, surface: Surface, pose: Pose, scale: float) -> jax.Array:
+    """How much of a mask (in points) lies on the model's outside: near it, and facing as it does.
+
+    The back of a vertebral body may fit a lamina's points, but it faces the other way.
+    """
+    queries = poses.apply_inverse(pose, scene.points)
+    match = correspondences.project(surface, queries)
+    apart = queries - match.points
+    normals = poses.rotate_columns(pose.rotation.T, vectors.columns(scene.normals))
+    facing = vectors.dot(normals, vectors.columns(match.normals))
+    near = kernels.welsch(jnp.sum(apart * apart, axis=1), scene.weights, jnp.asarray(scale))
+    total: jax.Array = jnp.sum(scene.weights * near * jnp.maximum(facing, 0.0))
+    return total
+
+
+def closer(points: np.ndarray, centre: np.ndarray, least: int) -> np.ndarray | None:
+    """Rows of a scene to look at again, or None for all: those near its middle of interest."""
+    rows = pipeline.near(points, centre, pipeline.FOCUS)
+    return rows if len(rows) >= least else None

@@ -1,0 +1,58 @@
+"""How cases are evaluated: the settings of a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2r import automatic, pipeline
+
+MASKS = ("all", "learnt", "oracle")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where each registration begins."""
+
+    kind: str = "auto"
+    """auto: found, with no start at all; truth: the true pose, perturbed; or the path of a JSON
+    file with a 4x4 T_camera_model"""
+    degrees: float = 4.0
+    """with truth: standard deviation of the rotation per axis"""
+    mm: float = 4.0
+    """with truth: standard deviation of the translation per axis"""
+
+    def __post_init__(self) -> None:
+        for name, value in (("degrees", self.degrees), ("mm", self.mm)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"--start-{name} is {value}; use 0 or more")
+
+
+@dataclass(frozen=True)
+class Job:
+    """How cases are evaluated."""
+
+    start: Start = Start()
+    schedule: pipeline.Schedule = pipeline.Schedule()
+    search: automatic.Search = automatic.Search()
+    views: int = 2
+    """the scene is seen in so many disjoint samples of the network's number of points"""
+    masks: tuple[str, ...] = ("learnt",)
+    """which masks: all, learnt, oracle (true bone; simulated cases only)"""
+    batch: int = 8
+    """cases on the device at a time"""
+    seed: int = 0
+    """of the starts and the bootstrap"""
+    per_level: bool = True
+    """refine one pose a level, for a spine that is not bent as in the scan"""
+    keep_surface: Path | None = None
+    """with one case: the file that remembers its model's surface"""
+
+    def __post_init__(self) -> None:
+        for name in self.masks:
+            if name not in MASKS:
+                raise ValueError(f"--masks {name}: use some of {', '.join(MASKS)}")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}; use 0 or more")
+        if not self.masks or self.batch < 1 or self.views < 1:
+            raise ValueError("give at least one mask, one view, and a batch of at least one case")

@@ -1,0 +1,108 @@
+"""One pose a level: each refines on its own evidence, held by its neighbours.
+
+A spine on the table is not bent as it was in the scanner. After the whole model is registered, each
+level takes damped steps on the scene points that are nearest to it, and is pulled towards where its
+neighbours, moving rigidly, would carry it. A level without evidence follows them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from e2r.geometry import correspondences, poses, procrustes
+from e2r.registration import steps
+from e2r.types import Array, Levels, Pose, Registration, Scene, Surface
+
+HOLD = 1.0
+"""Weight of the neighbours' pull, in scene points."""
+PRIOR = 0.5
+"""Weight that damps a level's step, in scene points."""
+BENT = 1.05
+"""The posture has changed when one pose a level explains so many times the points of one pose."""
+TRACE = 0.01
+"""Evidence, in scene points, that a neighbour with none counts."""
+
+
+def refine(
+    scene: Scene,
+    surface: Surface,
+    start: Pose,
+    centres: Array,
+    scales: Array,
+    *,
+    hold: float = HOLD,
+) -> Levels:
+    """Refines the pose of a whole model to one pose a level; differentiable.
+
+    Args:
+      scene: N points under their mask, camera frame.
+      surface: the model.
+      start: camera from model.
+      centres: (L, 3) mm, middle of each level in the model frame, head to tail or tail to head;
+        rows of levels that the model does not have are not finite.
+      scales: (K,) mm, robust scale of each step.
+      hold: weight of the neighbours' pull, in scene points.
+    """
+    real = jnp.isfinite(centres).all(axis=1)
+    middles = jnp.where(real[:, None], centres, 0.0)
+    count = middles.shape[0]
+    index = jnp.arange(count)
+    neighbour = (jnp.abs(index[:, None] - index) == 1) & real & real[:, None]
+
+    def body(state: tuple[Pose, Array], scale: Array) -> tuple[tuple[Pose, Array], Array]:
+        pose, evidence = state
+        share = jnp.where(neighbour, evidence + TRACE, 0.0)
+
+        def one(level: Array, at: Pose, share: Array, middle: Array) -> tuple[Pose, Array, Array]:
+            anchor = _mean(pose, share, middle, at)
+            queries = poses.apply_inverse(at, scene.points)
+            own = correspondences.project(surface, queries).levels == level
+            mine = scene._replace(weights=jnp.where(own, scene.weights, 0.0))
+            moved = steps.symmetric(
+                mine, surface, at, scale, prior=PRIOR, anchor=anchor, hold=hold
+            )  # fmt: skip
+            return moved.pose, moved.evidence, moved.residual
+
+        pose, evidence, residual = jax.vmap(one)(index, pose, share, middles)
+        return (pose, evidence), residual
+
+    begin = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), start)
+    zero = jnp.zeros(count, jnp.asarray(scene.points).dtype)
+    (pose, evidence), residuals = jax.lax.scan(
+        body, (begin, zero), jnp.asarray(scales, zero.dtype)
+    )  # fmt: skip
+    return Levels(pose, evidence, residuals[-1])
+
+
+def choose(whole: Registration, several: Levels) -> Levels:
+    """One pose a level if the posture has changed, else the one of the whole model for each.
+
+    More freedom always explains more points, and a little more means nothing: where the posture is
+    the scan's, one pose is nearer the truth. Of simulated frames in the scan's posture 95 % gain
+    less than :data:`BENT`; of those with levels moved by 2 degrees and 1.5 mm, 92 % gain more.
+
+    Args:
+      whole: of the whole model, ended at the robust scale of ``several``.
+      several: of :func:`refine`.
+    """
+    bent = jnp.sum(several.evidence) > BENT * whole.evidence
+    pose = jax.tree.map(
+        lambda each, one: jnp.where(bent, each, jnp.broadcast_to(one, each.shape)),
+        several.pose, whole.pose,
+    )  # fmt: skip
+    return several._replace(pose=pose)
+
+
+def _mean(several: Pose, share: Array, point: Array, fallback: Pose) -> Pose:
+    """The weighted mean of poses (leading axis L), as they move a point; or the fallback."""
+    total = jnp.sum(share)
+    share = share / jnp.where(total > 0, total, 1.0)
+    turn = jnp.sum(share[:, None, None] * several.rotation, axis=0)
+    turn = jnp.where(total > 0, turn, fallback.rotation)
+    rotation = procrustes.rotation_from_covariance(turn)
+    places = jax.vmap(lambda pose: poses.apply(pose, point))(several)
+    place = jnp.sum(share[:, None] * places, axis=0)
+    place = jnp.where(total > 0, place, poses.apply(fallback, point))
+    moved = jnp.matmul(rotation, point, precision="highest")
+    return Pose(rotation, place - moved)

@@ -18,8 +18,7 @@ $(VENV)/ready: requirements.txt pyproject.toml
 
 demo: setup ## train, evaluate on held-out specimens, print the table; results in runs/demo
 	$(PY) -m experiments.train demo --output $(RUN)
-	$(PY) -m experiments.evaluate --checkpoint $(RUN) --output $(RUN) \
-	  --masks all learnt oracle --start truth --start-degrees 4 --start-mm 4
+	$(PY) -m experiments.evaluate --checkpoint $(RUN) --output $(RUN) --masks all learnt oracle
 
 test: setup ## run the tests
 	$(PY) -m pytest

@@ -12,6 +12,7 @@ from typing import Any
 
 from e2r import pipeline
 from e2r.datasets import simulated
+from e2r.segmentation import masks
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,11 @@ class Optimisation:
     """standard deviation of the start's translation per axis, mm"""
     knee: float = 1.0
     """mm: errors well above it count by their order of magnitude"""
+    estimator: str = "gumbel_straight_through"
+    """how the mask is drawn and differentiated: soft, gates, straight_through,
+    gumbel_straight_through, gumbel_rao or reinmax"""
     temperature: float = 1.0
-    """of the Gumbel-softmax mask"""
+    """of the estimators that have one"""
     least_keep: float = 0.03
     """a mask that is expected to keep less is pushed back"""
     coarse: float = 0.5
@@ -71,6 +75,11 @@ class Optimisation:
         for name in ("steps", "batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use 1 or more")
+        if self.estimator not in masks.ESTIMATORS:
+            raise ValueError(
+                f"optimisation.estimator is {self.estimator!r}; use one of "
+                f"{', '.join(masks.ESTIMATORS)}"
+            )
         for name in ("learning_rate", "clip", "knee", "temperature", "coarse_knee"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use more than 0")

@@ -46,6 +46,9 @@ class Metrics(NamedTuple):
     start_mm: Array  # () median over the batch, at the start
     coarse_mm: Array  # () median over the batch, of the coarse stage
     keep: Array  # () mean share of points kept
+    effective: Array  # () mean effective number of points kept
+    spread_mm: Array  # () mean spread of the points kept
+    entropy: Array  # () mean entropy of a keep probability, bits
     gradient: Array  # () global norm before clipping
 
 
@@ -61,7 +64,7 @@ def example_loss(
     """Loss of one example: pose error along the unrolled registration of its sampled mask."""
     options = config.optimisation
     if estimator is None:
-        estimator = partial(masks.gumbel_straight_through, temperature=options.temperature)
+        estimator = masks.named(options.estimator, temperature=options.temperature)
     k_augment, k_mask, k_start, k_coarse = jax.random.split(key, 4)
     example = augment(k_augment, example)
     cloud, targets = example.cloud, example.targets
@@ -77,13 +80,16 @@ def example_loss(
     loss = loss + losses.interest_loss(reading.interest, cloud.points, cloud.valid, targets)
     located, guess = _coarse_loss(params, k_coarse, example, reading, config)
     loss = loss + options.coarse * located
-    kept = jnp.sum(weights * cloud.valid) / jnp.maximum(jnp.sum(cloud.valid), 1)
+    mask = masks.diagnose(weights, logits, cloud.points, cloud.valid)
     return loss, Metrics(
         loss=loss,
         tre_mm=losses.mean_target_error(result.pose, targets),
         start_mm=losses.mean_target_error(start, targets),
         coarse_mm=losses.mean_target_error(guess, targets),
-        keep=kept,
+        keep=mask.keep,
+        effective=mask.effective,
+        spread_mm=mask.spread_mm,
+        entropy=mask.entropy,
         gradient=jnp.zeros(()),
     )
 
@@ -154,6 +160,9 @@ def train_step(
         start_mm=jnp.median(metrics.start_mm),
         coarse_mm=jnp.median(metrics.coarse_mm),
         keep=jnp.mean(metrics.keep),
+        effective=jnp.mean(metrics.effective),
+        spread_mm=jnp.mean(metrics.spread_mm),
+        entropy=jnp.mean(metrics.entropy),
         gradient=optax.global_norm(gradient),
     )
 

@@ -71,6 +71,20 @@ def test_a_level_without_points_follows_its_neighbour(fine_surface, truth, centr
     assert len(found.pose.translation) == 6
 
 
+def test_levels_may_be_listed_in_any_order(simulated_cases, fine_surface, truth, centres, bent):
+    """Level 0 listed last, as `L1 ... L5, T12` is: its neighbour is still the one beside it."""
+    scene, _ = bent
+    model = simulated_cases[0].model
+    names = [*list(model)[1:], next(iter(model))]
+    mixed = {name: model[name] for name in names}
+    surface = surfaces.build(mixed, seed=0, nodes=2**19, exact=False)
+    found = levels.refine(scene, surface, truth, level_centres(mixed), SCALES)
+    pair = level_pose(found, 4), level_pose(found, 0)  # the first and second of the spine
+    assert off(fine_surface, 0, *pair) < 1.5
+    far = level_pose(found, 4), level_pose(found, 3)
+    assert off(fine_surface, 0, *far) > 2.0
+
+
 def test_the_scans_posture_keeps_one_pose(fine_surface, truth, centres, rng):
     scene = scene_on(fine_surface, truth, rng, 600, noise=0.3)
     schedule = pipeline.Schedule(first_scale=4.0)

@@ -4,6 +4,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import TINY
 
 from e2r import losses, pipeline
@@ -120,6 +121,56 @@ def test_straight_through_samples_zeros_and_ones_with_the_soft_gradient():
     np.testing.assert_allclose(gradient, relaxed * (1 - relaxed), atol=1e-6)
     hot = masks.gumbel_straight_through(key, logits, temperature=5.0)
     np.testing.assert_array_equal(np.round(hot, 5), np.round(mask, 5))  # one sample, any heat
+
+
+@pytest.mark.parametrize("name", masks.ESTIMATORS)
+def test_estimators_share_one_interface(name):
+    logits = jnp.linspace(-2.0, 2.0, 61)  # where gates are not yet at their ends
+    estimator = masks.named(name)
+    value = np.asarray(jax.jit(estimator)(jax.random.key(0), logits))
+    assert ((value >= 0) & (value <= 1)).all()
+    if name not in ("soft", "gates"):
+        assert set(np.unique(value)) == {0.0, 1.0}
+    gradient = np.asarray(jax.grad(lambda x: estimator(jax.random.key(0), x).sum())(logits))
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient) > 0).all()
+    wild = jax.grad(lambda x: estimator(jax.random.key(0), x).sum())(jnp.array([-1e4, 1e4]))
+    assert np.isfinite(wild).all()
+
+
+@pytest.mark.parametrize("name", masks.HEATED)
+def test_sampled_masks_keep_as_often_as_they_say(name):
+    logits = jnp.array([-2.0, -0.5, 0.0, 1.0, 3.0])
+    keys = jax.random.split(jax.random.key(1), 6000)
+    often = jnp.mean(jax.vmap(lambda k: masks.named(name)(k, logits))(keys), axis=0)
+    np.testing.assert_allclose(often, jax.nn.sigmoid(logits), atol=0.025)
+
+
+def test_reinmax_is_right_on_average_and_rao_varies_less():
+    """Of a single mask any function is linear, whose true gradient is that of the probability."""
+    logits = jnp.array([-2.0, -0.5, 0.0, 1.0, 3.0])
+    keys = jax.random.split(jax.random.key(2), 20000)
+
+    def gradients(name):
+        one = jax.grad(lambda x, k: masks.named(name)(k, x).sum())
+        return np.asarray(jax.vmap(lambda k: one(logits, k))(keys))
+
+    p = np.asarray(jax.nn.sigmoid(logits))
+    np.testing.assert_allclose(gradients("reinmax").mean(0), p * (1 - p), atol=0.01)
+    plain, rao = gradients("gumbel_straight_through"), gradients("gumbel_rao")
+    np.testing.assert_allclose(rao.mean(0), plain.mean(0), atol=0.005)
+    assert (rao.var(0) < 0.8 * plain.var(0)).all()
+
+
+def test_diagnostics_of_known_masks():
+    points = jnp.array([[0.0, 0, 0], [6.0, 0, 0], [0, 1e3, 0], [0, 0, 1e6]])
+    valid = jnp.array([True, True, True, False])
+    found = masks.diagnose(jnp.array([1.0, 1.0, 0.0, 1.0]), jnp.zeros(4), points, valid)
+    np.testing.assert_allclose([found.keep, found.effective, found.spread_mm, found.entropy],
+                               [2 / 3, 2.0, 3.0, 1.0], rtol=1e-5)  # fmt: skip
+    sure = masks.diagnose(jnp.zeros(4), jnp.array([-40.0, 40.0, 40.0, 0.0]), points, valid)
+    assert all(np.isfinite(figure) for figure in sure)
+    assert float(sure.entropy) < 1e-6
 
 
 def test_evaluation_masks_need_no_chance():

@@ -39,8 +39,8 @@ def refine(
       scene: N points under their mask, camera frame.
       surface: the model.
       start: camera from model.
-      centres: (L, 3) mm, middle of each level in the model frame, head to tail or tail to head;
-        rows of levels that the model does not have are not finite.
+      centres: (L, 3) mm, middle of each level in the model frame, in any order: who is next to
+        whom follows from their places along the spine. Rows of no level are not finite.
       scales: (K,) mm, robust scale of each step.
       hold: weight of the neighbours' pull, in scene points.
     """
@@ -48,7 +48,9 @@ def refine(
     middles = jnp.where(real[:, None], centres, 0.0)
     count = middles.shape[0]
     index = jnp.arange(count)
-    neighbour = (jnp.abs(index[:, None] - index) == 1) & real & real[:, None]
+    height = jnp.where(real, poses.apply(surface.upright, middles)[:, 2], jnp.inf)
+    rank = jnp.argsort(jnp.argsort(height))
+    neighbour = (jnp.abs(rank[:, None] - rank) == 1) & real & real[:, None]
 
     def body(state: tuple[Pose, Array], scale: Array) -> tuple[tuple[Pose, Array], Array]:
         pose, evidence = state

@@ -63,7 +63,7 @@ class Register:
     start_mm: float = 4.0
     """with --start truth: standard deviation of the translation per axis"""
     seed: int = 0
-    """of the perturbed start"""
+    """of the perturbed start, or of the search's draws"""
     output: Path = field(default_factory=lambda: Path("predictions.jsonl"))
     """file to which the prediction is appended, one JSON line"""
 

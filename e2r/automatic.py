@@ -142,7 +142,10 @@ def find(
     begin = starts.along_spine(guess, surface, search.shifts)
     scene = pipeline.masked(cloud, weights)
     corners = jnp.asarray(surface.points)[:: max(1, surface.points.shape[0] // 32)]
+    scene = unroll.finite(scene)
     few = sample(k_few, scene, min(search.points, scene.weights.shape[0]))
+    total = jnp.maximum(jnp.sum(few.weights), 1e-6)
+    centre = jnp.sum(few.weights[:, None] * few.points, axis=0) / total
     takes_over = min(max(search.handover, schedule.last_scale), schedule.first_scale)
     schedule = replace(schedule, first_scale=takes_over)
     scales = unroll.annealed(search.first_scale, search.last_scale, search.steps)
@@ -158,7 +161,7 @@ def find(
     ends, scores = jax.vmap(short)(begin)
     if search.parents:
         parents = starts.distinct(ends, scores, corners, count=search.parents, apart=search.apart)
-        more = starts.nearby(parents, surface, jnp.mean(few.points, axis=0))
+        more = starts.nearby(parents, surface, centre)
         later, marks = jax.vmap(short)(more)
         ends = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ends, later)
         scores = jnp.concatenate([scores, marks])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from e2r import pipeline
@@ -32,9 +33,12 @@ class Bank(NamedTuple):
 
 
 def make_targets(case: cases.Case) -> Targets:
-    """The points a case is judged at, in both frames, padded."""
+    """The points a case is judged at, in both frames, padded; of exposed levels, if it says so."""
     model, goals = [], []
-    for name, points in cases.scored_targets(case).items():
+    scored = cases.scored_targets(case)
+    shown = [name for name in case.exposed or () if name in scored]
+    for name in shown or scored:
+        points = scored[name]
         model.append(points)
         goals.append(np.asarray(poses.apply(case.truth[name], points.astype(np.float32))))  # type: ignore[index]
     rows, ends = np.concatenate(model), np.concatenate(goals)
@@ -63,14 +67,22 @@ def make_example(
     targets = make_targets(case)
     within = None
     if close:
-        rng = np.random.default_rng([seed, 1])
-        centre = targets.goals[targets.valid].mean(0) + rng.normal(0.0, 12.0, 3)
-        within = pipeline.near(case.points, centre, rng.uniform(0.75, 1.1) * pipeline.FOCUS)
-        if len(within) < settings.points // 4:
+        within = _close(case.points, targets, np.random.default_rng([seed, 1]))
+        if within is not None and len(within) < settings.points // 4:
             within = None
     seen = pipeline.see(case, settings, seed=seed, within=within)
     cloud, pyramid = jax.tree.map(lambda leaf: leaf[0], (seen.cloud, seen.pyramid))
     return Example(cloud, pyramid, None, targets, cases.true_pose(case))  # type: ignore[arg-type]
+
+
+def _close(points: np.ndarray, targets: Targets, rng: np.random.Generator) -> np.ndarray | None:
+    """Rows about the middle of the points near a target, a little off, as a first look is."""
+    apart, _ = cKDTree(targets.goals[targets.valid]).query(points, distance_upper_bound=20.0)
+    seen = points[np.isfinite(apart)]
+    if not len(seen):
+        return None
+    centre = seen.mean(0) + rng.normal(0.0, 12.0, 3)
+    return pipeline.near(points, centre, rng.uniform(0.75, 1.1) * pipeline.FOCUS)
 
 
 def make_bank(
@@ -95,7 +107,7 @@ def make_bank(
                 group[0].model,
                 seed=config.seed,
                 nodes=config.scenes.nodes,
-                exact=False,
+                exact=config.schedule.correspondence == "closest",
             )
         )
         for case in group:

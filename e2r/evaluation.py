@@ -150,6 +150,8 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
             else:
                 w = masks.deterministic(item.key, reading.logits)
             weights[name] = jnp.where(cloud.valid, w, 0.0)
+            if name != "learnt":  # these masks choose the points of the coarse stage, too
+                reading = reading._replace(logits=jnp.where(w > 0.5, 4.0, -9.0))
             if job.start.kind == "auto":
                 found[name] = automatic.find(
                     settings, params, item.key, cloud, w, reading, item.surface,
@@ -204,7 +206,7 @@ def run(
             yield item[0], str(item[1])
             continue
         try:
-            surface = _surface(item, models, job.keep_surface)
+            surface = _surface(item, models, job)
             began = time.perf_counter()
             first = pipeline.see(item, config.network, seed=stable_seed(item.id))
         except ValueError as error:
@@ -218,14 +220,15 @@ def run(
         yield from flush(waiting)
 
 
-def _surface(case: cases.Case, models: dict[str, Surface], keep: Path | None) -> Surface:
+def _surface(case: cases.Case, models: dict[str, Surface], job: Job) -> Surface:
     """The case's surface; cases of one specimen share it, and a few are remembered."""
     key = surfaces.fingerprint(case.model)
     if key not in models:
         if len(models) >= 4:
             models.pop(next(iter(models)))
+        keep, exact = job.keep_surface, job.schedule.correspondence == "closest"
         make = surfaces.build if keep is None else partial(surfaces.remembered, keep)
-        models[key] = make(case.model, seed=0, nodes=surfaces.COARSE, exact=False)
+        models[key] = make(case.model, seed=0, nodes=surfaces.COARSE, exact=exact)
     return models[key]
 
 
@@ -274,11 +277,10 @@ def _flush(
     found, levels, weights = jax.tree.map(np.asarray, programs.predict(params, batch))
     seconds = (time.perf_counter() - began) / len(ready)
     for i, (case, prepared, before) in enumerate(ready):
-        registrations = jax.tree.map(lambda leaf, i=i: leaf[i], found)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(registrations)):
+        registrations, each = jax.tree.map(lambda leaf, i=i: leaf[i], (found, levels))
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((registrations, each))):
             yield case.id, f"{case.id}: the registration is not finite; is its scene in mm?"
             continue
-        each = jax.tree.map(lambda leaf, i=i: leaf[i], levels)
         errors = {}
         targets = cases.scored_targets(case)
         if case.truth:

@@ -42,7 +42,7 @@ class Job:
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
-    """of the starts and the bootstrap"""
+    """of the starts, the search's draws and the bootstrap"""
     per_level: bool = True
     """refine one pose a level, for a spine that is not bent as in the scan"""
     keep_surface: Path | None = None

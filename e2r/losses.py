@@ -1,4 +1,7 @@
-"""What teaches the mask: the registration's error, and a guard against an empty mask."""
+"""What teaches the networks: the errors of poses and coordinates, and a guard for the mask.
+
+All follow from the true pose and the targets of the exposed levels; nobody labels a point.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def coarse_loss(
 
 
 def interest_loss(logits: Array, points: Array, valid: Array, targets: Targets) -> jax.Array:
-    """Cross-entropy of "a target lies within :data:`NEAR`", which the pose tells of every point.
+    """Cross-entropy of "a target lies within :data:`NEAR`", which pose and targets tell of a point.
 
     Args:
       logits, points, valid: (N,), (N, 3) mm in the camera frame, (N,).

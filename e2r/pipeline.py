@@ -351,4 +351,8 @@ def register_levels(
     """
     last = schedule.last_scale
     scales = unroll.annealed(max(LEVEL_SCALE, last), last, LEVEL_STEPS, hold=LEVEL_STEPS // 3)
-    return levels.choose(whole, levels.refine(scene, surface, whole.pose, centres, scales))
+    scene = unroll.finite(scene)
+    count = centres.shape[0]
+    one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), whole.pose)
+    several = levels.refine(scene, surface, whole.pose, centres, scales)
+    return levels.choose(levels.explain(scene, surface, one, scales[-1]), several)

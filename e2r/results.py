@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -47,9 +48,9 @@ def level_poses(case: cases.Case, levels: Levels) -> dict[str, Pose]:
 
 def prediction(result: Result, mask: str) -> dict[str, Any]:
     """One line of ``predictions.jsonl``; ``accepted`` says that enough points agree."""
-    registration = result.registrations[mask]
     found = level_poses(result.case, result.levels[mask])
-    evidence, kept = float(registration.evidence), float(result.weights[mask].sum())
+    evidence = float(np.sum(result.levels[mask].evidence))
+    kept = float(result.weights[mask].sum())
     agrees = evidence >= max(LEAST_EVIDENCE, LEAST_AGREEMENT * kept)
     return {
         "id": result.case.id,
@@ -132,7 +133,7 @@ def summary(
         "by_specimen": by_specimen,
         "settings": {
             **origin,
-            "job": dataclasses.asdict(job),
+            "job": json.loads(json.dumps(dataclasses.asdict(job), default=str)),
             "config": configs.to_settings(config),
         },
         "seed": job.seed,

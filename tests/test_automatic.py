@@ -201,3 +201,25 @@ def test_distinct_poses_are_the_best_and_differ(surface, truth):
     np.testing.assert_allclose(found.translation, [near.translation, far.translation], atol=1e-4)
     all_ = starts.distinct(several, jnp.array([5.0, 1.0, 4.0]), corners, count=3, apart=5.0)
     np.testing.assert_allclose(all_.translation[2], truth.translation, atol=1e-4)
+
+
+def test_every_level_is_among_the_models_samples(surface):
+    for count in (256, 300, 2500):
+        found = coarse.model_samples(surface, count)
+        assert found.points.shape == (count, 3)
+        low, high = np.min(found.points[:, 2]), np.max(found.points[:, 2])
+        whole = poses.apply(surface.upright, surface.points)[:, 2]
+        assert low < np.min(whole) + 12.0
+        assert high > np.max(whole) - 12.0
+
+
+def test_points_that_are_not_numbers_count_nothing(fine_surface, truth, rng):
+    scene = scene_on(fine_surface, truth, rng, 300)
+    broken = scene._replace(points=scene.points.copy())
+    broken.points[:3] = np.nan
+    schedule = pipeline.Schedule(first_scale=4.0, steps=10)
+    middles = np.asarray(poses.apply_inverse(truth, scene.points[:1]))
+    whole = pipeline.register_scene(broken, fine_surface, truth, schedule)
+    found = pipeline.register_levels(broken, fine_surface, whole, middles, schedule)
+    assert np.isfinite(found.pose.translation).all()
+    assert np.isfinite(found.evidence).all()

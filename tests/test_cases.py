@@ -272,3 +272,14 @@ def test_meshes_of_a_folder(folder, tmp_path):
         cases.read_meshes(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         cases.read_meshes(tmp_path / "nowhere")
+
+
+def test_a_mesh_that_is_inside_out_is_turned(tmp_path):
+    ball = trimesh.creation.icosphere(2, 20.0)
+    ball.apply_translation([300.0, -100.0, 50.0])
+    for name, mesh in (("right", ball), ("wrong", ball.copy())):
+        if name == "wrong":
+            mesh.invert()
+        mesh.export(tmp_path / f"{name}.stl")
+        read = cases.read_mesh(tmp_path / f"{name}.stl")
+        assert read.volume > 30_000

@@ -8,7 +8,7 @@ import trimesh
 from conftest import numeric_gradient
 
 from e2r.datasets import cases, simulated
-from e2r.geometry import correspondences, frames, surfaces
+from e2r.geometry import correspondences, frames, poses, surfaces
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,20 @@ def test_the_anatomical_frame_is_found_whatever_the_models_axes(simulated_cases,
     one = frames.anatomical({"L3": model["L3"]})
     assert np.isfinite(one.rotation).all()
     assert np.linalg.det(one.rotation) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_names_that_are_no_vertebrae_do_not_turn_the_spine_over(simulated_cases):
+    model = dict(simulated_cases[0].model)
+    found = frames.anatomical(model)
+    rib = trimesh.creation.icosphere(2, 15.0)
+    top = poses.apply_inverse(found, np.array([40.0, 0.0, 150.0], np.float32))
+    rib.apply_translation(np.asarray(top))
+    for name in ("left_rib", "skull"):
+        again = frames.anatomical({name: rib, **model})
+        assert degrees_between(again.rotation, found.rotation) < 1.0
+    two = {"upper": model["L2"], "lower": model["L3"]}
+    named = frames.anatomical({"L2": model["L2"], "L3": model["L3"]})
+    np.testing.assert_allclose(frames.anatomical(two).rotation, named.rotation, atol=1e-6)
 
 
 def test_a_procedural_spine_knows_its_own_frame():

@@ -197,6 +197,9 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
     if not mesh.area > 0:
         raise ValueError(f"{path}: its surface has no area; export it again")
     mesh.merge_vertices()
+    corners = np.asarray(mesh.triangles) - mesh.vertices.mean(0)
+    if np.linalg.det(corners).sum() < 0:  # six times the volume: inside out, as mirrors leave it
+        mesh.invert()
     return mesh
 
 

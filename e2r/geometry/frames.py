@@ -30,9 +30,9 @@ def sort_levels(names: Sequence[str]) -> list[str]:
 def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
     """The pose canonical from model: x to the patient's left, y posterior, z cranial, in mm.
 
-    Cranial runs along the levels' centres, from tail to head by their names (in the given order,
-    where a name is no vertebra's); posterior is where a vertebra's mass thins out, the third moment
-    of its volume, which left-right symmetry puts into the sagittal plane. Lumbar levels decide,
+    Cranial runs along the levels' centres, from tail to head by their names (where no two are
+    vertebrae's, in the given order, head first); posterior is where a vertebra's mass thins out,
+    the third moment of its volume, which left-right symmetry puts into the sagittal plane. Lumbar levels decide,
     where there are two. Of a single level cranial is the axis it is thinnest along, of either
     sign. The origin is the mean of the levels' centroids.
 
@@ -42,8 +42,9 @@ def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
     names = sort_levels(list(meshes))
     volumes = {name: _inside(meshes[name]) for name in names}
     middle = np.mean([volumes[name].mean(0) for name in names], axis=0)
-    lumbar = [name for name in names if name.upper().startswith("L")]
-    chosen = lumbar if len(lumbar) >= 2 else names
+    known = [name for name in names if name.upper() in ORDER]
+    lumbar = [name for name in known if name.upper().startswith("L")]
+    chosen = next((some for some in (lumbar, known) if len(some) >= 2), names)
     apart = volumes[chosen[0]].mean(0) - volumes[chosen[-1]].mean(0)
     if len(chosen) < 2 or np.linalg.norm(apart) < 1e-6:
         rows = volumes[chosen[0]]

@@ -54,10 +54,10 @@ class Samples(NamedTuple):
 
 def model_samples(surface: Surface, count: int) -> Samples:
     """``count`` samples of a model in its canonical frame, evenly by area."""
-    every = max(1, surface.points.shape[0] // count)
-    points = poses.apply(surface.upright, jnp.asarray(surface.points)[::every][:count])
-    normals = poses.rotate(surface.upright, jnp.asarray(surface.normals)[::every][:count])
-    levels = jnp.asarray(surface.levels)[::every][:count]
+    pick = np.arange(count) * surface.points.shape[0] // count  # samples are in order of level
+    points = poses.apply(surface.upright, jnp.asarray(surface.points)[pick])
+    normals = poses.rotate(surface.upright, jnp.asarray(surface.normals)[pick])
+    levels = jnp.asarray(surface.levels)[pick]
     same = (levels[:, None] == levels).astype(points.dtype)
     middle = jnp.matmul(same, points, precision="highest") / jnp.sum(same, axis=1, keepdims=True)
     return Samples(points, normals, points - middle)
@@ -67,7 +67,7 @@ def choose_tokens(
     key: Array, points: Array, normals: Array, features: Array, logits: Array, valid: Array,
     *, count: int,
 ) -> Tokens:  # fmt: skip
-    """Draws ``count`` different points, each in proportion to its mask probability.
+    """Draws ``count`` different points, by their mask probability and a little more.
 
     Args:
       key: consumed.

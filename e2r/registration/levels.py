@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from e2r.geometry import correspondences, poses, procrustes
-from e2r.registration import steps
-from e2r.types import Array, Levels, Pose, Registration, Scene, Surface
+from e2r.registration import kernels, steps, unroll
+from e2r.types import Array, Levels, Pose, Scene, Surface
 
 HOLD = 1.0
 """Weight of the neighbours' pull, in scene points."""
@@ -44,6 +44,7 @@ def refine(
       scales: (K,) mm, robust scale of each step.
       hold: weight of the neighbours' pull, in scene points.
     """
+    scene = unroll.finite(scene)
     real = jnp.isfinite(centres).all(axis=1)
     middles = jnp.where(real[:, None], centres, 0.0)
     count = middles.shape[0]
@@ -52,11 +53,13 @@ def refine(
     rank = jnp.argsort(jnp.argsort(height))
     neighbour = (jnp.abs(rank[:, None] - rank) == 1) & real & real[:, None]
 
+    zero = jnp.zeros(count, jnp.asarray(scene.points).dtype)
+
     def body(state: tuple[Pose, Array], scale: Array) -> tuple[tuple[Pose, Array], Array]:
         pose, evidence = state
         share = jnp.where(neighbour, evidence + TRACE, 0.0)
 
-        def one(level: Array, at: Pose, share: Array, middle: Array) -> tuple[Pose, Array, Array]:
+        def one(level: Array, at: Pose, share: Array, middle: Array) -> tuple[Pose, Array]:
             anchor = _mean(pose, share, middle, at)
             queries = poses.apply_inverse(at, scene.points)
             own = correspondences.project(surface, queries).levels == level
@@ -64,20 +67,39 @@ def refine(
             moved = steps.symmetric(
                 mine, surface, at, scale, prior=PRIOR, anchor=anchor, hold=hold
             )  # fmt: skip
-            return moved.pose, moved.evidence, moved.residual
+            return moved.pose, moved.evidence
 
-        pose, evidence, residual = jax.vmap(one)(index, pose, share, middles)
-        return (pose, evidence), residual
+        return jax.vmap(one)(index, pose, share, middles), zero[0]
 
     begin = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), start)
-    zero = jnp.zeros(count, jnp.asarray(scene.points).dtype)
-    (pose, evidence), residuals = jax.lax.scan(
-        body, (begin, zero), jnp.asarray(scales, zero.dtype)
-    )  # fmt: skip
-    return Levels(pose, evidence, residuals[-1])
+    (pose, _), _ = jax.lax.scan(body, (begin, zero), jnp.asarray(scales, zero.dtype))
+    return explain(scene, surface, pose, scales[-1])
 
 
-def choose(whole: Registration, several: Levels) -> Levels:
+def explain(scene: Scene, surface: Surface, pose: Pose, scale: Array) -> Levels:
+    """What each level explains where it is: its own points, by Welsch's kernel.
+
+    Args:
+      scene, surface: as registered.
+      pose: leading axis L.
+      scale: () mm.
+    """
+
+    def one(level: Array, at: Pose) -> Levels:
+        queries = poses.apply_inverse(at, scene.points)
+        match = correspondences.project(surface, queries)
+        square = jnp.sum(jnp.square(queries - match.points), axis=1)
+        own = jnp.where(match.levels == level, scene.weights, 0.0)
+        share = own * kernels.welsch(square, own, scale)
+        total = jnp.sum(share)
+        mean = jnp.sum(share * square) / jnp.maximum(total, 1e-6)
+        return Levels(at, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
+
+    found: Levels = jax.vmap(one)(jnp.arange(pose.translation.shape[0]), pose)
+    return found
+
+
+def choose(whole: Levels, several: Levels) -> Levels:
     """One pose a level if the posture has changed, else the one of the whole model for each.
 
     More freedom always explains more points, and a little more means nothing: where the posture is
@@ -85,15 +107,11 @@ def choose(whole: Registration, several: Levels) -> Levels:
     less than :data:`BENT`; of those with levels moved by 2 degrees and 1.5 mm, 92 % gain more.
 
     Args:
-      whole: of the whole model, ended at the robust scale of ``several``.
-      several: of :func:`refine`.
+      whole: the one pose, repeated, and what each level explains there (:func:`explain`).
+      several: of :func:`refine`, at the same scale.
     """
-    bent = jnp.sum(several.evidence) > BENT * whole.evidence
-    pose = jax.tree.map(
-        lambda each, one: jnp.where(bent, each, jnp.broadcast_to(one, each.shape)),
-        several.pose, whole.pose,
-    )  # fmt: skip
-    return several._replace(pose=pose)
+    bent = jnp.sum(several.evidence) > BENT * jnp.sum(whole.evidence)
+    return jax.tree.map(lambda each, one: jnp.where(bent, each, one), several, whole)
 
 
 def _mean(several: Pose, share: Array, point: Array, fallback: Pose) -> Pose:

@@ -32,9 +32,9 @@ def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
 
     Cranial runs along the levels' centres, from tail to head by their names (where no two are
     vertebrae's, in the given order, head first); posterior is where a vertebra's mass thins out,
-    the third moment of its volume, which left-right symmetry puts into the sagittal plane. Lumbar levels decide,
-    where there are two. Of a single level cranial is the axis it is thinnest along, of either
-    sign. The origin is the mean of the levels' centroids.
+    the third moment of its volume, which left-right symmetry puts into the sagittal plane. Lumbar
+    levels decide, where there are two. Of a single level cranial is the axis it is thinnest along,
+    of either sign. The origin is the mean of the levels' centroids.
 
     Args:
       meshes: level name -> surface, mm. Closed or nearly so (inside is where it winds around).

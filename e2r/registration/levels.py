@@ -105,9 +105,9 @@ def choose(whole: Levels, several: Levels) -> Levels:
     """One pose a level if the posture has changed, else the one of the whole model for each.
 
     More freedom always explains more points, and a little more means nothing: where the posture is
-    the scan's, one pose is nearer the truth. Of simulated frames in the scan's posture most gain
-    less; it was 99 % of 128 held-out frames of the demo, where 1.05 and no points beyond gave up 13 %
-    and with them six frames below 2 mm.
+    the scan's, one pose is nearer the truth. Of 128 held-out frames of the demo, in the scan's
+    posture, 99 % gain less than this rule asks; 1.05 times and no points beyond let 13 % pass, and
+    cost eight of those below 2 mm.
 
     Args:
       whole: the one pose, repeated, and what each level explains there (:func:`explain`).

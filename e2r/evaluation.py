@@ -150,11 +150,12 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
             else:
                 w = masks.deterministic(item.key, reading.logits)
             weights[name] = jnp.where(cloud.valid, w, 0.0)
-            if name != "learnt":  # these masks choose the points of the coarse stage, too
-                reading = reading._replace(logits=jnp.where(w > 0.5, 4.0, -9.0))
+            drawn = reading  # by which the coarse stage's points are drawn: by the mask at hand
+            if name != "learnt":
+                drawn = reading._replace(logits=jnp.where(w > 0.5, 4.0, -9.0))
             if job.start.kind == "auto":
                 found[name] = automatic.find(
-                    settings, params, item.key, cloud, w, reading, item.surface,
+                    settings, params, item.key, cloud, w, drawn, item.surface,
                     job.schedule, job.search,
                 ).registration  # fmt: skip
             else:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import trimesh
@@ -152,6 +153,32 @@ def test_the_prediction_does_not_read_the_truth(checkpoint, simulated_cases):
             other.registrations["learnt"].pose.translation,
         )
     assert found[2].errors == {}
+
+
+def test_masks_do_not_change_one_another(checkpoint, simulated_cases):
+    """The learnt mask alone, and after the others: the same weights and the same pose."""
+    config, params = training.load(checkpoint)
+    case, lower = simulated_cases[0], params
+    for shift in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):  # until the untrained mask drops some points
+
+        def lowered(leaf, shift=shift):  # the last layer's bias is the only leaf of two numbers
+            return leaf - np.array([shift, 0.0], np.float32) if leaf.shape == (2,) else leaf
+
+        lower = {**params, "mask": jax.tree.map(lowered, params["mask"])}
+        job = jobs.Job(batch=1, views=1)
+        alone = next(iter(evaluation.run([case], config, lower, job)))
+        if 20 < alone.weights["learnt"].sum() < 0.9 * len(alone.weights["learnt"]):
+            break
+    else:
+        pytest.fail("no shift of the bias splits the points")
+    job = replace(job, masks=("all", "oracle", "learnt"))
+    after = next(iter(evaluation.run([case], config, lower, job)))
+    np.testing.assert_array_equal(alone.weights["learnt"], after.weights["learnt"])
+    np.testing.assert_allclose(
+        alone.registrations["learnt"].pose.translation,
+        after.registrations["learnt"].pose.translation,
+        atol=0.05,
+    )
 
 
 def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):

@@ -167,7 +167,10 @@ def draw_batch(bank: Bank, key: Array, batch: int) -> Example:
 
 
 def augment(key: Array, example: Example) -> Example:
-    """Turns the scene about its middle (any roll, a little tilt) and changes its colours."""
+    """Turns the scene about its middle (any roll, a little tilt) and changes its colours.
+
+    Light, lamps and cameras differ: gain of each channel and of all, contrast, saturation.
+    """
     k_roll, k_tilt, k_gain = jax.random.split(key, 3)
     valid = example.cloud.valid[:, None]
     centre = jnp.sum(jnp.where(valid, example.cloud.points, 0.0), 0) / jnp.maximum(valid.sum(), 1)
@@ -177,8 +180,14 @@ def augment(key: Array, example: Example) -> Example:
     spin = Pose(poses.exp_rotation(jnp.stack([0.0 * roll, 0.0 * roll, roll])), still)
     lean = Pose(poses.exp_rotation(jnp.append(tilt, 0.0)), still)
     motion = poses.about(poses.compose(lean, spin), centre)
-    gain = jnp.exp(0.15 * jax.random.normal(k_gain, (4,)))
+    k_gain, k_contrast, k_saturation = jax.random.split(k_gain, 3)
+    gain = jnp.exp(0.2 * jax.random.normal(k_gain, (4,)))
+    power = jnp.exp(0.2 * jax.random.normal(k_contrast))
     colors = jnp.clip(example.cloud.colors * gain[:3] * gain[3], 0.0, 1.0)
+    colors = jnp.maximum(colors, 1e-4) ** power
+    grey = jnp.mean(colors, axis=1, keepdims=True)
+    colors = grey + jax.random.uniform(k_saturation, maxval=1.2) * (colors - grey)
+    colors = jnp.clip(colors, 0.0, 1.0)
     cloud = example.cloud._replace(
         points=poses.apply(motion, example.cloud.points),
         normals=poses.rotate(motion, example.cloud.normals),

@@ -9,7 +9,7 @@ from conftest import TINY
 from scipy.spatial import cKDTree
 
 from e2r.datasets import cases, simulated
-from e2r.geometry import correspondences, poses
+from e2r.geometry import correspondences, frames, poses
 from e2r.synthetic import anatomy as spine
 from e2r.synthetic import camera, scene
 
@@ -46,6 +46,38 @@ def test_distances_never_overstate(bones):
     assert np.quantile(slope, 0.99) < 1.25
 
 
+def test_the_lumbar_spine_is_lordotic():
+    for seed in range(5):
+        _, pose = spine.sample_spine(jax.random.key(seed))
+        y, z = np.asarray(pose.translation)[:, 1:].T
+        chord = np.interp(-z[2:5], -z[[1, 5]], y[[1, 5]])
+        assert (y[2:5] < chord - 3.0).all()  # L2 to L4 lie in front of the line from L1 to L5
+        assert np.asarray(pose.rotation)[6, 1, 2] < -0.25  # the sacrum's end plate slopes forward
+
+
+def test_a_whole_spine_has_short_stubs_at_its_head_and_a_sacrum_at_its_tail():
+    settings = simulated.Simulation(first=("T12",), last=("S1",))
+    model = simulated.procedural(jax.random.key(3), "s", settings).model
+    assert list(model) == list(spine.LEVELS)
+    assert all(mesh.is_watertight for mesh in model.values())
+    frame = frames.anatomical(model)
+    size = {
+        name: np.ptp(np.asarray(poses.apply(frame, mesh.vertices.astype(np.float32))), axis=0)
+        for name, mesh in model.items()
+    }
+    assert size["T12"][0] < 0.75 * size["L1"][0]
+    assert size["S1"][0] > 95.0 and size["S1"][2] > 60.0
+    few = simulated.Simulation(first=("L2",), last=("L4",))
+    assert list(simulated.procedural(jax.random.key(3), "s", few).model) == ["L2", "L3", "L4"]
+
+
+def test_levels_of_a_simulation_are_checked():
+    with pytest.raises(ValueError, match="some of T12, L1"):
+        simulated.Simulation(first=("T11",))
+    with pytest.raises(ValueError, match="lies above"):
+        simulated.Simulation(first=("L1", "L5"), last=("L5",))
+
+
 def test_specimens_levels_and_sides_differ(bones):
     other = jax.jit(spine.specimen)(jax.random.key(5))
     assert float(jnp.abs(bones.corners - other.corners).max()) > 1
@@ -59,8 +91,8 @@ def test_specimens_levels_and_sides_differ(bones):
 
 
 def test_models_are_closed_and_lie_where_the_distance_is_zero(bones):
-    models = spine.meshes(jax.tree.map(np.asarray, bones), spine.LEVELS)
-    assert list(models) == list(spine.LEVELS)
+    models = spine.meshes(jax.tree.map(np.asarray, bones), spine.LEVELS[1:6])
+    assert list(models) == ["L1", "L2", "L3", "L4", "L5"]
     for mesh in models.values():
         assert mesh.is_watertight
         assert 25_000 < mesh.volume < 110_000

@@ -39,6 +39,12 @@ class Simulation:
     """how far each level has turned since the scan, standard deviation per axis"""
     posture_mm: float = 0.0
     """how far each level has shifted since the scan, standard deviation per axis"""
+    still: float = 0.0
+    """share of the scenes whose posture is the scan's all the same"""
+    first: tuple[str, ...] = ("L1",)
+    """first level of a spine, drawn from these (T12 to L4)"""
+    last: tuple[str, ...] = ("L5",)
+    """last level of a spine, drawn from these (L2 to S1)"""
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -51,6 +57,15 @@ class Simulation:
             raise ValueError(f"simulation.fill is {self.fill}; use two shares in (0, 1], in order")
         if not (0 <= self.posture_degrees <= 15 and 0 <= self.posture_mm <= 15):
             raise ValueError("simulation: posture_degrees and posture_mm are 0 to 15")
+        if not 0 <= self.still <= 1:
+            raise ValueError(f"simulation.still is {self.still}; use a share, 0 to 1")
+        known = anatomy.LEVELS
+        if not self.first or not self.last or {*self.first, *self.last} - {*known}:
+            raise ValueError(
+                "simulation.first and simulation.last name levels: some of " + ", ".join(known)
+            )
+        if max(map(known.index, self.first)) >= min(map(known.index, self.last)):
+            raise ValueError("simulation: each of first lies above each of last")
         if not 0 <= self.least_bone < 0.2:
             raise ValueError(f"simulation.least_bone is {self.least_bone}; use 0 to 0.2")
 
@@ -65,24 +80,33 @@ class Specimen(NamedTuple):
 
 
 @cache
-def _baker() -> Callable[[Array], anatomy.Bones]:
-    return jax.jit(anatomy.specimen)
+def _baker(levels: tuple[str, ...]) -> Callable[[Array], anatomy.Bones]:
+    return jax.jit(partial(anatomy.specimen, levels=levels))
 
 
 @cache
 def _photographer(settings: Simulation) -> Callable[[Array, anatomy.Bones], scene.Frame]:
     one = partial(
         scene.photograph, width=settings.width, height=settings.height, fill=settings.fill,
-        degrees=settings.posture_degrees, mm=settings.posture_mm,
+        degrees=settings.posture_degrees, mm=settings.posture_mm, still=settings.still,
     )  # fmt: skip
     return jax.jit(jax.vmap(one, (0, None)))
 
 
-def procedural(key: Array, name: str) -> Specimen:
-    """Draws a specimen; its model frame is turned and shifted as CT frames are."""
+def procedural(key: Array, name: str, settings: Simulation | None = None) -> Specimen:
+    """Draws a specimen; its model frame is turned and shifted as CT frames are.
+
+    Args:
+      key: consumed.
+      name: of the specimen.
+      settings: which levels it may have; L1 to L5 without them.
+    """
+    settings = settings or Simulation()
     k_bones, k_frame = jax.random.split(key)
-    bones = _baker()(k_bones)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(k_frame)))
+    ends = [anatomy.LEVELS.index(rng.choice(some)) for some in (settings.first, settings.last)]
+    levels = anatomy.LEVELS[ends[0] : ends[1] + 1]
+    bones = _baker(levels)(k_bones)
     axes = np.eye(3)[rng.permutation(3)] * rng.choice([-1.0, 1.0], (3, 1))
     axes[0] *= np.linalg.det(axes)
     tilt = np.asarray(poses.exp_rotation(np.float32(np.deg2rad(rng.normal(0.0, 4.0, 3)))))
@@ -91,7 +115,7 @@ def procedural(key: Array, name: str) -> Specimen:
     canonical = Pose(rotation, shift)
     host = jax.tree.map(np.asarray, bones)
     model = {}
-    for level, mesh in anatomy.meshes(host, anatomy.LEVELS).items():
+    for level, mesh in anatomy.meshes(host, levels).items():
         vertices = (np.asarray(mesh.vertices) - shift) @ rotation
         model[level] = trimesh.Trimesh(vertices, mesh.faces, process=False)
     return Specimen(name, bones, model, canonical)
@@ -192,7 +216,7 @@ def simulate(
 
     def one(index: int) -> list[cases.Case]:
         k_shape, k_frames = jax.random.split(jax.random.fold_in(key, index))
-        subject = procedural(k_shape, f"{prefix}{index:04d}")
+        subject = procedural(k_shape, f"{prefix}{index:04d}", settings)
         return photograph(k_frames, subject, settings, count=frames)
 
     with ThreadPoolExecutor(workers) as pool:

@@ -34,17 +34,17 @@ def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
     vertebrae's, in the given order, head first); posterior is where a vertebra's mass thins out,
     the third moment of its volume, which left-right symmetry puts into the sagittal plane. Lumbar
     levels decide, where there are two. Of a single level cranial is the axis it is thinnest along,
-    of either sign. The origin is the mean of the levels' centroids.
+    of either sign. The origin is the mean of the deciding levels' centroids.
 
     Args:
       meshes: level name -> surface, mm. Closed or nearly so (inside is where it winds around).
     """
     names = sort_levels(list(meshes))
     volumes = {name: _inside(meshes[name]) for name in names}
-    middle = np.mean([volumes[name].mean(0) for name in names], axis=0)
     known = [name for name in names if name.upper() in ORDER]
     lumbar = [name for name in known if name.upper().startswith("L")]
     chosen = next((some for some in (lumbar, known) if len(some) >= 2), names)
+    middle = np.mean([volumes[name].mean(0) for name in chosen], axis=0)
     apart = volumes[chosen[0]].mean(0) - volumes[chosen[-1]].mean(0)
     if len(chosen) < 2 or np.linalg.norm(apart) < 1e-6:
         rows = volumes[chosen[0]]

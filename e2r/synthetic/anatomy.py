@@ -18,11 +18,16 @@ from skimage.measure import marching_cubes
 from e2r.geometry import frames, poses
 from e2r.types import Array, Pose
 
-LEVELS = ("L1", "L2", "L3", "L4", "L5")
+LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
+RANKS = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+"""How far along the lumbar spine a vertebra is; the sacrum is no vertebra of this kind."""
 SPACING = 1.75
 SHAPE = (69, 60, 49)
 LOW = (-59.5, -27.0, -45.0)
-"""Grid of a procedural level in its own frame: mm between nodes, nodes, first node."""
+SACRUM_SPACING = 2.5
+SACRUM_LOW = (-86.0, -22.0, -100.0)
+"""Grid of a procedural level in its own frame: mm between nodes, nodes, first node. The sacrum has
+as many nodes, farther apart."""
 
 PARTS = (
     "pedicle", "lamina", "superior articular process", "inferior articular process",
@@ -35,7 +40,8 @@ class Vertebra(NamedTuple):
     """One procedural vertebra in its own LPS frame, origin at the centre of the body.
 
     The posterior parts are tapered rounded boxes, whose long axis is their own first axis:
-    5 left, 5 right (in the order of ``PARTS``), then the spinous process.
+    5 left, 5 right (in the order of ``PARTS``), then the spinous process. A sacrum is made of as
+    many parts, see :func:`sample_sacrum`.
     """
 
     body: Array  # (3,) half width, half depth, half height
@@ -68,7 +74,7 @@ def sample_vertebra(key: Array, rank: Array, scale: Array) -> Vertebra:
 
     Args:
       key: consumed.
-      rank: () 0 at L1 to 1 at L5.
+      rank: () 0 at L1 to 1 at L5; less at T12, whose transverse processes are stubs.
       scale: () the specimen's size, 1 on average.
     """
     keys = jax.random.split(key, 8)
@@ -80,11 +86,8 @@ def sample_vertebra(key: Array, rank: Array, scale: Array) -> Vertebra:
     canal_half = mix([11.0, 8.0], [13.0, 8.5]) * wobble(keys[1], (2,), 0.08)
     wide, back = canal_half[0], body[1]
     thick = mix(4.2, 7.0) * wobble(keys[2], (), 0.12)  # half width of a pedicle
-    zero = jnp.zeros(())
-
-    def vec(x: Array, y: Array, z: Array) -> Array:
-        return jnp.stack([jnp.asarray(x, jnp.float32) + zero, y + zero, z + zero])
-
+    transverse = jnp.where(rank < 0, 4.0, mix(14.0, 15.0))  # half length
+    vec = _vector
     # Left parts: centre, direction of the long axis, roughly cranial axis, half extents.
     centre = jnp.stack(
         [
@@ -92,7 +95,7 @@ def sample_vertebra(key: Array, rank: Array, scale: Array) -> Vertebra:
             vec(0.62 * wide, back + 18.0, -3.0),
             vec(wide + thick + 1.5, back + 10.5, 13.0),
             vec(wide + 1.5, back + 19.0, -16.0),
-            vec(wide + thick + 15.0, back + 10.0, 4.0),
+            vec(wide + thick + 1.0 + transverse, back + 10.0, 4.0),
         ]
     )
     along = jnp.stack(
@@ -111,30 +114,82 @@ def sample_vertebra(key: Array, rank: Array, scale: Array) -> Vertebra:
             vec(9.5, 3.3, mix(10.5, 8.5)),
             vec(9.5, 3.6, mix(5.0, 6.0)),
             vec(10.0, 3.5, mix(4.6, 5.5)),
-            vec(mix(14.0, 15.0), 3.6, mix(5.0, 6.5)),
+            vec(transverse, 3.6, mix(5.0, 6.5)),
         ]
     )
     taper = jnp.array([0.0, 0.0, -0.15, -0.1, -0.2])
+    long = mix(16.5, 12.0)
+    tip = (vec(0.0, back + 18.0 + long, -7.0), vec(0.0, 1.0, -0.22), jnp.array([0.0, 0.1, 1.0]),
+           vec(long, 3.2, mix(10.5, 8.0)), jnp.array(0.18))  # fmt: skip
+    left = (centre, along, up, half, taper)
+    canal = jnp.append(canal_half, back + 0.95 * canal_half[1])
+    return _paired(keys[3:], left, tip, body, canal, scale, loose=1.1)
+
+
+def sample_sacrum(key: Array, scale: Array) -> Vertebra:
+    """Draws a sacrum of the same kind of parts, origin at the centre of the first sacral body.
+
+    Its paired parts are wing, upper back wall, superior articular process, lateral mass and lower
+    back wall; the single one is the median crest. Sizes are those of an adult's, to a centimetre.
+
+    Args:
+      key, scale: as in :func:`sample_vertebra`.
+    """
+    k_size, *keys = jax.random.split(key, 6)
+    size = jnp.exp(0.08 * jnp.clip(jax.random.normal(k_size, (3,)), -2.0, 2.0))
+    left = tuple(
+        jnp.array(rows, jnp.float32)
+        for rows in (
+            [[36, 8, -8], [11, 32, -16], [20, 22, 6], [22, 27, -40], [9, 45, -50]],
+            [[4, 1.4, -1], [-1.7, 1, 0], [0.05, 0.1, 1], [-0.7, 1, -2.8], [-1.9, 1, 0]],
+            [[0, 0, 1], [0, -0.5, 1], [1, 0.4, 0], [1, 0, 0], [0, -0.3, 1]],
+            [[18, 11, 15], [13, 4.5, 22], [13, 7, 8], [36, 10, 14], [12, 4.5, 24]],
+            [-0.1, 0.0, -0.15, -0.35, -0.2],
+        )
+    )  # fmt: skip
+    tip = tuple(
+        jnp.array(row, jnp.float32)
+        for row in ([0, 41, -28], [0, 0.45, -1], [0, 1, 0.45], [28, 3, 7], -0.3)
+    )
+    body, canal = jnp.array([25.0, 16.0, 14.0]) * size, jnp.array([9.0, 4.5, 22.0])
+    return _paired(jnp.stack(keys), left, tip, body, canal, scale, loose=2.0)
+
+
+def _vector(x: Array | float, y: Array | float, z: Array | float) -> Array:
+    return jnp.stack([jnp.asarray(v, jnp.float32) for v in (x, y, z)])
+
+
+def _paired(
+    keys: Array, left: tuple, tip: tuple, body: Array, canal: Array, scale: Array, *, loose: float
+) -> Vertebra:
+    """A vertebra of its left parts (5, ...), mirrored, and its single one; then each part wobbles.
+
+    Args:
+      keys: five, consumed.
+      left, tip: centre, direction of the long axis, third axis, half extents, taper.
+      body, canal: as in :class:`Vertebra`.
+      scale: of all lengths.
+      loose: mm, standard deviation of a part's place.
+    """
     # The right side mirrors the left, then each side goes its own way.
     mirror = jnp.array([-1.0, 1.0, 1.0])
-    long = mix(16.5, 12.0)
-    centre = jnp.concatenate([centre, centre * mirror, vec(0.0, back + 18.0 + long, -7.0)[None]])
-    along = jnp.concatenate([along, along * mirror, vec(0.0, 1.0, -0.22)[None]])
-    up = jnp.concatenate([up, up * mirror, jnp.array([[0.0, 0.1, 1.0]])])
-    half = jnp.concatenate([half, half, vec(long, 3.2, mix(10.5, 8.0))[None]])
-    taper = jnp.concatenate([taper, taper, jnp.array([0.18])])
-    half = half * wobble(keys[3], half.shape, 0.09)
-    centre = centre + 1.1 * jax.random.normal(keys[4], centre.shape)
-    taper = taper + 0.08 * jax.random.normal(keys[5], taper.shape)
-    turn = 0.09 * jax.random.normal(keys[6], centre.shape)
+    flips = (mirror, mirror, mirror, 1.0, 1.0)
+    centre, along, up, half, taper = (
+        jnp.concatenate([rows, rows * flip, row[None]])
+        for rows, row, flip in zip(left, tip, flips, strict=True)
+    )
+    half = half * jnp.exp(0.09 * jnp.clip(jax.random.normal(keys[0], half.shape), -2.0, 2.0))
+    centre = centre + loose * jax.random.normal(keys[1], centre.shape)
+    taper = taper + 0.08 * jax.random.normal(keys[2], taper.shape)
+    turn = 0.09 * jax.random.normal(keys[3], centre.shape)
     axes = jax.vmap(lambda a, u, w: poses.exp_rotation(w) @ _frame(a, u))(along, up, turn)
-    k_direction, k_length, k_phase, k_amplitude = jax.random.split(keys[7], 4)
+    k_direction, k_length, k_phase, k_amplitude = jax.random.split(keys[4], 4)
     direction = jax.random.normal(k_direction, (6, 3))
     direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
     length = jax.random.uniform(k_length, (6, 1), minval=9.0, maxval=28.0)
     return Vertebra(
         body=scale * body,
-        canal=scale * jnp.append(canal_half, back + 0.95 * canal_half[1]),
+        canal=scale * canal,
         centre=scale * centre,
         axes=axes,
         half=scale * half,
@@ -203,41 +258,62 @@ def _rounded(a: Array, b: Array, radius: Array) -> Array:
 
 
 def sample_spine(key: Array) -> tuple[Vertebra, Pose]:
-    """Draws a specimen L1–L5: shapes and poses (canonical from level), leading axis 5.
+    """Draws a specimen: shapes and poses (canonical from level), leading axis as :data:`LEVELS`.
 
-    Lordosis, a little scoliosis with axial rotation, and disc heights vary by specimen.
+    Lordosis, a little scoliosis with axial rotation, and disc heights vary by specimen. The origin
+    is the mean of the lumbar bodies' centres.
     """
     k_scale, k_shape, k_curve, k_disc, k_twist = jax.random.split(key, 5)
     scale = jnp.exp(0.07 * jnp.clip(jax.random.normal(k_scale), -2.0, 2.0))
-    ranks = jnp.linspace(0.0, 1.0, 5)
+    count = len(LEVELS)
+    k_sacrum, *k_shapes = jax.random.split(k_shape, count)
     shapes = jax.vmap(lambda k, r: sample_vertebra(k, r, scale))(
-        jax.random.split(k_shape, 5), ranks
+        jnp.stack(k_shapes), jnp.array(RANKS)
+    )
+    shapes = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b[None]]), shapes, sample_sacrum(k_sacrum, scale)
     )
     lordosis = jnp.deg2rad(jax.random.uniform(k_curve, (), minval=15.0, maxval=48.0))
-    tilt = lordosis * (jnp.linspace(0.3, -0.7, 5))  # about x: L1 leans back, L5 forward
-    lateral, axial = jnp.deg2rad(jax.random.normal(k_twist, (2, 5)) * jnp.array([[2.0], [2.5]]))
+    tilt = lordosis * (jnp.array(RANKS) - 0.3)  # about x: L1's end plate faces back, L5's forward
+    sacral = jax.random.uniform(jax.random.fold_in(k_curve, 1), (), minval=8.0, maxval=20.0)
+    tilt = jnp.append(tilt, tilt[-1] + jnp.deg2rad(sacral))
+    lateral, axial = jnp.deg2rad(jax.random.normal(k_twist, (2, count)) * jnp.array([[2.0], [2.5]]))
     rotation = jax.vmap(poses.exp_rotation)(jnp.stack([tilt, lateral, axial], 1))
-    disc = scale * jax.random.uniform(k_disc, (5,), minval=7.0, maxval=12.0)
+    disc = scale * jax.random.uniform(k_disc, (count,), minval=7.0, maxval=12.0)
     reach = shapes.body[:, 2] + 0.5 * disc
     axis = rotation[:, :, 2]
     below = axis[:-1] * reach[:-1, None] + axis[1:] * reach[1:, None]
     centres = jnp.concatenate([jnp.zeros((1, 3)), -jnp.cumsum(below, axis=0)])
-    centres = centres - jnp.mean(centres, axis=0)
+    centres = centres - jnp.mean(centres[1:6], axis=0)
     return shapes, Pose(rotation, centres)
 
 
-def specimen(key: Array) -> Bones:
-    """Draws a procedural specimen and bakes its levels into signed distance grids."""
-    shapes, pose = sample_spine(key)
-    axes = [low + SPACING * jnp.arange(n) for low, n in zip(LOW, SHAPE, strict=True)]
+def specimen(key: Array, levels: Sequence[str] = LEVELS[1:6]) -> Bones:
+    """Draws a procedural specimen and bakes its levels into signed distance grids.
+
+    Args:
+      key: consumed.
+      levels: neighbours among :data:`LEVELS`, head first; L1 to L5 without it.
+    """
+    first, count = LEVELS.index(levels[0]), len(levels)
+    shapes, pose = jax.tree.map(lambda leaf: leaf[first : first + count], sample_spine(key))
+    sacral = np.array([name == "S1" for name in levels])
+    spacing = jnp.where(sacral, SACRUM_SPACING, SPACING)
+    origin = jnp.where(sacral[:, None], jnp.array(SACRUM_LOW), jnp.array(LOW))
+    axes = [jnp.arange(n) for n in SHAPE]
     nodes = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    values = jax.lax.map(lambda shape: signed_distance(shape, nodes), shapes)
-    count = len(LEVELS)
-    middle = jax.vmap(poses.apply)(pose, jnp.tile(jnp.array([0.0, 18.0, 0.0]), (count, 1)))
+
+    def bake(item: tuple) -> Array:
+        shape, low, apart = item
+        return signed_distance(shape, low + apart * nodes)
+
+    values = jax.lax.map(bake, (shapes, origin, spacing))
+    about = jnp.where(sacral[:, None], jnp.array([0.0, 25.0, -12.0]), jnp.array([0.0, 18.0, 0.0]))
+    middle = jax.vmap(poses.apply)(pose, about)
     return Bones(
         corners=_corners(values.reshape(count, *SHAPE)).reshape(count, -1, 8),
-        origin=jnp.tile(jnp.array(LOW), (count, 1)),
-        spacing=jnp.full(count, SPACING),
+        origin=origin,
+        spacing=spacing,
         shape=jnp.tile(jnp.array(SHAPE, jnp.int32) - 1, (count, 1)),
         pose=pose,
         centre=middle,
@@ -309,7 +385,9 @@ def meshes(bones: Bones, names: Sequence[str]) -> dict[str, trimesh.Trimesh]:
     return result
 
 
-def bend(key: Array, bones: Bones, *, degrees: float, mm: float) -> tuple[Bones, Pose]:
+def bend(
+    key: Array, bones: Bones, *, degrees: Array | float, mm: Array | float
+) -> tuple[Bones, Pose]:
     """The same spine in another posture: each level turned and shifted a little about its middle.
 
     Args:

@@ -83,9 +83,12 @@ def _smoothstep(x: Array, low: Array, high: Array) -> Array:
 
 
 def _profile(bones: Bones) -> tuple[Array, Array, Array]:
-    """Along the spine: z nodes (64,), height of the laminae there, height of the spinous tips."""
-    z_low, z_high = jnp.min(bones.centre[:, 2]) - 30.0, jnp.max(bones.centre[:, 2]) + 30.0
-    z = jnp.linspace(z_low, z_high, 64)
+    """Along the spine: z nodes (96,), height of the laminae there, height of the spinous tips.
+
+    Far enough tailwards for a sacrum.
+    """
+    z_low, z_high = jnp.min(bones.centre[:, 2]) - 100.0, jnp.max(bones.centre[:, 2]) + 30.0
+    z = jnp.linspace(z_low, z_high, 96)
     order = jnp.argsort(bones.centre[:, 2])
     middle = jnp.interp(z, bones.centre[order, 2], bones.centre[order, 0])
     lateral = jnp.array([-12.0, -8.0, 8.0, 12.0, -2.0, 0.0, 2.0])
@@ -142,7 +145,9 @@ def sample_scene(key: Array, bones: Bones) -> Scene:
     floor = jnp.interp(z[0], profile_z, lamina) - uniform(0.5, 6.0) - fall + uneven + lumps
     inside_z = (profile_z > z_end) & (profile_z < z_top)
     skin = jnp.max(jnp.where(inside_z, tip, -jnp.inf)) + uniform(2.0, 28.0)
-    skin = skin - 0.0012 * dx**2 + 0.6 * rough[1]
+    # Skin covers what is not opened, the sacrum behind the wound's plane too.
+    cover = jnp.max(tip - 0.3 * jnp.abs(z[0][:, None] - profile_z), axis=1) + 6.0
+    skin = jnp.maximum(skin, cover) - 0.0012 * dx**2 + 0.6 * rough[1]
     u = (jnp.abs(dx / half_x) ** 3.5 + jnp.abs((z - z_mid) / half_z) ** 3.5) ** (1 / 3.5)
     u = u + 0.06 * rough[2] + 0.02 * fine[1]
     steep = uniform(0.10, 0.35)
@@ -315,6 +320,7 @@ def photograph(
     fill: tuple[float, float],
     degrees: float = 0.0,
     mm: float = 0.0,
+    still: float = 0.0,
 ) -> Frame:
     """One simulated frame of a spine: a fresh scene, a fresh camera, a fresh sensor.
 
@@ -324,9 +330,13 @@ def photograph(
       width, height: pixels.
       fill: range of the wound's share of the picture.
       degrees, mm: how far each level has moved since the scan, standard deviations per axis.
+      still: chance that none has.
     """
     k_scene, k_camera, k_render = jax.random.split(key, 3)
-    bones, posture = anatomy.bend(jax.random.fold_in(key, 3), bones, degrees=degrees, mm=mm)
+    moves = (jax.random.uniform(jax.random.fold_in(key, 4)) >= still).astype(jnp.float32)
+    bones, posture = anatomy.bend(
+        jax.random.fold_in(key, 3), bones, degrees=moves * degrees, mm=moves * mm
+    )
     scene = sample_scene(k_scene, bones)
     camera = sample_camera(
         k_camera, scene.look_at, scene.opening, width=width, height=height, fill=fill

@@ -355,4 +355,6 @@ def register_levels(
     count = centres.shape[0]
     one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), whole.pose)
     several = levels.refine(scene, surface, whole.pose, centres, scales)
-    return levels.choose(levels.explain(scene, surface, one, scales[-1]), several)
+    single = levels.explain(scene, surface, one, scales[-1])
+    bent = levels.gain(scene, surface, whole.pose, centres, scales) > levels.GAIN
+    return jax.tree.map(lambda each, same: jnp.where(bent, each, same), several, single)

@@ -49,13 +49,13 @@ class Register:
     """Register one case: where are the model's levels in the camera's frame?
 
     Prints the poses, and how far off they are where the case has a truth.json.
-    Example: python -m e2r register cases/specimen0000_000 --checkpoint runs/demo
+    Example: python -m e2r register cases/specimen0000_000
     """
 
     case: Annotated[Path, tyro.conf.Positional]
     """a case folder"""
-    checkpoint: Path
-    """output folder of experiments.train"""
+    checkpoint: Path | None = None
+    """output folder of experiments.train; the model that comes with e2r without it"""
     start: str = "auto"
     """auto (no start), truth (the true pose, perturbed), or a JSON file with a 4x4 pose"""
     start_degrees: float = 4.0
@@ -107,11 +107,12 @@ def register(options: Register) -> int:
     """Runs ``register``."""
     import numpy as np
 
-    from e2r import evaluation, jobs, results, training
+    from e2r import confidence, evaluation, jobs, results, training
     from e2r.datasets import cases
 
     case = cases.read(options.case)
-    config, params = training.load(options.checkpoint)
+    checkpoint = options.checkpoint or training.PACKAGED
+    config, params = training.load(checkpoint)
     job = jobs.Job(
         start=jobs.Start(options.start, options.start_degrees, options.start_mm),
         batch=1, seed=options.seed, keep_surface=options.case / "model" / "surface.npz",
@@ -119,7 +120,7 @@ def register(options: Register) -> int:
     (result,) = evaluation.run([case], config, params, job)
     if not isinstance(result, results.Result):
         raise ValueError(result[1])
-    line = results.prediction(result, "learnt")
+    line = results.prediction(result, "learnt", confidence.load(checkpoint))
     for name, matrix in line["T_camera_model"].items():
         print(f"{name}  T_camera_model =")
         print(np.array2string(np.array(matrix), precision=4, suppress_small=True))
@@ -130,6 +131,12 @@ def register(options: Register) -> int:
         f"{float(found.evidence):.0f} points agree with the model, {float(found.residual):.2f} mm "
         f"off (robust RMS); {'accepted' if line['accepted'] else 'not accepted'}"
     )
+    if line["expected_tre_mm"] is not None:
+        others = [f"{h['probability']:.0%}" for h in line["hypotheses"]]
+        print(
+            f"expected TRE {line['expected_tre_mm']:.1f} mm; chances of the hypotheses, the one "
+            f"above first: {', '.join(others)}"
+        )
     if result.errors:
         errors = result.errors["learnt"]
         print(f"TRE against truth.json: {errors['tre_mm']:.2f} mm")

@@ -14,7 +14,17 @@ from e2r import pipeline
 from e2r.geometry import correspondences, poses, vectors
 from e2r.registration import kernels, starts, unroll
 from e2r.segmentation.network import Reading
-from e2r.types import Array, Cloud, Params, Pose, Pyramid, Registration, Scene, Surface
+from e2r.types import (
+    Array,
+    Cloud,
+    Hypotheses,
+    Params,
+    Pose,
+    Pyramid,
+    Registration,
+    Scene,
+    Surface,
+)
 
 SPREAD = 50.0
 """mm: of the kernel that finds the middle of what is of interest."""
@@ -59,11 +69,10 @@ class Search:
 
 
 class Found(NamedTuple):
-    """What a search came to; finalists are sorted, the best first."""
+    """What a search came to."""
 
-    registration: Registration  # of the best
-    finalists: Pose  # (K, ...) camera from model
-    agreement: Array  # (K,) of each finalist, in points of the mask
+    registration: Registration  # of the best hypothesis
+    hypotheses: Hypotheses
 
 
 def read(settings: pipeline.Network, params: Params, cloud: Cloud, pyramid: Pyramid) -> Reading:
@@ -120,6 +129,7 @@ def find(
     weights: Array,
     reading: Reading,
     surface: Surface,
+    exposed: Array,
     schedule: pipeline.Schedule,
     search: Search,
 ) -> Found:
@@ -134,6 +144,7 @@ def find(
       key: consumed.
       cloud: (N,) points, weights (N,) their mask, reading what the network said of them.
       surface: the model.
+      exposed: (L,) bool, levels that may lie in the wound.
       schedule: of the last registration.
       search: how.
     """
@@ -152,11 +163,11 @@ def find(
 
     def short(start: Pose) -> tuple[Pose, Array]:
         pose = unroll.register(few, surface, start, scales, step=schedule.bound_step()).pose
-        return pose, agreement(few, surface, pose, search.last_scale)
+        return pose, agreement(few, surface, pose, exposed, search.last_scale)
 
     def long(start: Pose) -> tuple[Registration, Array]:
         result = pipeline.register_scene(scene, surface, start, schedule)
-        return result, agreement(scene, surface, result.pose, search.scale)
+        return result, agreement(scene, surface, result.pose, exposed, search.scale)
 
     ends, scores = jax.vmap(short)(begin)
     if search.parents:
@@ -170,7 +181,20 @@ def find(
     order = jnp.argsort(-scores)
     results = jax.tree.map(lambda leaf: leaf[order], results)
     first = jax.tree.map(lambda leaf: leaf[0], results)
-    return Found(first, results.pose, scores[order])
+    placed = jax.vmap(lambda pose: poses.apply(pose, corners))(results.pose)
+    gap = jnp.mean(jnp.linalg.norm(placed[:, None] - placed, axis=-1), axis=-1)
+    before = jnp.tri(search.finalists, k=-1, dtype=bool)  # what is nearly the same counts once
+    new = ~jnp.any((gap < search.apart) & before, axis=1)
+    return Found(first, Hypotheses(results.pose, scores[order], results.evidence, new))
+
+
+def only(
+    scene: Scene, surface: Surface, result: Registration, exposed: Array, search: Search
+) -> Hypotheses:
+    """The one hypothesis of a registration that had its start."""
+    score = agreement(scene, surface, result.pose, exposed, search.scale)
+    one = Hypotheses(result.pose, score, result.evidence, jnp.asarray(True))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one)
 
 
 def sample(key: Array, scene: Scene, count: int) -> Scene:
@@ -181,10 +205,17 @@ def sample(key: Array, scene: Scene, count: int) -> Scene:
     return Scene(scene.points[pick], scene.normals[pick], scene.weights[pick])
 
 
-def agreement(scene: Scene, surface: Surface, pose: Pose, scale: float) -> jax.Array:
+def agreement(
+    scene: Scene, surface: Surface, pose: Pose, exposed: Array, scale: float
+) -> jax.Array:
     """How much of a mask (in points) lies on the model's outside: near it, and facing as it does.
 
     The back of a vertebral body may fit a lamina's points, but it faces the other way.
+
+    Args:
+      scene, surface, pose: as registered.
+      exposed: (L,) bool; points on other levels do not agree.
+      scale: mm, of Welsch's kernel.
     """
     queries = poses.apply_inverse(pose, scene.points)
     match = correspondences.project(surface, queries)
@@ -192,6 +223,7 @@ def agreement(scene: Scene, surface: Surface, pose: Pose, scale: float) -> jax.A
     normals = poses.rotate_columns(pose.rotation.T, vectors.columns(scene.normals))
     facing = vectors.dot(normals, vectors.columns(match.normals))
     near = kernels.welsch(jnp.sum(apart * apart, axis=1), scene.weights, jnp.asarray(scale))
+    near = jnp.where(jnp.asarray(exposed)[match.levels], near, 0.0)
     total: jax.Array = jnp.sum(scene.weights * near * jnp.maximum(facing, 0.0))
     return total
 

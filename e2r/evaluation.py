@@ -6,7 +6,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,17 @@ from e2r.geometry import poses, surfaces
 from e2r.jobs import Job, Start
 from e2r.results import Result, level_poses
 from e2r.segmentation import masks
-from e2r.types import Array, Cloud, Levels, Params, Pose, Pyramid, Registration, Surface
+from e2r.types import (
+    Array,
+    Cloud,
+    Hypotheses,
+    Levels,
+    Params,
+    Pose,
+    Pyramid,
+    Registration,
+    Surface,
+)
 
 
 class Prepared(NamedTuple):
@@ -35,6 +45,7 @@ class Prepared(NamedTuple):
     oracle: Array  # (V, N) weights of the oracle mask; zeros unless it is asked for
     rows: Array  # (V, N) row of each point in the case, -1 where padded
     centres: Array  # (L, 3) mm, middle of each level in the model frame; padded with NaN
+    exposed: Array  # (L,) bool: levels that may lie in the wound
 
 
 def stable_seed(text: str) -> int:
@@ -104,8 +115,12 @@ def prepare(
         oracle = pipeline.oracle_weights(case, seen.rows)
     else:
         oracle = np.zeros(seen.rows.shape, np.float32)
+    centres = level_centres(case.model)
+    exposed = np.ones(len(centres), bool)
+    if case.exposed:
+        exposed[: len(case.model)] = [name in case.exposed for name in case.model]
     return Prepared(
-        key, seen.cloud, seen.pyramid, surface, begin, oracle, seen.rows, level_centres(case.model)
+        key, seen.cloud, seen.pyramid, surface, begin, oracle, seen.rows, centres, exposed
     )
 
 
@@ -121,6 +136,7 @@ class Predicted(NamedTuple):
 
     whole: dict[str, Registration]
     levels: dict[str, Levels]
+    hypotheses: dict[str, Hypotheses]
     weights: dict[str, Array]
 
 
@@ -131,6 +147,7 @@ class Programs(NamedTuple):
     predict: Callable[[Params, Prepared], Predicted]
 
 
+@lru_cache(maxsize=4)
 def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
     """The compiled programs: a first look, and a registration and the weights for each mask."""
 
@@ -141,7 +158,7 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
     def predict(params: Params, item: Prepared) -> Predicted:
         cloud = pipeline.flatten(item.cloud)
         reading = automatic.read(settings, params, item.cloud, item.pyramid)
-        found, levels, weights = {}, {}, {}
+        found, levels, hypotheses, weights = {}, {}, {}, {}
         for name in job.masks:
             if name == "all":
                 w = jnp.ones(cloud.points.shape[0])
@@ -153,14 +170,18 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
             drawn = reading  # by which the coarse stage's points are drawn: by the mask at hand
             if name != "learnt":
                 drawn = reading._replace(logits=jnp.where(w > 0.5, 4.0, -9.0))
+            scene = pipeline.masked(cloud, w)
             if job.start.kind == "auto":
-                found[name] = automatic.find(
-                    settings, params, item.key, cloud, w, drawn, item.surface,
+                found[name], hypotheses[name] = automatic.find(
+                    settings, params, item.key, cloud, w, drawn, item.surface, item.exposed,
                     job.schedule, job.search,
-                ).registration  # fmt: skip
+                )  # fmt: skip
             else:
-                found[name] = pipeline.register(cloud, w, item.surface, item.start, job.schedule)
-            scene, whole = pipeline.masked(cloud, w), found[name]
+                found[name] = pipeline.register_scene(scene, item.surface, item.start, job.schedule)
+                hypotheses[name] = automatic.only(
+                    scene, item.surface, found[name], item.exposed, job.search
+                )
+            whole = found[name]
             if job.per_level:
                 levels[name] = pipeline.register_levels(
                     scene, item.surface, whole, item.centres, job.schedule
@@ -168,7 +189,7 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
             else:
                 one = jax.tree.map(lambda leaf: leaf[None], whole)
                 levels[name] = Levels(one.pose, one.evidence, one.residual)
-        return Predicted(found, levels, weights)
+        return Predicted(found, levels, hypotheses, weights)
 
     return Programs(jax.jit(jax.vmap(glance, (None, 0, 0))), jax.jit(jax.vmap(predict, (None, 0))))
 
@@ -271,14 +292,17 @@ def _flush(
             centres=np.pad(
                 item.centres, ((0, most - len(item.centres)), (0, 0)), constant_values=np.nan
             ),
+            exposed=np.pad(item.exposed, (0, most - len(item.exposed)), constant_values=True),
         )
         for item in items
     ]  # fmt: skip
     batch = _batched(plain, job.batch)._replace(surface=surface, key=key)
-    found, levels, weights = jax.tree.map(np.asarray, programs.predict(params, batch))
+    predicted = jax.tree.map(np.asarray, programs.predict(params, batch))
     seconds = (time.perf_counter() - began) / len(ready)
     for i, (case, prepared, before) in enumerate(ready):
-        registrations, each = jax.tree.map(lambda leaf, i=i: leaf[i], (found, levels))
+        registrations, each, hypotheses, weights = jax.tree.map(
+            lambda leaf, i=i: leaf[i], predicted
+        )
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((registrations, each))):
             yield case.id, f"{case.id}: the registration is not finite; is its scene in mm?"
             continue
@@ -295,7 +319,8 @@ def _flush(
             prepared.rows.ravel(),
             registrations,
             each,
-            {name: w[i] for name, w in weights.items()},
+            hypotheses,
+            weights,
             errors,
             int(prepared.surface.dropped),
             before + seconds,

@@ -48,6 +48,11 @@ class Job:
     keep_surface: Path | None = None
     """with one case: the file that remembers its model's surface"""
 
+    @property
+    def head(self) -> str:
+        """The mask whose results are the job's: the learnt one, if it runs."""
+        return "learnt" if "learnt" in self.masks else self.masks[0]
+
     def __post_init__(self) -> None:
         for name in self.masks:
             if name not in MASKS:

@@ -50,6 +50,14 @@ def write(
     if scored:
         body += ["<h2>Target registration error</h2>", _figure(_curve(scored, figures), 420)]
         body += [_levels(figures)]
+        told = figures["trust"]
+        if told["wrong"] is not None:
+            body.append(
+                f"<h2>Trust</h2><p>{told['coverage']:.1%} of the cases are accepted; "
+                f"{told['wrong']:.1%} of those are 5 mm off or more.</p>"
+            )
+        if told["curve"] is not None:
+            body.append(_figure(_risk(told["curve"]), 320))
     shown = _choose(results, figures["mask"])
     if shown:
         body += [
@@ -124,6 +132,18 @@ def _curve(scored: Sequence[Result], figures: dict[str, Any]) -> go.Figure:
     figure.add_vline(x=2.0, line_dash="dot", line_color="#999", annotation_text="2 mm")
     figure.update_xaxes(type="log", title="TRE, mm")
     figure.update_yaxes(title="share of cases at most this far off", range=[0, 1])
+    return figure
+
+
+def _risk(curve: dict[str, list[float]]) -> go.Figure:
+    figure = go.Figure()
+    figure.add_scatter(
+        x=curve["coverage"], y=curve["wrong"], customdata=curve["expected_tre_mm"],
+        hovertemplate="up to %{customdata:.2f} mm expected: %{x:.1%} of cases, %{y:.1%} wrong",
+        line_color="#d1495b", name="5 mm off or more",
+    )  # fmt: skip
+    figure.update_xaxes(title="coverage: share of cases, least expected TRE first", range=[0, 1])
+    figure.update_yaxes(title="of them 5 mm off or more", rangemode="tozero")
     return figure
 
 

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from e2r import configs, metrics
+from e2r import confidence, configs, metrics
 from e2r.datasets import cases
 from e2r.geometry import poses
 from e2r.jobs import Job
-from e2r.types import Cloud, Levels, Pose, Registration
+from e2r.types import Cloud, Hypotheses, Levels, Pose, Registration
 
 LEAST_EVIDENCE = 20.0
 LEAST_AGREEMENT = 0.55
-"""A prediction is accepted when so many points, and such a share of the mask's points, agree with
-the model (robust inlier weight at the last step). The share lies above all of 47 wrong results on
-96 simulated cases of seed 5, and below four fifths of the right ones."""
+"""Without a calibration a prediction is accepted when so many points, and such a share of the
+mask's points, agree with the model (robust inlier weight at the last step). The share lies above
+all of 47 wrong results on 96 simulated cases of seed 5, and below four fifths of the right ones."""
 
 
 class Result(NamedTuple):
@@ -31,6 +31,7 @@ class Result(NamedTuple):
     rows: np.ndarray  # (V * N,) row of each point in the case, -1 where padded
     registrations: dict[str, Registration]  # mask name -> result of the whole model
     levels: dict[str, Levels]  # mask name -> one pose a level of the case
+    hypotheses: dict[str, Hypotheses]  # mask name -> where the whole model may be
     weights: dict[str, np.ndarray]  # mask name -> (N,)
     errors: dict[str, dict[str, Any]]  # mask name -> metrics.case_errors; empty without truth
     dropped: int  # triangles of the model without area, which were left out
@@ -46,17 +47,42 @@ def level_poses(case: cases.Case, levels: Levels) -> dict[str, Pose]:
     }
 
 
-def prediction(result: Result, mask: str) -> dict[str, Any]:
-    """One line of ``predictions.jsonl``; ``accepted`` says that enough points agree."""
+def prediction(
+    result: Result, mask: str, calibration: confidence.Calibration | None = None
+) -> dict[str, Any]:
+    """One line of ``predictions.jsonl``.
+
+    ``accepted`` says that the pose is right as probably as the calibration asks; without one, that
+    enough points agree. ``hypotheses`` are the poses of the whole model that the search ended with,
+    each with the probability that it is right; what they leave to 1 is that none is.
+    """
     found = level_poses(result.case, result.levels[mask])
     evidence = float(np.sum(result.levels[mask].evidence))
     kept = float(result.weights[mask].sum())
-    agrees = evidence >= max(LEAST_EVIDENCE, LEAST_AGREEMENT * kept)
+    several = result.hypotheses[mask]
+    chances: list[float | None] = [None] * len(several.agreement)
+    expected = None
+    accepted = evidence >= max(LEAST_EVIDENCE, LEAST_AGREEMENT * kept)
+    if calibration is not None:
+        told = (np.asarray(several.agreement), np.asarray(several.distinct), kept)
+        chances = confidence.probabilities(calibration, *told).tolist()
+        first = float(chances[0] or 0.0)
+        expected = confidence.expected_tre(calibration, confidence.features(*told)[0], first)
+        accepted = evidence >= LEAST_EVIDENCE and first >= calibration.threshold
     return {
         "id": result.case.id,
         "T_camera_model": {name: poses.to_matrix(p).tolist() for name, p in found.items()},
-        "accepted": agrees,
-        "expected_tre_mm": None,
+        "accepted": accepted,
+        "expected_tre_mm": expected,
+        "hypotheses": [
+            {
+                "T_camera_model": poses.to_matrix(
+                    jax.tree.map(lambda leaf, k=k: leaf[k], several.pose)
+                ).tolist(),
+                "probability": chances[k],
+            }
+            for k in np.flatnonzero(several.distinct)
+        ],
         "seconds": result.seconds,
         "error": None,
     }
@@ -66,7 +92,7 @@ def failure(identity: str, message: str) -> dict[str, Any]:
     """The line of a case that could not be registered."""
     return {
         "id": identity, "T_camera_model": {}, "accepted": False, "expected_tre_mm": None,
-        "seconds": 0.0, "error": message,
+        "hypotheses": [], "seconds": 0.0, "error": message,
     }  # fmt: skip
 
 
@@ -76,6 +102,7 @@ def summary(
     job: Job,
     config: configs.Config,
     origin: dict[str, Any],
+    calibration: confidence.Calibration | None = None,
 ) -> dict[str, Any]:
     """All figures of a job; those at the top level are of the learnt mask if it ran.
 
@@ -84,8 +111,10 @@ def summary(
       failed: number of cases that were not.
       job, config: the settings.
       origin: where the cases and the checkpoint come from.
+      calibration: of the checkpoint, if it has one.
     """
-    head = "learnt" if "learnt" in job.masks else job.masks[0]
+    head = job.head
+    lines = [prediction(r, head, calibration) for r in results]
     seconds = np.array([r.seconds for r in results]) if results else np.zeros(1)
     warm = seconds[job.batch :] if len(seconds) > job.batch else seconds
     scored = [r for r in results if r.errors]
@@ -120,7 +149,7 @@ def summary(
         "cases": len(results) + failed,
         "predicted": len(results),
         "failed": failed,
-        "accepted": sum(prediction(r, head)["accepted"] for r in results),
+        "accepted": sum(line["accepted"] for line in lines),
         "mask": head,
         **top,
         "seconds_per_frame": {
@@ -128,6 +157,10 @@ def summary(
             "p95": float(np.quantile(warm, 0.95)),
             "first": float(seconds[0] * min(job.batch, max(1, len(results)))),
         },
+        "trust": trust(
+            [line for line, r in zip(lines, results, strict=True) if r.errors],
+            np.array([r.errors[head]["tre_mm"] for r in scored]),
+        ),
         "masks": by_mask,
         "by_level": by_level,
         "by_specimen": by_specimen,
@@ -139,6 +172,39 @@ def summary(
         "seed": job.seed,
         "versions": configs.versions(),
         "device": str(jax.devices()[0].device_kind),
+    }
+
+
+def trust(lines: Sequence[dict[str, Any]], tre: np.ndarray) -> dict[str, Any] | None:
+    """What the predictions' own words are worth, where the truth is known.
+
+    Args:
+      lines: :func:`prediction` of each case.
+      tre: (n,) mm, of each.
+
+    Returns:
+      ``coverage`` (share accepted), ``wrong`` (share of the accepted that is 5 mm off or more),
+      and, with a calibration, the risk-coverage ``curve``: of the cases from the least expected TRE
+      on, the share that is 5 mm off or more. None without cases.
+    """
+    if not lines:
+        return None
+    accepted = np.array([line["accepted"] for line in lines])
+    wrong = tre >= confidence.RIGHT_MM
+    curve = None
+    if all(line["expected_tre_mm"] is not None for line in lines):
+        expected = np.array([line["expected_tre_mm"] for line in lines])
+        order = np.argsort(expected, kind="stable")
+        count = np.arange(1, len(order) + 1)
+        curve = {
+            "coverage": (count / len(order)).round(5).tolist(),
+            "wrong": (np.cumsum(wrong[order]) / count).round(5).tolist(),
+            "expected_tre_mm": expected[order].round(4).tolist(),
+        }
+    return {
+        "coverage": float(accepted.mean()),
+        "wrong": float(wrong[accepted].mean()) if accepted.any() else None,
+        "curve": curve,
     }
 
 
@@ -159,5 +225,11 @@ def table(figures: dict[str, Any]) -> str:
             f"{name:8s} {value['count']:5d} {value['keep']:6.1%}   {middle:>28s} "
             f"{tre['mean']:8.2f} {tre['p95']:8.2f}   "
             + " ".join(f"{hit[k]:6.1%}" for k in ("2mm", "3mm", "5mm"))
+        )
+    told = figures["trust"]
+    if told is not None and told["wrong"] is not None:
+        lines.append(
+            f"accepted: {told['coverage']:.1%} of the cases, of which {told['wrong']:.1%} are 5 mm "
+            "off or more"
         )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from e2r import checkpoints, losses, pipeline
+from e2r import checkpoints, confidence, losses, pipeline
 from e2r.banks import Bank, augment, draw_batch, shape_example
 from e2r.configs import Config, Optimisation, from_settings, to_settings, versions
 from e2r.geometry import poses
@@ -29,6 +29,9 @@ from e2r.segmentation import masks
 from e2r.segmentation.network import MaskNetwork, Reading
 from e2r.types import Array, Example, MaskEstimator, Params, Pose
 
+PACKAGED = Path(__file__).resolve().parent / "models" / "base"
+"""The trained model in the package; its README says which command made it."""
+
 
 class TrainState(NamedTuple):
     """All that a step changes; keys derive from the seed and the step."""
@@ -36,6 +39,10 @@ class TrainState(NamedTuple):
     step: Array  # () int32, steps done
     params: Params
     optimiser: optax.OptState
+
+
+Teacher: TypeAlias = Callable[[Array, Example], Array]
+"""(mask logits (N,), example) -> loss of the mask, in place of the pose error."""
 
 
 class Metrics(NamedTuple):
@@ -60,8 +67,13 @@ def example_loss(
     module: MaskNetwork,
     config: Config,
     estimator: MaskEstimator | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """Loss of one example: pose error along the unrolled registration of its sampled mask."""
+    """Loss of one example: pose error along the unrolled registration of its sampled mask.
+
+    With another ``teacher`` the mask learns from that alone, and the registration only tells how
+    well it does.
+    """
     options = config.optimisation
     if estimator is None:
         estimator = masks.named(options.estimator, temperature=options.temperature)
@@ -71,12 +83,17 @@ def example_loss(
     reading = module.apply(params["mask"], cloud, example.pyramid)
     logits = reading.logits
     weights = estimator(k_mask, logits)
+    if teacher is not None:
+        weights = jax.lax.stop_gradient(weights)
     valid = targets.valid[:, None]
     middle = jnp.sum(jnp.where(valid, targets.goals, 0.0), 0) / jnp.maximum(jnp.sum(valid), 1)
     start = poses.perturb(k_start, example.pose, middle, degrees=options.degrees, mm=options.mm)
     result = pipeline.register(cloud, weights, example.surface, start, config.schedule)
-    loss = losses.trajectory_loss(result.trajectory, targets, knee=options.knee)
-    loss = loss + losses.keep_hinge(logits, cloud.valid, least=options.least_keep)
+    if teacher is None:
+        loss = losses.trajectory_loss(result.trajectory, targets, knee=options.knee)
+        loss = loss + losses.keep_hinge(logits, cloud.valid, least=options.least_keep)
+    else:
+        loss = teacher(logits, example)
     loss = loss + losses.interest_loss(reading.interest, cloud.points, cloud.valid, targets)
     located, guess = _coarse_loss(params, k_coarse, example, reading, config)
     loss = loss + options.coarse * located
@@ -138,14 +155,19 @@ def init_state(config: Config, example: Example) -> TrainState:
 
 
 def train_step(
-    state: TrainState, batch: Example, key: Array, *, config: Config
+    state: TrainState,
+    batch: Example,
+    key: Array,
+    *,
+    config: Config,
+    teacher: Teacher | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on a batch (leading axis B); pure."""
     module = pipeline.network(config.network)
     keys = jax.random.split(key, batch.pose.translation.shape[0])
 
     def batch_loss(params: Params) -> tuple[jax.Array, Metrics]:
-        one = partial(example_loss, params, module=module, config=config)
+        one = partial(example_loss, params, module=module, config=config, teacher=teacher)
         loss, metrics = jax.vmap(one)(keys, batch)
         return jnp.mean(loss), metrics
 
@@ -169,6 +191,7 @@ def train_step(
 
 def make_update(
     config: Config,
+    teacher: Teacher | None = None,
 ) -> Callable[[TrainState, Bank, Array], tuple[TrainState, Metrics]]:
     """The compiled update: draws the step's batch from the bank, and steps.
 
@@ -178,7 +201,7 @@ def make_update(
     def update(state: TrainState, bank: Bank, key: Array) -> tuple[TrainState, Metrics]:
         k_batch, k_step = jax.random.split(jax.random.fold_in(key, state.step))
         batch = draw_batch(bank, k_batch, config.optimisation.batch)
-        return train_step(state, batch, k_step, config=config)
+        return train_step(state, batch, k_step, config=config, teacher=teacher)
 
     return jax.jit(update, donate_argnums=0)
 
@@ -190,6 +213,8 @@ def train(
     *,
     stop_after: int | None = None,
     source: str = "simulated",
+    teacher: Teacher | None = None,
+    begin: Params | None = None,
 ) -> TrainState:
     """Trains to the end of ``config``, from the newest checkpoint in ``output`` if there is one.
 
@@ -201,6 +226,8 @@ def train(
       output: folder of the run.
       stop_after: stop (with a checkpoint) once this many steps are done in all.
       source: where the scenes come from; a run goes on with its own scenes only.
+      teacher: of the mask, the pose error without it; name it in ``source``.
+      begin: parameters to begin with, random ones without them.
 
     Raises:
       FloatingPointError: the loss is no longer finite; the message names the step.
@@ -212,6 +239,8 @@ def train(
     folder = output / "checkpoint"
     if checkpoints.latest_step(folder) is None:
         state = jax.jit(fresh)()
+        if begin is not None:
+            state = state._replace(params=jax.tree.map(jnp.copy, begin))
     else:
         if checkpoints.settings(folder) != settings:
             raise ValueError(
@@ -222,7 +251,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     about = {**settings, "versions": versions()}
     (output / "config.json").write_text(json.dumps(about, indent=1))
-    update = make_update(config)
+    update = make_update(config, teacher)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     bank = jax.tree.map(jnp.asarray, bank)
     done = int(state.step)
@@ -270,12 +299,38 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def load(folder: Path) -> tuple[Config, Params]:
-    """Configuration and parameters of a trained run.
+    """Configuration and parameters of a trained run, or of an exported one.
 
     Raises:
       ValueError: no usable checkpoint in ``folder``.
     """
-    config = from_settings(checkpoints.settings(folder))
-    shapes = shape_example(config.network)
-    state = checkpoints.restore(folder, jax.eval_shape(partial(init_state, config), shapes))
-    return config, state.params
+    settings = checkpoints.settings(folder)
+    config = from_settings(settings)
+    shapes = jax.eval_shape(partial(init_state, config), shape_example(config.network))
+    if settings.get("exported"):
+        shapes = shapes._replace(optimiser=())
+    return config, checkpoints.restore(folder, shapes).params
+
+
+def export(folder: Path, output: Path) -> int:
+    """Writes a trained run without its optimiser, to give away, and returns its step.
+
+    Args:
+      folder: of the run; its calibration goes along.
+      output: new folder, which :func:`load` reads.
+
+    Raises:
+      ValueError: no usable checkpoint in ``folder``, or ``output`` holds one already.
+    """
+    settings = checkpoints.settings(folder)
+    _, params = load(folder)
+    step = checkpoints.latest_step(folder) or 0
+    if checkpoints.latest_step(output) is not None:
+        raise ValueError(f"{output}: holds a checkpoint; name another folder, or delete this one")
+    state = TrainState(jnp.int32(step), params, ())
+    with checkpoints.writer(output / "checkpoint", keep=1) as writer:
+        checkpoints.save(writer, step, state, {**settings, "exported": True})
+    calibration = confidence.load(folder)
+    if calibration is not None:
+        confidence.save(calibration, output)
+    return step

@@ -97,6 +97,15 @@ class Levels(NamedTuple):
     residual: Array  # (L,) mm, robust weighted RMS distance of them
 
 
+class Hypotheses(NamedTuple):
+    """Where a model may be: leading axis K, the one that agrees most first."""
+
+    pose: Pose  # camera from model
+    agreement: Array  # (K,) points of the mask that lie on the model's outside
+    evidence: Array  # (K,) total weight times robust weight
+    distinct: Array  # (K,) bool: not the same as one before
+
+
 class Pyramid(NamedTuple):
     """Neighbour indices of a cloud and of its random, nested subsamples (prefixes of the cloud).
 

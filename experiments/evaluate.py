@@ -20,11 +20,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import tyro
 from tqdm import tqdm
 
-from e2r import automatic, configs, console, evaluation, jobs, pipeline, report, results, training
+from e2r import (
+    automatic,
+    confidence,
+    console,
+    evaluation,
+    jobs,
+    pipeline,
+    report,
+    results,
+    training,
+)
 from e2r.datasets import cases, simulated
 
 
@@ -32,16 +41,18 @@ from e2r.datasets import cases, simulated
 class Evaluate:
     """Register many cases with a trained mask, and say how far off they are."""
 
-    checkpoint: Path
-    """output folder of experiments.train"""
     output: Path
     """folder for predictions.jsonl, errors.jsonl, summary.json and report.html"""
+    checkpoint: Path = training.PACKAGED
+    """output folder of experiments.train; the model that comes with e2r without it"""
     cases: Path | None = None
     """a folder of cases; without it, held-out specimens are simulated"""
     specimens: int = 64
     """simulated specimens, without --cases"""
     frames: int = 2
     """scenes of each simulated specimen"""
+    simulation: simulated.Simulation | None = None
+    """how they are photographed; as the checkpoint's own scenes were without it"""
     masks: tuple[str, ...] = ("learnt",)
     """masks to compare on the same starts: all, learnt, oracle"""
     start: str = "auto"
@@ -71,17 +82,6 @@ def read_cases(folder: Path) -> Iterator[cases.Case | tuple[str, ValueError]]:
             yield path.name, ValueError(str(error))
 
 
-def held_out(options: Evaluate, config: configs.Config) -> Iterator[cases.Case]:
-    """Simulated cases of specimens that no training run sees."""
-    key = jax.random.fold_in(jax.random.key(options.seed), 0x7E57)
-    groups = simulated.simulate(
-        key, config.scenes.simulation, specimens=options.specimens, frames=options.frames,
-        prefix="heldout",
-    )  # fmt: skip
-    for group in groups:
-        yield from group
-
-
 def evaluate(options: Evaluate) -> int:
     """Runs the evaluation."""
     if options.specimens < 1 or options.frames < 1:
@@ -94,17 +94,20 @@ def evaluate(options: Evaluate) -> int:
     )  # fmt: skip
     evaluation.read_start(job.start)  # before anything is overwritten
     config, params = training.load(options.checkpoint)
+    calibration = confidence.load(options.checkpoint)
     source: Iterator[cases.Case | tuple[str, ValueError]]
     if options.cases is not None:
         total = len(cases.find(options.cases))
         source = read_cases(options.cases)
     else:
         total = options.specimens * options.frames
-        source = held_out(options, config)
+        source = simulated.held_out(
+            options.simulation or config.scenes.simulation,
+            specimens=options.specimens, frames=options.frames, seed=options.seed,
+        )  # fmt: skip
     options.output.mkdir(parents=True, exist_ok=True)
     done: list[results.Result] = []
     failures: list[str] = []
-    head = "learnt" if "learnt" in options.masks else options.masks[0]
     with (
         (options.output / "predictions.jsonl").open("w") as predictions,
         (options.output / "errors.jsonl").open("w") as errors,
@@ -113,7 +116,7 @@ def evaluate(options: Evaluate) -> int:
         for item in evaluation.run(source, config, params, job):
             bar.update()
             if isinstance(item, results.Result):
-                line = results.prediction(item, head)
+                line = results.prediction(item, job.head, calibration)
                 done.append(item)
                 errors.write(
                     json.dumps({"id": item.case.id, "source": item.case.source, **item.errors})
@@ -129,7 +132,7 @@ def evaluate(options: Evaluate) -> int:
         "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
         "checkpoint": str(options.checkpoint),
     }
-    figures = results.summary(done, len(failures), job, config, origin)
+    figures = results.summary(done, len(failures), job, config, origin, calibration)
     (options.output / "summary.json").write_text(json.dumps(figures, indent=1))
     report.write(options.output / "report.html", figures, done, failures)
     print(results.table(figures))

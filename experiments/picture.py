@@ -16,8 +16,8 @@ import tyro
 from PIL import Image
 
 from e2r import console, evaluation, jobs, training
+from e2r.datasets import simulated
 from e2r.results import Result
-from experiments.evaluate import Evaluate, held_out
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ def column(result: Result) -> np.ndarray:
 def draw(options: Picture) -> int:
     """Draws the picture."""
     config, params = training.load(options.checkpoint)
-    which = Evaluate(
-        checkpoint=options.checkpoint, output=options.output,
-        specimens=options.specimens, frames=1, seed=options.seed,
-    )  # fmt: skip
+    cases = simulated.held_out(
+        config.scenes.simulation, specimens=options.specimens, frames=1, seed=options.seed
+    )
     job = jobs.Job(start=jobs.Start("truth"), batch=options.specimens)
-    results = evaluation.run(held_out(which, config), config, params, job)
+    results = evaluation.run(cases, config, params, job)
     columns = [column(r) for r in results if isinstance(r, Result)]
     image = Image.fromarray(np.concatenate(columns, axis=1))
     size = (image.width * options.scale, image.height * options.scale)

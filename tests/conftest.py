@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e2r import banks, configs, pipeline
+from e2r import banks, configs, pipeline, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 from e2r.types import Scene
@@ -54,6 +54,23 @@ def simulated_cases() -> list[cases.Case]:
 @pytest.fixture(scope="session")
 def bank(simulated_cases) -> banks.Bank:
     return banks.make_bank([simulated_cases], TINY)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(bank, tmp_path_factory):
+    """The folder of a run of eight steps: it knows nothing, but all of it works."""
+    folder = tmp_path_factory.mktemp("run")
+    training.train(TINY, bank, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_set(simulated_cases, tmp_path_factory):
+    """A folder of three cases."""
+    folder = tmp_path_factory.mktemp("set")
+    for case in simulated_cases[:3]:
+        cases.write(case, folder / case.id)
+    return folder
 
 
 @pytest.fixture(scope="session")

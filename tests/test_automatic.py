@@ -7,11 +7,13 @@ import pytest
 from conftest import TINY, farthest, in_x64, scene_on
 
 from e2r import automatic, banks, losses, pipeline
-from e2r.geometry import poses
+from e2r.geometry import correspondences, poses
 from e2r.registration import coarse, starts
 from e2r.segmentation.network import Reading
 from e2r.types import Cloud, Pose, Targets
 
+ALL = np.ones(6, bool)
+"""Levels that may lie in the wound."""
 SETTINGS = TINY.network
 
 
@@ -114,12 +116,12 @@ def test_the_middle_of_interest_is_a_mode_not_a_mean(rng):
 
 def test_agreement_is_highest_at_the_truth_and_faces_count(fine_surface, truth, rng):
     scene = scene_on(fine_surface, truth, rng, 300)
-    best = float(automatic.agreement(scene, fine_surface, truth, 1.5))
+    best = float(automatic.agreement(scene, fine_surface, truth, ALL, 1.5))
     assert best > 0.9 * 300
     off = truth._replace(translation=truth.translation + np.array([0.0, 4.0, 0.0], np.float32))
-    assert float(automatic.agreement(scene, fine_surface, off, 1.5)) < 0.7 * best
+    assert float(automatic.agreement(scene, fine_surface, off, ALL, 1.5)) < 0.7 * best
     inside_out = scene._replace(normals=-scene.normals)
-    assert float(automatic.agreement(inside_out, fine_surface, truth, 1.5)) < 0.05 * best
+    assert float(automatic.agreement(inside_out, fine_surface, truth, ALL, 1.5)) < 0.05 * best
 
 
 def test_the_search_finds_a_guess_that_is_a_level_off(
@@ -138,14 +140,28 @@ def test_the_search_finds_a_guess_that_is_a_level_off(
     ]
     guess = jax.tree.map(lambda *leaves: jnp.stack(leaves), off, *wrong)
     monkeypatch.setattr(automatic, "guesses", lambda *_, **__: guess)
-    find = jax.jit(automatic.find, static_argnums=(0, 7, 8))
+    find = jax.jit(automatic.find, static_argnums=(0, 8, 9))
     found = find(
-        SETTINGS, params, jax.random.key(1), cloud, jnp.ones(count), reading, fine_surface,
+        SETTINGS, params, jax.random.key(1), cloud, jnp.ones(count), reading, fine_surface, ALL,
         pipeline.Schedule(steps=30), automatic.Search(points=128),
     )  # fmt: skip
     assert farthest(fine_surface, found.registration.pose, truth) < 0.5
-    assert (np.diff(found.agreement) <= 0).all()
-    assert float(found.agreement[0]) > 0.8 * count
+    several = found.hypotheses
+    assert (np.diff(several.agreement) <= 0).all()
+    assert float(several.agreement[0]) > 0.8 * count
+    same = [farthest(fine_surface, jax.tree.map(lambda leaf, k=k: leaf[k], several.pose), truth)
+            < 2.0 for k in range(4)]  # fmt: skip
+    assert same[0] and not (np.asarray(several.distinct) & same)[1:].any()
+
+
+def test_levels_that_are_not_exposed_do_not_agree(fine_surface, truth, rng):
+    """A surgeon's word settles the level: only what is said to lie in the wound counts."""
+    scene = scene_on(fine_surface, truth, rng, 400)
+    own = np.asarray(correspondences.project(
+        fine_surface, poses.apply_inverse(truth, scene.points)).levels)  # fmt: skip
+    some = np.array([False, False, True, True, False, False])
+    score = float(automatic.agreement(scene, fine_surface, truth, some, 1.5))
+    assert score == pytest.approx(np.isin(own, [2, 3]).sum(), rel=0.1)
 
 
 def test_bad_settings_of_the_search_are_refused():

@@ -1,10 +1,19 @@
 """The experiments that no other test runs, at their smallest, and what they say to bad input."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from conftest import TINY
 
-from experiments import basin, benchmark
+from e2r import confidence, pipeline, training
+from e2r.datasets import cases
+from e2r.geometry import frames, poses
+from experiments import ablation, basin, benchmark, calibrate, export, noise, occlusion, roll
 
 SMALL = ["--degrees", "0", "30", "--mm", "0", "60", "--frames", "2", "--starts", "2",
          "--points", "200", "--count", "20"]  # fmt: skip
@@ -54,3 +63,150 @@ def test_an_unknown_part_gets_one_sentence(capsys):
     assert "--parts rotations: use some of" in " ".join(
         capsys.readouterr().err.replace("│", " ").split()
     )
+
+
+def test_a_cloth_hides_what_it_should(simulated_cases, rng):
+    case = simulated_cases[0]
+    assert occlusion.hide(case, 0.0, rng) is case
+    for share in (0.3, 0.7):
+        hidden = occlusion.hide(case, share, rng)
+        assert hidden.bone.sum() == pytest.approx((1 - share) * case.bone.sum(), rel=0.05)
+        moved = np.any(hidden.points != case.points, axis=1)
+        assert (case.bone & ~hidden.bone <= moved).all()
+        nearer = case.points[moved, 2] - hidden.points[moved, 2]
+        assert (nearer > 9.0).all() and (nearer < 21.0).all()
+        np.testing.assert_allclose(  # along the rays
+            hidden.points[:, :2] / hidden.points[:, 2:], case.points[:, :2] / case.points[:, 2:],
+            rtol=1e-4, atol=1e-5,
+        )  # fmt: skip
+
+
+def test_noise_is_as_large_as_it_says(simulated_cases, rng):
+    case = simulated_cases[0]
+    assert noise.disturb(case, 0.0, rng) is case
+    apart = noise.disturb(case, 2.0, rng).points - case.points
+    assert apart[:, 2].std() == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_roll_starts_upright_and_moves_the_truth_along(simulated_cases, rng):
+    case = simulated_cases[0]
+    cranial = frames.anatomical(case.model).rotation[2]
+    for degrees in (0.0, 90.0):
+        turned = roll.turn(case, degrees, rng)
+        up = cases.true_pose(turned).rotation @ cranial
+        found = np.rad2deg(np.arctan2(up[0], -up[1]))  # clockwise in the picture, whose y is down
+        assert found == pytest.approx(degrees, abs=0.5)
+        name = next(iter(case.model))
+        model = [poses.apply_inverse(c.truth[name], c.points.astype(np.float32))
+                 for c in (case, turned)]  # fmt: skip
+        np.testing.assert_allclose(*model, atol=0.05)
+
+
+def test_a_sweep_writes_its_figures(checkpoint, data_set, tmp_path):
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--cases",
+                 str(data_set), "--amounts", "0", "0.5", "--masks", "learnt"]  # fmt: skip
+    assert occlusion.main(arguments) == 0
+    rows = json.loads((tmp_path / "occlusion.json").read_text())["rows"]
+    assert [row["amount"] for row in rows] == [0.0, 0.5]
+    assert all(row["masks"]["learnt"]["count"] == 3 for row in rows)
+    assert rows[0]["masks"]["learnt"]["tre_mm"] != rows[1]["masks"]["learnt"]["tre_mm"]
+    assert "share hidden" in (tmp_path / "occlusion.html").read_text()
+
+
+def test_bad_sweeps_get_one_sentence(checkpoint, tmp_path, capsys):
+    for command, amount in ((occlusion, "1.5"), (noise, "-1")):
+        with pytest.raises(SystemExit) as stopped:
+            command.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path),
+                          "--amounts", amount])  # fmt: skip
+        assert stopped.value.code == 2
+        assert "--amounts" in capsys.readouterr().err
+
+
+def test_an_untrained_network_cannot_be_calibrated_but_hypotheses_can(
+    checkpoint, simulated_cases, capsys, monkeypatch
+):
+    arguments = ["--checkpoint", str(checkpoint), "--specimens", "1", "--frames", "2"]
+    monkeypatch.setattr(calibrate.simulated, "held_out", lambda *_, **__: simulated_cases[:2])
+    monkeypatch.setattr(confidence, "RIGHT_MM", 0.0)
+    assert calibrate.main(arguments) == 2
+    assert "train the network first" in capsys.readouterr().err
+    assert confidence.load(checkpoint) is None
+    monkeypatch.setattr(confidence, "RIGHT_MM", 1e4)
+    try:
+        assert calibrate.main(arguments) == 0
+        assert confidence.load(checkpoint).cases == 2
+    finally:
+        (checkpoint / confidence.NAME).unlink(missing_ok=True)
+
+
+def test_an_exported_run_is_small_and_the_same(checkpoint, data_set, tmp_path, capsys):
+    output = tmp_path / "given"
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(output)]
+    assert export.main(arguments) == 0
+    given, kept = (training.load(folder) for folder in (output, checkpoint))
+    assert given[0] == kept[0]
+    jax.tree.map(np.testing.assert_array_equal, given[1], kept[1])
+    size = [
+        sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) for f in (output, checkpoint)
+    ]
+    assert size[0] < 0.6 * size[1]
+    for folder in [output, *(p for p in output.rglob("*") if p.is_dir())]:
+        folder.chmod(0o555)  # as an installed package may be
+    try:
+        assert training.load(output)[0] == kept[0]
+    finally:
+        for folder in [output, *(p for p in output.rglob("*") if p.is_dir())]:
+            folder.chmod(0o755)
+    assert export.main(arguments) == 2
+    assert "holds a checkpoint" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def example(bank):
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], bank.examples)
+    return one._replace(surface=jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], bank.surfaces))
+
+
+def test_weak_labels_are_those_of_a_displaced_model(example, simulated_cases):
+    """Without an error they find the bone, as a coarse lattice allows; the error never changes."""
+    valid = np.asarray(example.cloud.valid)
+    exact = np.asarray(ablation.weak_labels(example, 0.0))
+    again = np.asarray(ablation.weak_labels(example, 4.0))
+    np.testing.assert_array_equal(again, ablation.weak_labels(example, 4.0))
+    assert 0.02 < np.mean(exact[valid] != again[valid]) < 0.6
+    case = simulated_cases[0]
+    tree = np.linalg.norm(case.points[:, None] - np.asarray(example.cloud.points), axis=2)
+    bone = case.bone[tree.argmin(0)]
+    assert np.mean(exact[valid & bone]) > max(0.5, 3.0 * np.mean(exact[valid & ~bone]))
+
+
+def test_the_label_loss_falls_as_the_mask_learns_its_labels(example):
+    labels = np.asarray(ablation.weak_labels(example, 2.0))
+    good, bad = np.where(labels, 4.0, -4.0), np.where(labels, -4.0, 4.0)
+    loss = partial(ablation.label_loss, example=example, error=2.0)
+    assert float(loss(jnp.asarray(good))) < 0.05
+    assert float(loss(jnp.asarray(bad))) > 2.0
+
+
+def test_a_teacher_takes_the_place_of_the_pose_error(bank, tmp_path):
+    """The same run, taught by labels: another result; begun from parameters: another again."""
+    short = replace(TINY, optimisation=replace(TINY.optimisation, steps=2))
+    plain = training.train(short, bank, tmp_path / "a")
+    teacher = partial(ablation.label_loss, error=2.0)
+    taught = training.train(short, bank, tmp_path / "b", teacher=teacher, source="labels")
+    begun = training.train(short, bank, tmp_path / "c", begin=plain.params)
+    leaves = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(s.params["mask"])])
+              for s in (plain, taught, begun)]  # fmt: skip
+    assert len({leaf.tobytes() for leaf in leaves}) == 3
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_a_threshold_shifts_the_logits_alone(bank, example):
+    state = training.init_state(TINY, example)
+    module = pipeline.network(TINY.network)
+    low, high = (
+        module.apply(ablation.shifted(state.params, t)["mask"], example.cloud, example.pyramid)
+        for t in (0.0, 1.5)
+    )
+    np.testing.assert_allclose(low.logits - high.logits, 1.5, atol=1e-5)
+    np.testing.assert_array_equal(low.interest, high.interest)

@@ -221,3 +221,23 @@ def simulate(
 
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(one, range(specimens))
+
+
+HELD_OUT, CALIBRATION = 0x7E57, 0xCA11
+"""What sets the keys of specimens to test and to calibrate on apart, and from training's."""
+
+
+def held_out(
+    settings: Simulation, *, specimens: int, frames: int, seed: int, kind: int = HELD_OUT
+) -> Iterator[cases.Case]:
+    """Simulated cases of specimens that no training run sees, nor a use of another ``kind``.
+
+    Args:
+      settings: how they are photographed.
+      specimens, frames: number of specimens, and of scenes of each.
+      seed: draws other ones.
+      kind: :data:`HELD_OUT` or :data:`CALIBRATION`.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), kind)
+    for group in simulate(key, settings, specimens=specimens, frames=frames, prefix="heldout"):
+        yield from group

@@ -1,0 +1,57 @@
+"""How noisy the camera may be: registration with more and more depth noise.
+
+Command:  python -m experiments.noise --output runs/base
+Time:     about ten minutes on two cores for 96 cases and 6 amounts
+Expect:   see the README for what was measured
+
+Gaussian noise along each pixel's ray, on top of what the simulated sensor has already.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tyro
+
+from e2r import console
+from e2r.datasets import cases
+from experiments import sweeps
+
+
+@dataclass(frozen=True)
+class Noise(sweeps.Sweep):
+    """How noisy the camera may be."""
+
+    amounts: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
+    """standard deviations of the noise, mm"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(0 <= amount < 100 for amount in self.amounts):
+            raise ValueError(f"--amounts {self.amounts}: use millimetres, 0 to below 100")
+
+
+def disturb(case: cases.Case, mm: float, rng: np.random.Generator) -> cases.Case:
+    """The case with Gaussian noise of ``mm`` in each point's depth, along its ray."""
+    shift = mm * rng.standard_normal((len(case.points), 1))
+    points = case.points * (1.0 + shift / case.points[:, 2:])
+    return replace(case, points=points, normals=None, picture=None) if mm else case
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and runs the sweep."""
+    options = tyro.cli(
+        Noise, args=arguments, prog="python -m experiments.noise", description=__doc__
+    )
+
+    def run() -> int:
+        sweeps.sweep(options, disturb, name="noise", unit="mm of noise")
+        return 0
+
+    return console.run(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

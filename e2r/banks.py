@@ -181,12 +181,12 @@ def augment(key: Array, example: Example) -> Example:
     lean = Pose(poses.exp_rotation(jnp.append(tilt, 0.0)), still)
     motion = poses.about(poses.compose(lean, spin), centre)
     k_gain, k_contrast, k_saturation = jax.random.split(k_gain, 3)
-    gain = jnp.exp(0.2 * jax.random.normal(k_gain, (4,)))
-    power = jnp.exp(0.2 * jax.random.normal(k_contrast))
+    gain = jnp.exp(0.15 * jax.random.normal(k_gain, (4,)))
+    power = jnp.exp(0.15 * jax.random.normal(k_contrast))
     colors = jnp.clip(example.cloud.colors * gain[:3] * gain[3], 0.0, 1.0)
     colors = jnp.maximum(colors, 1e-4) ** power
     grey = jnp.mean(colors, axis=1, keepdims=True)
-    colors = grey + jax.random.uniform(k_saturation, maxval=1.2) * (colors - grey)
+    colors = grey + jax.random.uniform(k_saturation, minval=0.5, maxval=1.2) * (colors - grey)
     colors = jnp.clip(colors, 0.0, 1.0)
     cloud = example.cloud._replace(
         points=poses.apply(motion, example.cloud.points),

@@ -117,24 +117,24 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(network=pipeline.Network(tokens=96)),
     ),
     "base": (
-        "An hour on two cores: 320 specimens, of three to seven levels, at every distance.",
+        "An hour on two cores: 300 specimens, of three to seven levels, at every distance.",
         Config(
             scenes=Scenes(
-                specimens=320,
+                specimens=300,
                 frames=7,
                 simulation=simulated.Simulation(
                     width=160,
                     height=120,
-                    fill=(0.03, 0.9),
+                    fill=(0.05, 0.9),
                     least_bone=0.01,
-                    posture_degrees=2.5,
-                    posture_mm=2.0,
-                    still=0.5,
+                    posture_degrees=2.0,
+                    posture_mm=1.5,
+                    still=0.75,
                     first=("T12", "L1", "L1", "L1", "L2"),
                     last=("L4", "L5", "L5", "S1", "S1"),
                 ),
             ),
-            optimisation=Optimisation(steps=6000),
+            optimisation=Optimisation(steps=5000),
         ),
     ),
 }

@@ -126,7 +126,8 @@ def kiss_matcher(model: Model, voxel: float) -> Register:
     refine = open3d_icp(model)
 
     def register(points: np.ndarray) -> np.ndarray:
-        matcher = kiss.KISSMatcher(kiss.KISSMatcherConfig(voxel))
+        config = kiss.KISSMatcherConfig(voxel, enable_noise_bound_clamping=False)  # for metres
+        matcher = kiss.KISSMatcher(config)
         found = matcher.estimate(np.ascontiguousarray(points, np.float32), target)
         start = np.eye(4)
         start[:3, :3], start[:3, 3] = found.rotation, np.ravel(found.translation)

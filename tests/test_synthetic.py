@@ -71,6 +71,20 @@ def test_a_whole_spine_has_short_stubs_at_its_head_and_a_sacrum_at_its_tail():
     assert list(simulated.procedural(jax.random.key(3), "s", few).model) == ["L2", "L3", "L4"]
 
 
+def test_no_part_of_a_level_is_lost():
+    """Some canals cut an arch off its body: it stays in the surface, as it stays in the picture."""
+    for seed in (1001, 1005, 1020):
+        bones = jax.tree.map(np.asarray, _whole(jax.random.key(seed)))
+        models = spine.meshes(bones, spine.LEVELS)
+        for i, mesh in enumerate(models.values()):
+            cells = np.asarray(bones.corners[i, : int(np.prod(bones.shape[i])), 0])
+            inside = (cells < 0).sum() * float(bones.spacing[i]) ** 3
+            assert mesh.volume == pytest.approx(inside, rel=0.03)
+
+
+_whole = jax.jit(lambda key: spine.specimen(key, spine.LEVELS))
+
+
 def test_levels_of_a_simulation_are_checked():
     with pytest.raises(ValueError, match="some of T12, L1"):
         simulated.Simulation(first=("T11",))

@@ -233,6 +233,8 @@ def signed_distance(vertebra: Vertebra, points: Array) -> jax.Array:
     return solid + vertebra.amplitude * jnp.mean(wave, axis=-1) * 2.0
 
 
+CRUMB = 200.0
+"""mm^3: smaller pieces of a level are not in its surface."""
 _BLEND = 1.2
 """mm: width of the smooth unions."""
 
@@ -380,8 +382,11 @@ def meshes(bones: Bones, names: Sequence[str]) -> dict[str, trimesh.Trimesh]:
             bones.pose.translation[i]
         )
         mesh = trimesh.Trimesh(vertices, faces, process=False)
-        parts = mesh.split(only_watertight=True)  # a stray crumb is no bone
-        result[name] = max(parts, key=lambda part: part.volume) if len(parts) > 1 else mesh
+        parts = mesh.split(only_watertight=True)
+        if len(parts) > 1:  # an arch that the canal cut off is bone, a stray crumb is none
+            parts = [part for part in parts if part.volume > CRUMB]
+            mesh = trimesh.util.concatenate(parts)
+        result[name] = mesh
     return result
 
 

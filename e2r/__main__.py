@@ -1,4 +1,4 @@
-"""The command line: ``python -m e2r simulate`` and ``python -m e2r register``."""
+"""The command line: ``python -m e2r simulate``, ``register`` and ``export``."""
 
 from __future__ import annotations
 
@@ -66,6 +66,23 @@ class Register:
     """of the perturbed start, or of the search's draws"""
     output: Path = field(default_factory=lambda: Path("predictions.jsonl"))
     """file to which the prediction is appended, one JSON line"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a prediction for other programs: transforms for ITK and 3D Slicer, surfaces, markups.
+
+    Example: python -m e2r export cases/specimen0000_000 --output out
+    """
+
+    case: Annotated[Path, tyro.conf.Positional]
+    """a case folder"""
+    output: Path
+    """folder for the files"""
+    predictions: Path = field(default_factory=lambda: Path("predictions.jsonl"))
+    """file of predictions; the last one of this case counts"""
+    surfaces: tuple[str, ...] = ("ply",)
+    """registered surfaces as ply, stl (a file a level) or glb (one file)"""
 
 
 def simulate(options: Simulate) -> int:
@@ -147,15 +164,32 @@ def register(options: Register) -> int:
     return 0
 
 
+def export(options: Export) -> int:
+    """Runs ``export``."""
+    from e2r import exports, results
+    from e2r.datasets import cases
+
+    case = cases.read(options.case)
+    found = results.read_prediction(options.predictions, case.id)
+    targets = case.targets or None
+    written = exports.write_all(
+        options.output, case.model, found, targets, surfaces=options.surfaces
+    )
+    print(f"{len(written)} files in {options.output}: {', '.join(path.name for path in written)}")
+    return 0
+
+
 def main() -> int:
     """Parses the command line and runs the command."""
     command = tyro.cli(
-        Simulate | Register,  # type: ignore[arg-type]
+        Simulate | Register | Export,  # type: ignore[arg-type]
         prog="python -m e2r",
         description="Find a patient's vertebrae in a depth camera's picture of open surgery.",
     )
     if isinstance(command, Simulate):
         return console.run(lambda: simulate(command))
+    if isinstance(command, Export):
+        return console.run(lambda: export(command))
     return console.run(lambda: register(command))
 
 

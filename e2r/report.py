@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
 
 from e2r.datasets import cases
 from e2r.geometry import poses
@@ -30,7 +31,11 @@ pre{background:#f6f6f6;padding:1rem;overflow:auto;font-size:.8rem}.bad{color:#a0
 
 
 def write(
-    path: Path, figures: dict[str, Any], results: Sequence[Result], failures: Sequence[str]
+    path: Path,
+    figures: dict[str, Any],
+    results: Sequence[Result],
+    failures: Sequence[str],
+    curve: Sequence[dict[str, float]] = (),
 ) -> None:
     """Writes the page.
 
@@ -39,6 +44,7 @@ def write(
       figures: from :func:`e2r.results.summary`.
       results: for curves and views.
       failures: one sentence a case that could not be registered.
+      curve: lines of the training run's ``metrics.jsonl``.
     """
     body = [
         "<h1>e2r evaluation</h1>",
@@ -72,6 +78,8 @@ def write(
         body.append("<h2>Failed</h2><ul>")
         body += [f'<li class="bad">{html.escape(text)}</li>' for text in failures[:100]]
         body.append("</ul>")
+    if curve:
+        body += ["<h2>Training</h2>", _figure(_training(curve), 420)]
     settings = {k: figures[k] for k in ("settings", "seed", "versions", "seconds_per_frame")}
     body.append(f"<h2>Settings</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre>")
     page = (
@@ -132,6 +140,26 @@ def _curve(scored: Sequence[Result], figures: dict[str, Any]) -> go.Figure:
     figure.add_vline(x=2.0, line_dash="dot", line_color="#999", annotation_text="2 mm")
     figure.update_xaxes(type="log", title="TRE, mm")
     figure.update_yaxes(title="share of cases at most this far off", range=[0, 1])
+    return figure
+
+
+def _training(curve: Sequence[dict[str, float]]) -> go.Figure:
+    """Medians over windows of the run: TRE of mask and coarse stage, share kept, entropy."""
+    figure = make_subplots(1, 2, subplot_titles=("TRE while training, mm", "the mask"))
+    width = max(1, len(curve) // 100)
+    blocks = [curve[i : i + width] for i in range(0, len(curve), width)]
+    steps = [block[-1]["step"] for block in blocks]
+    for name, title, column, color in (
+        ("tre_mm", "after the unrolled steps", 1, "#d1495b"),
+        ("start_mm", "where they start", 1, "#8d8d8d"),
+        ("coarse_mm", "coarse stage", 1, "#2e86ab"),
+        ("keep", "share kept", 2, "#2a9d4a"),
+        ("entropy", "entropy, bits", 2, "#e09f3e"),
+    ):
+        values = [float(np.median([line[name] for line in block])) for block in blocks]
+        figure.add_scatter(x=steps, y=values, name=title, line_color=color, row=1, col=column)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(type="log", row=1, col=1)
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +86,37 @@ def prediction(
         ],
         "seconds": result.seconds,
         "error": None,
+    }
+
+
+def read_prediction(path: Path, identity: str) -> dict[str, Pose]:
+    """The last prediction of a case in a file of :func:`prediction` lines: level -> pose.
+
+    Raises:
+      ValueError: no such file, a broken line, or no prediction of this case.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run python -m e2r register first")
+    found = None
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise ValueError(f"{path}: line {number} is not JSON; delete it") from None
+        if isinstance(value, dict) and value.get("id") == identity:
+            found = value
+    if found is None:
+        raise ValueError(f"{path}: has no prediction of {identity}; register it first")
+    matrices = found.get("T_camera_model")
+    if not isinstance(matrices, dict) or not matrices:
+        raise ValueError(
+            f"{path}: {identity} has no poses ({found.get('error')}); register it again"
+        )
+    return {
+        str(name): poses.from_matrix(matrix, f"{path}: {identity}: {name}")
+        for name, matrix in matrices.items()
     }
 
 

@@ -290,11 +290,18 @@ def train(
     return state
 
 
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's ``metrics.jsonl``, as far as it is there and whole."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
 def _drop_after(path: Path, step: int) -> None:
     """Drops the lines of ``metrics.jsonl`` that a killed run wrote after its last checkpoint."""
+    kept = [json.dumps(line) for line in curve(path.parent) if line["step"] <= step]
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
         path.write_text("".join(line + "\n" for line in kept))
 
 
@@ -333,4 +340,8 @@ def export(folder: Path, output: Path) -> int:
     calibration = confidence.load(folder)
     if calibration is not None:
         confidence.save(calibration, output)
+    lines = curve(folder)
+    with (output / "metrics.jsonl").open("w") as log:
+        for line in lines[:: max(1, len(lines) // 500)]:
+            log.write(json.dumps({k: round(v, 4) for k, v in line.items()}) + "\n")
     return step

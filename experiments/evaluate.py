@@ -134,7 +134,10 @@ def evaluate(options: Evaluate) -> int:
     }
     figures = results.summary(done, len(failures), job, config, origin, calibration)
     (options.output / "summary.json").write_text(json.dumps(figures, indent=1))
-    report.write(options.output / "report.html", figures, done, failures)
+    report.write(
+        options.output / "report.html", figures, done, failures,
+        training.curve(options.checkpoint),
+    )  # fmt: skip
     print(results.table(figures))
     print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")
     return 3 if failures else 0

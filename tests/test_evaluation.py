@@ -119,6 +119,7 @@ def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
     assert again["tre_mm"] == pytest.approx(errors[0]["learnt"]["tre_mm"], rel=1e-3)
     page = (tmp_path / "report.html").read_text()
     assert f"{summary['masks']['oracle']['tre_mm']['median']:.2f}" in page
+    assert "where they start" in page  # the training curve
     # Nothing is fetched: no element points outside the page.
     body = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", body)

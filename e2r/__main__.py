@@ -1,4 +1,4 @@
-"""The command line: ``python -m e2r simulate``, ``register`` and ``export``."""
+"""The command line: ``python -m e2r simulate``, ``register``, ``export``, ``convert``."""
 
 from __future__ import annotations
 
@@ -83,6 +83,23 @@ class Export:
     """file of predictions; the last one of this case counts"""
     surfaces: tuple[str, ...] = ("ply",)
     """registered surfaces as ply, stl (a file a level) or glb (one file)"""
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Make a preoperative model of a CT label map (NIfTI): one STL a level, mm.
+
+    Example: python -m e2r convert spine_seg.nii.gz --output cases/mine/model --levels L2 L3 L4
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """the label map, .nii or .nii.gz"""
+    output: Path
+    """folder for the surfaces"""
+    levels: tuple[str, ...] = ()
+    """levels to write, all that are there without it"""
+    labels: tuple[int, ...] = ()
+    """the number of each of --levels in the map, where it does not count as VerSe does"""
 
 
 def simulate(options: Simulate) -> int:
@@ -179,15 +196,37 @@ def export(options: Export) -> int:
     return 0
 
 
+def convert(options: Convert) -> int:
+    """Runs ``convert``."""
+    from e2r.datasets import ct
+
+    if options.labels and len(options.labels) != len(options.levels):
+        raise ValueError("--labels: give one number for each of --levels")
+    names = dict(zip(options.labels, options.levels, strict=True)) if options.labels else ct.VERSE
+    meshes = ct.read_labels(options.source, names)
+    lost = [name for name in options.levels if name not in meshes]
+    if lost:
+        raise ValueError(
+            f"{options.source}: has no {', '.join(lost)} (but {', '.join(meshes)}); "
+            "name other --levels, or their numbers with --labels"
+        )
+    chosen = {name: mesh for name, mesh in meshes.items() if name in (options.levels or meshes)}
+    for path in ct.write(chosen, options.output):
+        print(path)
+    return 0
+
+
 def main() -> int:
     """Parses the command line and runs the command."""
     command = tyro.cli(
-        Simulate | Register | Export,  # type: ignore[arg-type]
+        Simulate | Register | Export | Convert,  # type: ignore[arg-type]
         prog="python -m e2r",
         description="Find a patient's vertebrae in a depth camera's picture of open surgery.",
     )
     if isinstance(command, Simulate):
         return console.run(lambda: simulate(command))
+    if isinstance(command, Convert):
+        return console.run(lambda: convert(command))
     if isinstance(command, Export):
         return console.run(lambda: export(command))
     return console.run(lambda: register(command))

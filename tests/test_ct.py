@@ -83,7 +83,7 @@ def test_names_numbers_and_crumbs(tmp_path):
 
 
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["e2r", "convert", *map(str, arguments)])
+    monkeypatch.setattr("sys.argv", ["e2r", "convert", "ct", *map(str, arguments)])
     return cli.main()
 
 
@@ -99,7 +99,7 @@ def test_a_model_is_converted_and_read_as_a_case(tmp_path, simulated_cases, monk
     (case / "truth.json").unlink()
     about = json.loads((case / "case.json").read_text())
     (case / "case.json").write_text(json.dumps({**about, "levels": ["L3", "L4"]}))
-    arguments = (path, "--output", case / "model", "--levels", "L3", "L4", "--labels", "7", "3")
+    arguments = (path, case / "model", "--levels", "L3", "L4", "--labels", "7", "3")
     assert run(monkeypatch, *arguments) == 0
     assert "L3.stl" in capsys.readouterr().out
     model = cases.read(case).model
@@ -110,7 +110,7 @@ def test_a_model_is_converted_and_read_as_a_case(tmp_path, simulated_cases, monk
         (("--levels", "L3", "--labels", "7", "3"), "one number for each"),
         (("--levels", "L3", "L5", "--labels", "7", "5"), "has no L5 (but L3)"),
     ):
-        assert run(monkeypatch, path, "--output", tmp_path / "x", *more) == 2
+        assert run(monkeypatch, path, tmp_path / "x", *more) == 2
         assert message in capsys.readouterr().err
 
 
@@ -159,7 +159,7 @@ def test_broken_label_maps_get_one_sentence(tmp_path, monkeypatch, capsys):
             ct.read_labels(path)
         assert message in str(caught.value), name
         assert str(path) in str(caught.value), name
-        assert run(monkeypatch, path, "--output", tmp_path / "out") == 2, name
+        assert run(monkeypatch, path, tmp_path / "out") == 2, name
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and "Traceback" not in err, name
     assert not (tmp_path / "out").exists()

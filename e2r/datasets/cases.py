@@ -159,7 +159,7 @@ def read(folder: Path) -> Case:
         picture = _read_picture(folder)
         bone = None
         if (folder / "bone.png").exists():
-            bone = _read_image(folder / "bone.png") > 0
+            bone = read_image(folder / "bone.png") > 0
             if bone.shape != picture.depth.shape:
                 raise ValueError(
                     f"{folder / 'bone.png'}: must be one channel, as large as depth.png"
@@ -337,8 +337,8 @@ def _read_picture(folder: Path) -> Picture:
         if field not in ("cx", "cy") and value <= 0:
             raise ValueError(f"{folder / 'camera.json'}: {field} must be positive, not {value}")
         numbers[field] = float(value)
-    color = _read_image(folder / "color.png")
-    depth = _read_image(folder / "depth.png")
+    color = read_image(folder / "color.png")
+    depth = read_image(folder / "depth.png")
     if color.ndim != 3 or color.dtype != np.uint8 or color.shape[2] < 3:
         raise ValueError(f"{folder / 'color.png'}: must be an 8-bit RGB picture")
     if depth.ndim != 2 or depth.dtype == np.uint8:
@@ -358,7 +358,8 @@ def _read_picture(folder: Path) -> Picture:
     )  # fmt: skip
 
 
-def _read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
+    """A picture's values, as the file has them."""
     try:
         with Image.open(path) as image:
             return np.array(image)
@@ -432,13 +433,18 @@ def write_cloud(case: Case, path: Path) -> None:
 
 def write_picture(picture: Picture, folder: Path, *, depth_scale: float) -> None:
     """Writes color.png, depth.png (16 bit) and camera.json."""
-    steps = np.round(picture.depth * depth_scale)
-    steps = np.where(steps > 65535, 0, steps).astype(np.uint16)
-    Image.fromarray(picture.color).save(folder / "color.png")
-    Image.fromarray(steps).save(folder / "depth.png")
+    write_images(picture, folder / "color.png", folder / "depth.png", depth_scale=depth_scale)
     height, width = picture.depth.shape
     camera = {
         "width": width, "height": height, "fx": picture.fx, "fy": picture.fy,
         "cx": picture.cx, "cy": picture.cy, "depth_scale": depth_scale,
     }  # fmt: skip
     (folder / "camera.json").write_text(json.dumps(camera, indent=1))
+
+
+def write_images(picture: Picture, color: Path, depth: Path, *, depth_scale: float) -> None:
+    """Writes a picture as 8-bit colour and 16-bit depth, ``depth_scale`` steps a mm."""
+    steps = np.round(picture.depth * depth_scale)
+    steps = np.where(steps > 65535, 0, steps).astype(np.uint16)
+    Image.fromarray(picture.color).save(color)
+    Image.fromarray(steps).save(depth)

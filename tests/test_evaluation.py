@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from test_cases import BROKEN
 
 from e2r import __main__ as cli
-from e2r import console, evaluation, jobs, metrics, training
+from e2r import confidence, console, evaluation, jobs, metrics, results, training
 from e2r.datasets import cases
 from e2r.geometry import poses
 from e2r.types import Pose
@@ -291,3 +291,51 @@ def test_train_and_simulate_from_the_command_line(tmp_path, capsys):
     arguments[4] = str(tmp_path / "other")
     assert train_command.main(arguments) == 2
     assert "no truth.json" in capsys.readouterr().err
+
+
+def test_a_calibration_gives_every_hypothesis_a_chance(checkpoint, simulated_cases):
+    """Nothing but the words change: the pose is the same with and without one."""
+    config, params = training.load(checkpoint)
+    job = jobs.Job(start=jobs.Start("auto"), batch=1, views=1)
+    (result,) = evaluation.run(simulated_cases[:1], config, params, job)
+    plain = results.prediction(result, "learnt")
+    assert plain["expected_tre_mm"] is None
+    assert {h["probability"] for h in plain["hypotheses"]} == {None}
+    told = confidence.Calibration((-2.0, 3.0, 3.0, 0.0), (1.0, 0.0, 0.0, -0.1), 30.0, 0.9, 1)
+    line = results.prediction(result, "learnt", told)
+    chances = [h["probability"] for h in line["hypotheses"]]
+    assert len(chances) == int(result.hypotheses["learnt"].distinct.sum())
+    assert 0.0 < sum(chances) <= 1.0 + 1e-9
+    assert 0.0 < line["expected_tre_mm"] <= 30.0
+    assert line["T_camera_model"] == plain["T_camera_model"]
+    first = poses.from_matrix(line["hypotheses"][0]["T_camera_model"], "hypothesis")
+    np.testing.assert_allclose(
+        first.translation, result.registrations["learnt"].pose.translation, atol=1e-4
+    )
+    sure = confidence.Calibration((9.0, 0.0, 0.0, 0.0), told.error, 30.0, 0.0, 1)
+    enough = float(np.sum(result.levels["learnt"].evidence)) >= results.LEAST_EVIDENCE
+    assert results.prediction(result, "learnt", sure)["accepted"] == enough
+
+
+def test_a_surgeons_word_reaches_the_search(checkpoint, simulated_cases):
+    config, _ = training.load(checkpoint)
+    said = replace(simulated_cases[0], exposed=("L2", "L3"))
+    for case, expected in ((said, "-##--#"), (simulated_cases[0], "######")):
+        ready = evaluation.prepare(
+            case, config.network, surface=None, job=jobs.Job(batch=1, views=1), given=None,
+            centre=np.zeros(3),
+        )  # fmt: skip
+        assert "".join("-#"[int(v)] for v in ready.exposed) == expected
+
+
+def test_trust_is_measured_against_the_truth():
+    lines = [{"accepted": a, "expected_tre_mm": e} for a, e in
+             ((True, 0.5), (True, 0.7), (False, 9.0), (True, 2.0))]  # fmt: skip
+    found = results.trust(lines, np.array([0.4, 0.6, 40.0, 12.0]))
+    assert found["coverage"] == 0.75
+    assert found["wrong"] == pytest.approx(1 / 3)
+    assert found["curve"]["coverage"] == [0.25, 0.5, 0.75, 1.0]
+    np.testing.assert_allclose(found["curve"]["wrong"], [0, 0, 1 / 3, 0.5], atol=1e-4)
+    lines[0]["expected_tre_mm"] = None
+    assert results.trust(lines, np.zeros(4))["curve"] is None
+    assert results.trust([], np.zeros(0)) is None

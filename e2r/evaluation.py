@@ -125,8 +125,8 @@ def prepare(
 
 
 def level_centres(model: Mapping[str, trimesh.Trimesh]) -> np.ndarray:
-    """Middle of each level (L, 3) mm; L is a multiple of three, so that programs are shared."""
-    centres = np.full((len(model) + -len(model) % 3, 3), np.nan, np.float32)
+    """Middle of each level (L, 3) mm; L is 6, 9 and so on, so that programs are shared."""
+    centres = np.full((max(6, len(model) + -len(model) % 3), 3), np.nan, np.float32)
     centres[: len(model)] = [mesh.bounds.mean(0) for mesh in model.values()]
     return centres
 

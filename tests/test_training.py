@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from e2r import banks, configs, losses, pipeline, training
+from e2r import banks, confidence, configs, losses, pipeline, training
 from e2r.geometry import correspondences, poses
 from e2r.registration import kernels, steps, unroll
 from e2r.segmentation import masks
@@ -222,3 +222,14 @@ def test_settings_survive_the_checkpoint():
             kind(**options)
     with pytest.raises(ValueError, match="another version"):
         configs.from_settings({"seed": 1})
+
+
+def test_the_packaged_model_is_whole_and_small():
+    """`register` without a checkpoint uses it."""
+    config, params = training.load(training.PACKAGED)
+    assert config.scenes == configs.CONFIGS["base"][1].scenes
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert confidence.load(training.PACKAGED) is not None
+    assert training.curve(training.PACKAGED)[-1]["step"] == config.optimisation.steps
+    files = [path for path in training.PACKAGED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10e6

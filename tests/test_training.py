@@ -130,7 +130,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
     # Killed at step 8, after the checkpoint of step 6: the same again.
     update, calls = training.make_update, []
 
-    def dying(config):
+    def dying(config, teacher=None):
         step = update(config)
 
         def one(state, bank, key):

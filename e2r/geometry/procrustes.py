@@ -112,11 +112,12 @@ def _solve(m: Symmetric, b: Columns) -> Columns:
     d1, d2, e2 = xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy
     det = xx * c0 + xy * c1 + xz * c2
     least = 1e-14 * (xx + yy + zz) ** 3  # away from the best, the matrix may be indefinite
-    over = 1.0 / jnp.where(jnp.abs(det) > least, det, least)
+    det = jnp.where(jnp.abs(det) > least, det, least)
+    b = (b[0] / det, b[1] / det, b[2] / det)
     return (
-        over * (c0 * b[0] + c1 * b[1] + c2 * b[2]),
-        over * (c1 * b[0] + d1 * b[1] + d2 * b[2]),
-        over * (c2 * b[0] + d2 * b[1] + e2 * b[2]),
+        c0 * b[0] + c1 * b[1] + c2 * b[2],
+        c1 * b[0] + d1 * b[1] + d2 * b[2],
+        c2 * b[0] + d2 * b[1] + e2 * b[2],
     )
 
 
@@ -143,14 +144,16 @@ def _largest_eigenvalue(h: Rows) -> Array:
     minors = 4.0 * sum(vectors.dot(row, row) for row in cofactors)
     x = jnp.sqrt(square + jnp.sqrt(minors + jnp.maximum(det, 0.0) * jnp.sqrt(3.0 * square)))
     tiny = jnp.finfo(x.dtype).tiny
-    for _ in range(NEWTON):
+
+    def newton(_: int, x: Array) -> Array:
         # From above, where the quartic is positive and rises. At a double root both are noise:
         # then a small step, or none.
         bracket = x * x - square
         value = bracket * bracket - det * x - minors
         slope = jnp.maximum(4.0 * x * bracket - det, 1e-3 * square * x + tiny)
-        x = x - jnp.maximum(value, 0.0) / slope
-    return x
+        return x - jnp.maximum(value, 0.0) / slope
+
+    return jax.lax.fori_loop(0, NEWTON, newton, x)
 
 
 def _eigenvector(h: Rows, x: Array) -> tuple[Array, Columns]:

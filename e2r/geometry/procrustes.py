@@ -101,8 +101,13 @@ def _unit(a: Columns) -> Columns:
     return vectors.scale(jnp.where(square > 1e-30, jax.lax.rsqrt(square), 0.0), a)
 
 
-def _solve(m: Symmetric, b: Columns) -> Columns:
-    """Solves the damped symmetric 3x3 system by cofactors."""
+def _solve(m: Symmetric, b: Columns, *, late: bool = True) -> Columns:
+    """Solves the damped symmetric 3x3 system by cofactors.
+
+    A division ends a fused loop on XLA's CPU back end: what comes before it is computed once, not
+    anew for each entry of the result. So divide ``late`` in a value, and early in a derivative,
+    whose transpose runs backwards.
+    """
     trace = m[0] + m[1] + m[2]
     relative = DAMPING * jnp.finfo(trace.dtype).eps
     floor = jnp.where(trace > 1e-3, relative * trace, 1.0)  # the scale is 1 unless H is zero
@@ -113,12 +118,18 @@ def _solve(m: Symmetric, b: Columns) -> Columns:
     det = xx * c0 + xy * c1 + xz * c2
     least = 1e-14 * (xx + yy + zz) ** 3  # away from the best, the matrix may be indefinite
     det = jnp.where(jnp.abs(det) > least, det, least)
-    b = (b[0] / det, b[1] / det, b[2] / det)
-    return (
+    if not late:
+        b = _divided(b, det)
+    v = (
         c0 * b[0] + c1 * b[1] + c2 * b[2],
         c1 * b[0] + d1 * b[1] + d2 * b[2],
         c2 * b[0] + d2 * b[1] + e2 * b[2],
     )
+    return _divided(v, det) if late else v
+
+
+def _divided(a: Columns, by: Array) -> Columns:
+    return a[0] / by, a[1] / by, a[2] / by
 
 
 def _from_quaternion(w: Array, q: Columns) -> Rows:
@@ -257,7 +268,7 @@ def _rotation_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array
     r, rows = _rows(rotation), _rows(h)
     over = _size(rows)[1]
     s = _transposed_product(r, _scaled(rows, over))
-    v = _solve(_curvature(s), _vee(_transposed_product(r, _scaled(_rows(dh), over))))
+    v = _solve(_curvature(s), _vee(_transposed_product(r, _scaled(_rows(dh), over))), late=False)
     a, b, c = (vectors.cross(row, v) for row in r)  # row of R hat(v)
     return rotation, _matrix((a, b, c))
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import cKDTree
 
 from e2r import pipeline
 from e2r.geometry import correspondences, poses, vectors
@@ -228,7 +229,29 @@ def agreement(
     return total
 
 
-def closer(points: np.ndarray, centre: np.ndarray, least: int) -> np.ndarray | None:
-    """Rows of a scene to look at again, or None for all: those near its middle of interest."""
+CERTAIN = -1.0
+"""Logit of interest from which a place is looked at again: rather a little more than too little."""
+
+
+def closer(
+    points: np.ndarray, first: Cloud, interest: np.ndarray, centre: np.ndarray, least: int
+) -> np.ndarray | None:
+    """Rows of a scene to look at again, or None for all. On the host.
+
+    Those of interest, and not far from their middle: a point is of interest if the nearest point of
+    the first look is. Where they are few, all that are near the middle.
+
+    Args:
+      points: (M, 3) mm, the scene.
+      first: the first look, N points.
+      interest: (N,) logits.
+      centre: (3,) mm, of :func:`middle`.
+      least: fewer rows than this are too few.
+    """
     rows = pipeline.near(points, centre, pipeline.FOCUS)
-    return rows if len(rows) >= least else None
+    if len(rows) < least:
+        return None
+    valid = np.asarray(first.valid)
+    nearest = cKDTree(np.asarray(first.points)[valid]).query(points[rows])[1]
+    sharp = rows[interest[valid][nearest] > CERTAIN]
+    return sharp if len(sharp) >= least else rows

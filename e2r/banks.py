@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from e2r import pipeline
+from e2r import losses, pipeline
 from e2r.configs import Config
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
@@ -20,6 +20,8 @@ from e2r.types import Array, Example, Pose, Surface, Targets
 
 TARGETS = 96
 """Targets of an example, padded or thinned to this."""
+ROUND = 0.2
+"""Share of the close looks that take all about the middle."""
 WHOLE = 3
 """Every so many examples one shows the whole frame, as the first look of inference does."""
 
@@ -68,21 +70,23 @@ def make_example(
     within = None
     if close:
         within = _close(case.points, targets, np.random.default_rng([seed, 1]))
-        if within is not None and len(within) < settings.points // 4:
+        if len(within) < settings.points // 4:
             within = None
     seen = pipeline.see(case, settings, seed=seed, within=within)
     cloud, pyramid = jax.tree.map(lambda leaf: leaf[0], (seen.cloud, seen.pyramid))
     return Example(cloud, pyramid, None, targets, cases.true_pose(case))  # type: ignore[arg-type]
 
 
-def _close(points: np.ndarray, targets: Targets, rng: np.random.Generator) -> np.ndarray | None:
-    """Rows about the middle of the points near a target, a little off, as a first look is."""
-    apart, _ = cKDTree(targets.goals[targets.valid]).query(points, distance_upper_bound=20.0)
-    seen = points[np.isfinite(apart)]
-    if not len(seen):
-        return None
-    centre = seen.mean(0) + rng.normal(0.0, 12.0, 3)
-    return pipeline.near(points, centre, rng.uniform(0.75, 1.1) * pipeline.FOCUS)
+def _close(points: np.ndarray, targets: Targets, rng: np.random.Generator) -> np.ndarray:
+    """Rows near a target, by a reach that differs as what a first look finds does; or now and then
+    all about their middle, as where a first look finds little."""
+    reach = losses.NEAR * rng.uniform(0.75, 2.0)
+    apart, _ = cKDTree(targets.goals[targets.valid]).query(points, distance_upper_bound=reach)
+    rows = np.flatnonzero(np.isfinite(apart))
+    if len(rows) and rng.uniform() < ROUND:
+        centre = points[rows].mean(0) + rng.normal(0.0, 12.0, 3)
+        rows = pipeline.near(points, centre, rng.uniform(0.75, 1.1) * pipeline.FOCUS)
+    return rows
 
 
 def make_bank(

@@ -117,14 +117,14 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(network=pipeline.Network(tokens=96)),
     ),
     "base": (
-        "An hour on two cores: 300 specimens, of three to seven levels, at every distance.",
+        "An hour on two cores: 150 specimens, of three to seven levels, at every distance.",
         Config(
             scenes=Scenes(
-                specimens=300,
-                frames=7,
+                specimens=150,
+                frames=6,
                 simulation=simulated.Simulation(
-                    width=160,
-                    height=120,
+                    width=256,
+                    height=192,
                     fill=(0.05, 0.9),
                     least_bone=0.01,
                     posture_degrees=2.0,
@@ -134,7 +134,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
                     last=("L4", "L5", "L5", "S1", "S1"),
                 ),
             ),
-            optimisation=Optimisation(steps=5000),
+            optimisation=Optimisation(steps=4500),
         ),
     ),
 }

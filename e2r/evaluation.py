@@ -87,14 +87,13 @@ def prepare(
     surface: Surface,
     job: Job,
     given: Pose | None,
-    centre: np.ndarray,
+    within: np.ndarray | None,
 ) -> Prepared:
-    """Samples the cloud about the middle of interest (3,), and sets the start.
+    """Samples the cloud among some rows of the scene (all without them), and sets the start.
 
     Raises:
       ValueError: the start or a mask needs what the case does not have.
     """
-    within = automatic.closer(case.points, centre, settings.points // 4)
     seed = stable_seed(case.id)
     seen = pipeline.see(case, settings, seed=seed, views=job.views, within=within)
     key = jax.random.fold_in(jax.random.key(job.seed), seed)
@@ -143,7 +142,8 @@ class Predicted(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs of a job; each takes the parameters and a batch."""
 
-    glance: Callable[[Params, Cloud, Pyramid], Array]  # first look -> (B, 3) where to look closer
+    glance: Callable[[Params, Cloud, Pyramid], tuple[Array, Array]]
+    """first look -> interest (B, V * N), and where its middle is (B, 3) mm"""
     predict: Callable[[Params, Prepared], Predicted]
 
 
@@ -151,9 +151,9 @@ class Programs(NamedTuple):
 def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
     """The compiled programs: a first look, and a registration and the weights for each mask."""
 
-    def glance(params: Params, cloud: Cloud, pyramid: Pyramid) -> Array:
-        reading = automatic.read(settings, params, cloud, pyramid)
-        return automatic.middle(pipeline.flatten(cloud), reading.interest)
+    def glance(params: Params, cloud: Cloud, pyramid: Pyramid) -> tuple[Array, Array]:
+        interest = automatic.read(settings, params, cloud, pyramid).interest
+        return interest, automatic.middle(pipeline.flatten(cloud), interest)
 
     def predict(params: Params, item: Prepared) -> Predicted:
         cloud = pipeline.flatten(item.cloud)
@@ -219,6 +219,7 @@ def run(
     given = read_start(job.start)
     flush = partial(
         _flush, programs=compile_programs(config.network, job), params=params, job=job,
+        closer=partial(automatic.closer, least=config.network.points // 4),
         prepare=partial(prepare, settings=config.network, job=job, given=given),
     )  # fmt: skip
     models: dict[str, Surface] = {}
@@ -266,15 +267,18 @@ def _flush(
     programs: Programs,
     params: Params,
     job: Job,
+    closer: Callable[..., np.ndarray | None],
     prepare: Callable[..., Prepared],
 ) -> Iterator[Result | tuple[str, str]]:
     began = time.perf_counter()
     looks = _batched([(item.first.cloud, item.first.pyramid) for item in waiting], job.batch)
-    centres = np.asarray(programs.glance(params, *looks))
+    interests, centres = jax.tree.map(np.asarray, programs.glance(params, *looks))
     ready: list[tuple[cases.Case, Prepared, float]] = []
-    for item, centre in zip(waiting, centres, strict=False):
+    for item, interest, centre in zip(waiting, interests, centres, strict=False):
+        look = pipeline.flatten(item.first.cloud)
+        within = closer(item.case.points, look, interest, centre)
         try:
-            prepared = prepare(item.case, surface=item.surface, centre=centre)
+            prepared = prepare(item.case, surface=item.surface, within=within)
         except ValueError as error:
             yield item.case.id, str(error)
             continue

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from e2r.geometry import poses
 from e2r.types import Array, Pose, Targets
 
-NEAR = 40.0
+NEAR = 20.0
 """mm from a target of an exposed level: there the network shall look closer."""
 
 

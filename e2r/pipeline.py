@@ -54,7 +54,7 @@ CORRESPONDENCES: dict[str, Correspond] = {
 
 
 FOCUS = 110.0
-"""mm: radius of the second look, which up to five exposed levels fill."""
+"""mm: farthest that the second look goes from its middle, which up to five exposed levels need."""
 
 
 DENSITY = 6

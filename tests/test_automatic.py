@@ -170,11 +170,17 @@ def test_bad_settings_of_the_search_are_refused():
             replace(automatic.Search(), **bad)
 
 
-def test_looking_closer_keeps_what_is_near():
+def test_looking_closer_keeps_what_is_near_and_of_interest():
     points = np.random.default_rng(0).normal(size=(5000, 3)) * 100
-    rows = automatic.closer(points, np.zeros(3), 200)
+    plain = np.zeros((600, 3), np.float32)
+    first = Cloud(points[:600].astype(np.float32), plain, plain, np.arange(600) < 500)
+    interest = np.where(points[:600, 0] > 0, 3.0, -9.0)
+    rows = automatic.closer(points, first, interest, np.zeros(3), 200)
     assert (np.linalg.norm(points[rows], axis=1) < pipeline.FOCUS).all()
-    assert automatic.closer(points, np.full(3, 1e4), 200) is None
+    assert (points[rows, 0] > 0).mean() > 0.8
+    every = automatic.closer(points, first, np.full(600, -9.0), np.zeros(3), 200)
+    assert np.array_equal(every, pipeline.near(points, np.zeros(3), pipeline.FOCUS))
+    assert automatic.closer(points, first, interest, np.full(3, 1e4), 200) is None
 
 
 def test_the_coarse_losss_gradient_forward_reverse_numeric(surface, truth, tokens, params):

@@ -134,7 +134,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
                     last=("L4", "L5", "L5", "S1", "S1"),
                 ),
             ),
-            optimisation=Optimisation(steps=4500),
+            optimisation=Optimisation(steps=3200),
         ),
     ),
 }

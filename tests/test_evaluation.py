@@ -323,7 +323,7 @@ def test_a_surgeons_word_reaches_the_search(checkpoint, simulated_cases):
     for case, expected in ((said, "-##--#"), (simulated_cases[0], "######")):
         ready = evaluation.prepare(
             case, config.network, surface=None, job=jobs.Job(batch=1, views=1), given=None,
-            centre=np.zeros(3),
+            within=None,
         )  # fmt: skip
         assert "".join("-#"[int(v)] for v in ready.exposed) == expected
 

@@ -74,7 +74,10 @@ def test_equals_svd(name, scale):
                                   "reflection-ambiguous", "anisotropic"])  # fmt: skip
 def test_single_precision_is_exact_to_the_condition(kind):
     """100,000 covariances over the five kinds, at scales from 1e-12 to 1e12."""
-    solve = jax.jit(jax.vmap(procrustes.rotation_from_covariance))
+    as_users_do = {
+        "xla_backend_optimization_level": 3
+    }  # which fuses multiply and add; see conftest
+    solve = jax.jit(jax.vmap(procrustes.rotation_from_covariance), compiler_options=as_users_do)
     h = families(20_000)[kind]
     h = h * 10.0 ** np.random.default_rng(2).uniform(-12, 12, (len(h), 1, 1))
     h = h.astype(np.float32)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Most of a test's time is LLVM's, and at level 0 it takes half of it. Before jax is imported.
 os.environ["XLA_FLAGS"] = (
@@ -46,14 +50,31 @@ TINY = configs.Config(
 )
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
+    """What ``make`` returns, made by one of the session's workers; the others wait and read it."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    kept = base / f"{name}.pickle"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(make()))
+    return pickle.loads(kept.read_bytes())
+
+
 @pytest.fixture(scope="session")
-def simulated_cases() -> list[cases.Case]:
+def simulated_cases(tmp_path_factory) -> list[cases.Case]:
     """Four frames of one procedural specimen."""
-    scenes = TINY.scenes
-    (group,) = simulated.simulate(
-        jax.random.key(11), scenes.simulation, specimens=1, frames=scenes.frames, workers=1
-    )
-    return group
+
+    def make() -> list[cases.Case]:
+        scenes = TINY.scenes
+        (group,) = simulated.simulate(
+            jax.random.key(11), scenes.simulation, specimens=1, frames=scenes.frames, workers=1
+        )
+        return group
+
+    return once(tmp_path_factory, "cases", make)
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +85,13 @@ def bank(simulated_cases) -> banks.Bank:
 @pytest.fixture(scope="session")
 def checkpoint(bank, tmp_path_factory):
     """The folder of a run of eight steps: it knows nothing, but all of it works."""
-    folder = tmp_path_factory.mktemp("run")
-    training.train(TINY, bank, folder)
-    return folder
+
+    def make() -> Path:
+        folder = tmp_path_factory.mktemp("run")
+        training.train(TINY, bank, folder)
+        return folder
+
+    return once(tmp_path_factory, "run", make)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The experiments that no other test runs, at their smallest, and what they say to bad input."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -123,20 +124,18 @@ def test_bad_sweeps_get_one_sentence(checkpoint, tmp_path, capsys):
 
 
 def test_an_untrained_network_cannot_be_calibrated_but_hypotheses_can(
-    checkpoint, simulated_cases, capsys, monkeypatch
+    checkpoint, simulated_cases, tmp_path, capsys, monkeypatch
 ):
-    arguments = ["--checkpoint", str(checkpoint), "--specimens", "1", "--frames", "2"]
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    arguments = ["--checkpoint", str(run), "--specimens", "1", "--frames", "2"]
     monkeypatch.setattr(calibrate.simulated, "held_out", lambda *_, **__: simulated_cases[:2])
     monkeypatch.setattr(confidence, "RIGHT_MM", 0.0)
     assert calibrate.main(arguments) == 2
     assert "train the network first" in capsys.readouterr().err
-    assert confidence.load(checkpoint) is None
+    assert confidence.load(run) is None
     monkeypatch.setattr(confidence, "RIGHT_MM", 1e4)
-    try:
-        assert calibrate.main(arguments) == 0
-        assert confidence.load(checkpoint).cases == 2
-    finally:
-        (checkpoint / confidence.NAME).unlink(missing_ok=True)
+    assert calibrate.main(arguments) == 0
+    assert confidence.load(run).cases == 2
 
 
 def test_an_exported_run_is_small_and_the_same(checkpoint, data_set, tmp_path, capsys):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import trimesh
 from PIL import Image, ImageDraw
 
-from e2r.pictures import PALETTE, RED, Surfaces, place, thinned
+from e2r.pictures import PALETTE, RED, Surfaces, place
 from e2r.types import Array, Pose
+
+SAMPLES = 20000
+"""Dots that a surface is drawn with."""
 
 
 def frames(
@@ -38,13 +42,15 @@ def frames(
     if weights is not None:
         alpha = 0.7 * np.asarray(weights, np.float64)[seen, None]
         paint = (1.0 - alpha) * paint + alpha * RED
-    meshes = [thinned(mesh, 6000) for mesh in surfaces.values()]
-    corners = np.concatenate([np.asarray(mesh.triangles_center) for mesh in meshes])
-    outward = np.concatenate([np.asarray(mesh.face_normals) for mesh in meshes])
-    bone = np.concatenate([
-        np.broadcast_to([int(PALETTE[i % len(PALETTE)][k : k + 2], 16) for k in (1, 3, 5)],
-                        (len(mesh.faces), 3)) for i, mesh in enumerate(meshes)
-    ])  # fmt: skip
+    sampled = [
+        trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)[:2] for mesh in surfaces.values()
+    ]
+    corners = np.concatenate([places for places, _ in sampled])
+    pairs = zip(surfaces.values(), sampled, strict=True)
+    outward = np.concatenate([mesh.face_normals[faces] for mesh, (_, faces) in pairs])
+    bone = np.repeat(
+        [_rgb(PALETTE[i % len(PALETTE)]) for i in range(len(sampled))], SAMPLES, axis=0
+    )
     steps = [Pose(r, t) for r, t in zip(*map(np.asarray, trajectory), strict=True)]
     end = place(steps[-1], corners)
     centre = (end.max(0) + end.min(0)) / 2.0
@@ -102,3 +108,7 @@ def _splat(points: np.ndarray, colours: np.ndarray, size: int) -> np.ndarray:
     inside = (u >= 0) & (u < size) & (v >= 0) & (v < size)
     canvas[v[inside], u[inside]] = tint[inside]  # of several, the last stays
     return canvas
+
+
+def _rgb(color: str) -> list[int]:
+    return [int(color[k : k + 2], 16) for k in (1, 3, 5)]

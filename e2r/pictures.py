@@ -21,6 +21,7 @@ COLORS = {"all": "#8d8d8d", "learnt": "#d1495b", "oracle": "#2e86ab"}
 PALETTE = ("#e9dcc0", "#b8d0c8", "#d9b48f", "#b9bfd9", "#dcc5d3", "#cfd3a6", "#c9c2b6")
 """Of the levels, in their order."""
 RED = np.array([214.0, 40.0, 60.0])
+_REDS = [[0.0, "#f7dade"], [1.0, "#d6283c"]]
 Surfaces = Mapping[str, trimesh.Trimesh]
 _EYE = {"eye": {"x": 0.0, "y": 0.0, "z": -1.7}, "up": {"x": 0.0, "y": -1.0, "z": 0.0}}
 
@@ -59,7 +60,7 @@ def scene(
         **_xyz(points[seen]), mode="markers", name="scene", hoverinfo="skip",
         marker={"size": 2, "color": _css(np.asarray(colours)[seen])},
     )  # fmt: skip
-    for name, given, scale in (("mask", weights, "Reds"), ("error", error, "Viridis")):
+    for name, given, scale in (("mask", weights, _REDS), ("error", error, "Viridis")):
         if given is None:
             continue
         values = np.asarray(given, np.float32)
@@ -82,8 +83,7 @@ def scene(
             **_xyz(vertices if pose is None else place(pose, vertices)),
             **dict(zip("ijk", faces.T, strict=True)), name=name, showlegend=True,
             color=PALETTE[i % len(PALETTE)], opacity=0.6, hoverinfo="name",
-            lighting={"ambient": 0.5, "diffuse": 0.8, "specular": 0.15},
-            lightposition={"x": 300, "y": -600, "z": -2000},
+            lighting={"ambient": 0.7, "diffuse": 0.6, "specular": 0.1},
         )  # fmt: skip
     if targets is not None:
         figure.add_scatter3d(
@@ -189,7 +189,10 @@ def success(series: Mapping[str, Array]) -> go.Figure:
             x=np.maximum(tre, 0.01), y=share, name=name, mode="lines", line_shape="hv",
             line_color=COLORS.get(name), hovertemplate="%{y:.1%} below %{x:.2f} mm",
         )  # fmt: skip
-    figure.add_vline(x=2.0, line_dash="dot", line_color="#999", annotation_text="2 mm")
+    figure.add_vline(x=2.0, line_dash="dot", line_color="#999")
+    figure.add_annotation(  # of a logarithmic axis, an annotation's place is the logarithm
+        x=float(np.log10(2.0)), y=0.02, text="2 mm", showarrow=False, xanchor="left"
+    )
     figure.update_xaxes(type="log", title="TRE, mm")
     figure.update_yaxes(title="share of cases", range=[0, 1.02], tickformat=".0%")
     return _plain(figure, 400)
@@ -299,7 +302,7 @@ def fragment(figure: go.Figure, name: str) -> str:
     """A figure as HTML, for a page that :func:`page` makes; ``name`` is its element's id."""
     text: str = figure.to_html(
         include_plotlyjs=False, full_html=False, div_id=name,
-        config={"displaylogo": False, "responsive": True},
+        config={"displayModeBar": False, "responsive": True},
     )  # fmt: skip
     return text
 

@@ -34,10 +34,11 @@ p{max-width:50rem}.sub,figcaption,.note{color:var(--soft)}.sub{margin:.2rem 0 1.
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:.8rem}
 .card{border:1px solid var(--line);border-radius:8px;padding:.8rem 1rem}
 .card b{display:block;font-size:1.7rem;line-height:1.3}.card span{color:var(--soft);font-size:.9rem}
-table{border-collapse:collapse;margin:.8rem 0;font-variant-numeric:tabular-nums;font-size:.95rem}
-td,th{padding:.35rem .9rem;text-align:right;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse;margin:.8rem 0;font-variant-numeric:tabular-nums;font-size:.92rem}
+td,th{padding:.35rem .55rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+#anchors td:last-child,#anchors th:last-child{text-align:left}
 th{color:var(--soft);font-weight:600}td:first-child,th:first-child{text-align:left;padding-left:0}
-td:last-child.text{text-align:left}.scroll{max-height:26rem;overflow:auto}
+.scroll{max-height:26rem;overflow:auto}
 .scroll th{position:sticky;top:0;background:#fff}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:1rem}
 .case{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,3fr);margin:1rem 0;
@@ -184,7 +185,7 @@ def _anchors(figures: dict[str, Any]) -> str:
         + _table(["measure", "here", "95 %", "published", "of"], rows, "anchors")
         + '<p class="note">Each is of its own data; where the cases above are not theirs, the '
         "figures stand side by side for orientation, not as a comparison. SpineDepth's own labels "
-        "are some millimetres off, below which no figure on it means anything.</p>"
+        "are not exact either: what is nearer than they are cannot be seen on it.</p>"
     )
 
 

@@ -95,7 +95,7 @@ def test_layers_and_cases_are_switched(running, shown):
     assert not running.nodes["truth"].visible and running.nodes["L1"].visible
     running._layers["truth"].value = True
     running._layers["L1"].value = False
-    for _ in range(100):  # viser answers in a thread of its own
+    for _ in range(1000):  # viser answers in a thread of its own
         if running.nodes["truth"].visible and not running.nodes["L1"].visible:
             break
         time.sleep(0.05)

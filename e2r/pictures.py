@@ -195,6 +195,7 @@ def success(series: Mapping[str, Array]) -> go.Figure:
     )
     figure.update_xaxes(type="log", title="TRE, mm")
     figure.update_yaxes(title="share of cases", range=[0, 1.02], tickformat=".0%")
+    figure.update_layout(legend={"x": 0.02, "y": 0.98, "bgcolor": "rgba(255,255,255,0.7)"})
     return _plain(figure, 400)
 
 

@@ -40,7 +40,7 @@ td,th{padding:.35rem .55rem;text-align:right;border-bottom:1px solid var(--line)
 th{color:var(--soft);font-weight:600}td:first-child,th:first-child{text-align:left;padding-left:0}
 .scroll{max-height:26rem;overflow:auto}
 .scroll th{position:sticky;top:0;background:#fff}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:1rem}
+.two{display:grid;grid-template-columns:1fr 1fr;gap:1rem}.two>div,.case>div{min-width:0}
 .case{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,3fr);margin:1rem 0;
 border:1px solid var(--line);border-radius:8px;overflow:hidden}
 .case figcaption{grid-column:1/-1;padding:.6rem 1rem;border-bottom:1px solid var(--line)}
@@ -73,11 +73,12 @@ def write(
     text = html.escape
     mask = figures["mask"]
     scored = [line for line in errors if mask in line]
+    origin = {k: Path(figures["settings"][k]).name for k in ("cases", "checkpoint")}
     body = [
         "<h1>e2r evaluation</h1>",
-        f'<p class="sub">{figures["cases"]} cases of {text(figures["settings"]["cases"])}: '
-        f"{figures['predicted']} registered, {figures['failed']} failed. Checkpoint "
-        f"{text(figures['settings']['checkpoint'])}, {text(figures['device'])}.</p>",
+        f'<p class="sub">{figures["cases"]} cases: {figures["predicted"]} registered, '
+        f"{figures['failed']} failed. From <i>{text(origin['cases'])}</i>, checkpoint "
+        f"<i>{text(origin['checkpoint'])}</i>, on {text(figures['device'])}.</p>",
         _cards(figures),
         "<h2>Masks</h2><p>The same starts and cases under each mask. Intervals (95 %) are of a "
         "bootstrap over specimens.</p>",
@@ -198,7 +199,8 @@ def _curves(figures: dict[str, Any], scored: Sequence[Mapping[str, Any]]) -> str
     if figures["trust"] and figures["trust"]["curve"]:
         risk = _figure(pictures.risk_coverage(figures["trust"]["curve"]), "risk", 340)
         parts.append(f"<div><h2>What its own word is worth</h2>{risk}</div>")
-    return f'<div class="two">{"".join(parts)}</div>'
+    layout = ' class="two"' if len(parts) > 1 else ""
+    return f"<div{layout}>{''.join(parts)}</div>"
 
 
 def _groups(groups: Mapping[str, Mapping[str, Any]], what: str) -> str:

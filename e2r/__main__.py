@@ -1,4 +1,4 @@
-"""The command line: ``python -m e2r simulate``, ``register``, ``export``, ``convert``."""
+"""The command line: ``python -m e2r simulate``, ``register``, ``export``, ``view``, ``convert``."""
 
 from __future__ import annotations
 
@@ -83,6 +83,23 @@ class Export:
     """file of predictions; the last one of this case counts"""
     surfaces: tuple[str, ...] = ("ply",)
     """registered surfaces as ply, stl (a file a level) or glb (one file)"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Look at a registration live, in the browser: its steps, and its layers one by one.
+
+    Example: python -m e2r view cases/specimen0000_000
+    """
+
+    what: Annotated[Path, tyro.conf.Positional]
+    """a case folder, which is registered now, or the output folder of experiments.evaluate"""
+    checkpoint: Path | None = None
+    """of a case: output folder of experiments.train; the model that comes with e2r without it"""
+    host: str = "127.0.0.1"
+    """address to answer at; 0.0.0.0 lets other machines look too"""
+    port: int = 8080
+    """port to answer at, 0 for any that is free"""
 
 
 @dataclass(frozen=True)
@@ -216,6 +233,28 @@ def register(options: Register) -> int:
     return 0
 
 
+def view(options: Look) -> int:
+    """Runs ``view``."""
+    from e2r import evaluation, jobs, results, training, viewer, views
+    from e2r.datasets import cases
+
+    viewer.check_free(options.host, options.port)  # before a minute of work
+    if not options.what.is_dir():
+        raise ValueError(f"{options.what}: no such folder; give a case or an evaluation's output")
+    if (options.what / "case.json").exists():
+        case = cases.read(options.what)
+        config, params = training.load(options.checkpoint or training.PACKAGED)
+        job = jobs.Job(batch=1, keep_surface=options.what / "model" / "surface.npz")
+        (result,) = evaluation.run([case], config, params, job)
+        if not isinstance(result, results.Result):
+            raise ValueError(result[1])
+        shown = [views.of(result, job.head)]
+    else:
+        shown = viewer.read(options.what)
+    viewer.serve(shown, host=options.host, port=options.port)
+    return 0
+
+
 def export(options: Export) -> int:
     """Runs ``export``."""
     from e2r import exports, results
@@ -271,7 +310,11 @@ def convert_ct(options: ConvertCt) -> int:
 def main() -> int:
     """Parses the command line and runs the command."""
     command = tyro.cli(
-        Simulate | Register | Export | Annotated[Conversion, tyro.conf.subcommand("convert")],  # type: ignore[arg-type]
+        Simulate  # type: ignore[arg-type]
+        | Register
+        | Export
+        | Annotated[Look, tyro.conf.subcommand("view")]
+        | Annotated[Conversion, tyro.conf.subcommand("convert")],
         prog="python -m e2r",
         description="Find a patient's vertebrae in a depth camera's picture of open surgery.",
     )
@@ -282,6 +325,8 @@ def main() -> int:
         if isinstance(what, ConvertCt):
             return console.run(lambda: convert_ct(what))
         return console.run(lambda: convert_spinedepth(what))
+    if isinstance(command, Look):
+        return console.run(lambda: view(command))
     if isinstance(command, Export):
         return console.run(lambda: export(command))
     return console.run(lambda: register(command))

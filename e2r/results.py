@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import trimesh
 
 from e2r import confidence, configs, metrics
 from e2r.datasets import cases
@@ -46,6 +47,18 @@ def level_poses(case: cases.Case, levels: Levels) -> dict[str, Pose]:
         name: jax.tree.map(lambda leaf, i=i: leaf[min(i, last)], levels.pose)
         for i, name in enumerate(case.model)
     }
+
+
+def slim(result: Result) -> Result:
+    """A result without scene, model and pictures: enough for :func:`summary`, and small."""
+    case, none = result.case, np.zeros((0, 3), np.float32)
+    bare = dataclasses.replace(
+        case, points=none, colors=none, normals=None, picture=None, targets=None, bone=None,
+        model={name: trimesh.Trimesh() for name in case.model},
+    )  # fmt: skip
+    return result._replace(
+        case=bare, cloud=Cloud(none, none, none, result.cloud.valid), registrations={}
+    )
 
 
 def prediction(

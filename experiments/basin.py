@@ -25,10 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 import tyro
-from plotly.subplots import make_subplots
 from tqdm import tqdm
 
-from e2r import banks, configs, console, losses, pipeline
+from e2r import banks, configs, console, losses, pictures, pipeline
 from e2r.datasets import cases, simulated
 from e2r.geometry import clouds, poses, surfaces
 from e2r.registration import unroll
@@ -121,32 +120,17 @@ def rates(
 
 def figure(options: Basin, found: dict[str, dict[str, list[list[float]]]]) -> go.Figure:
     """A heat map for each step (row) and kernel (column)."""
-    titles = [f"{step}, {kernel}" for step in options.steps for kernel in options.kernels]
-    rows, columns = len(options.steps), len(options.kernels)
-    sheet = make_subplots(
-        rows, columns, subplot_titles=titles, shared_xaxes=True, shared_yaxes=True,
-        horizontal_spacing=0.02, vertical_spacing=0.06,
+    maps = {
+        f"{step}, {kernel}": np.round(100 * np.array(found[step][kernel]))
+        for step in options.steps
+        for kernel in options.kernels
+    }
+    sheet = pictures.heat(
+        maps, options.mm, options.degrees, x_title="initial translation, mm",
+        y_title="initial rotation, degrees", columns=len(options.kernels),
     )  # fmt: skip
-    for i, step in enumerate(options.steps):
-        for j, kernel in enumerate(options.kernels):
-            values = 100 * np.array(found[step][kernel])
-            sheet.add_trace(
-                go.Heatmap(
-                    z=values, x=[f"{v:g}" for v in options.mm],
-                    y=[f"{v:g}" for v in options.degrees], zmin=0, zmax=100,
-                    colorscale="Viridis", showscale=(i, j) == (0, columns - 1),
-                    colorbar={"title": "%"}, text=np.round(values).astype(int),
-                    texttemplate="%{text}",
-                ),
-                i + 1, j + 1,
-            )  # fmt: skip
-    sheet.update_xaxes(title_text="initial translation, mm", row=rows)
-    sheet.update_yaxes(title_text="initial rotation, degrees", col=1)
-    sheet.update_layout(
-        title=f"Registrations that end below {options.success:g} mm, in percent",
-        width=260 * columns + 120, height=260 * rows + 120, font={"size": 11},
-    )  # fmt: skip
-    return sheet
+    title = f"Registrations that end below {options.success:g} mm, in percent"
+    return sheet.update_layout(title=title, margin_t=100)
 
 
 def basin(options: Basin) -> int:

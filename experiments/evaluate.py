@@ -7,7 +7,7 @@ Expect:   median TRE 0.36 mm (learnt), 0.17 mm (oracle), 60 mm (all); 94, 99, 34
 
 Without --cases, held-out specimens are simulated as the checkpoint's own scenes were, from keys
 that training never uses. Writes predictions.jsonl (the learnt mask's, if it ran), errors.jsonl,
-summary.json and report.html.
+summary.json, report.html and views/ (the worst cases, for python -m e2r view).
 
 Exit code: 0 all cases registered, 3 some failed, 2 bad call.
 """
@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from tqdm import tqdm
@@ -33,6 +34,7 @@ from e2r import (
     report,
     results,
     training,
+    views,
 )
 from e2r.datasets import cases, simulated
 
@@ -42,7 +44,7 @@ class Evaluate:
     """Register many cases with a trained mask, and say how far off they are."""
 
     output: Path
-    """folder for predictions.jsonl, errors.jsonl, summary.json and report.html"""
+    """folder for predictions.jsonl, errors.jsonl, summary.json, report.html and views/"""
     checkpoint: Path = training.PACKAGED
     """output folder of experiments.train; the model that comes with e2r without it"""
     cases: Path | None = None
@@ -107,7 +109,9 @@ def evaluate(options: Evaluate) -> int:
         )  # fmt: skip
     options.output.mkdir(parents=True, exist_ok=True)
     done: list[results.Result] = []
-    failures: list[str] = []
+    lines: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    worst: Sequence[views.View] = []
     with (
         (options.output / "predictions.jsonl").open("w") as predictions,
         (options.output / "errors.jsonl").open("w") as errors,
@@ -116,31 +120,33 @@ def evaluate(options: Evaluate) -> int:
         for item in evaluation.run(source, config, params, job):
             bar.update()
             if isinstance(item, results.Result):
-                line = results.prediction(item, job.head, calibration)
-                done.append(item)
-                errors.write(
-                    json.dumps({"id": item.case.id, "source": item.case.source, **item.errors})
-                    + "\n"
-                )
+                lines.append(results.prediction(item, job.head, calibration))
+                worst = views.keep_worst(worst, item, job.head)
+                done.append(results.slim(item))
+                found.append({"id": item.case.id, "source": item.case.source, **item.errors})
+                errors.write(json.dumps(found[-1]) + "\n")
             else:
-                line = results.failure(*item)
-                failures.append(f"{item[0]}: {item[1]}")
-                print(f"e2r: {failures[-1]}", file=sys.stderr)
-            predictions.write(json.dumps(line) + "\n")
+                lines.append(results.failure(*item))
+                print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
+            predictions.write(json.dumps(lines[-1]) + "\n")
             predictions.flush()
     origin = {
         "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
         "checkpoint": str(options.checkpoint),
     }
-    figures = results.summary(done, len(failures), job, config, origin, calibration)
+    figures = results.summary(done, len(lines) - len(done), job, config, origin, calibration)
     (options.output / "summary.json").write_text(json.dumps(figures, indent=1))
+    for old in options.output.glob("views/*.npz"):
+        old.unlink()
+    for i, view in enumerate(worst):
+        views.write(view, options.output / "views" / f"{i:02d}.npz")
     report.write(
-        options.output / "report.html", figures, done, failures,
+        options.output / "report.html", figures, lines, found, worst,
         training.curve(options.checkpoint),
     )  # fmt: skip
     print(results.table(figures))
     print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")
-    return 3 if failures else 0
+    return 3 if figures["failed"] else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

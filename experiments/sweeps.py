@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from tqdm import tqdm
 
-from e2r import confidence, configs, evaluation, jobs, results, training
+from e2r import confidence, configs, evaluation, jobs, metrics, pictures, results, training
 from e2r.datasets import cases, simulated
 
 Change = Callable[[cases.Case, float, np.random.Generator], cases.Case]
@@ -87,8 +87,9 @@ def sweep(options: Sweep, change: Change, *, name: str, unit: str) -> list[dict[
     }  # fmt: skip
     path = options.output / f"{name}.json"
     path.write_text(json.dumps({"unit": unit, "rows": found, "settings": settings}, indent=1))
-    page = _figure(found, unit).to_html(include_plotlyjs=True)
-    (options.output / f"{name}.html").write_text(page, encoding="utf-8")
+    body = pictures.fragment(_figure(found, unit), "curves")
+    body += pictures.fragment(_maps(found, unit), "maps")
+    (options.output / f"{name}.html").write_text(pictures.page(name, body), encoding="utf-8")
     print(table(found, unit))
     print(f"{path}, {name}.html")
     return found
@@ -139,7 +140,7 @@ def table(found: Sequence[dict[str, Any]], unit: str) -> str:
 def _figure(found: Sequence[dict[str, Any]], unit: str) -> go.Figure:
     figure = make_subplots(1, 2, subplot_titles=("median TRE, mm", "share below 2 mm"))
     amounts = [row["amount"] for row in found]
-    for mask, color in (("all", "#8d8d8d"), ("learnt", "#d1495b"), ("oracle", "#2e86ab")):
+    for mask, color in pictures.COLORS.items():
         if mask not in found[0]["masks"]:
             continue
         values = [row["masks"][mask] for row in found]
@@ -156,3 +157,14 @@ def _figure(found: Sequence[dict[str, Any]], unit: str) -> go.Figure:
     figure.update_yaxes(range=[0, 1], row=1, col=2)
     figure.update_layout(template="plotly_white", height=420)
     return figure
+
+
+def _maps(found: Sequence[dict[str, Any]], unit: str) -> go.Figure:
+    """Share of cases below each limit (row) at each amount (column), a map for each mask."""
+    limits = [f"{mm}mm" for mm in metrics.SUCCESS_MM]
+    maps = {
+        mask: [[100 * row["masks"][mask]["success"][limit] for row in found] for limit in limits]
+        for mask in found[0]["masks"]
+    }
+    amounts = [row["amount"] for row in found]
+    return pictures.heat(maps, amounts, limits, x_title=unit, y_title="TRE below")

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from test_cases import BROKEN
 
 from e2r import __main__ as cli
-from e2r import confidence, console, evaluation, jobs, metrics, results, training
+from e2r import confidence, console, evaluation, jobs, metrics, results, training, viewer
 from e2r.datasets import cases
 from e2r.geometry import poses
 from e2r.types import Pose
@@ -120,6 +120,9 @@ def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert f"{summary['masks']['oracle']['tre_mm']['median']:.2f}" in page
     assert "where they start" in page  # the training curve
+    shown = viewer.read(tmp_path)  # for python -m e2r view
+    tre = sorted((e["learnt"]["tre_mm"] for e in errors), reverse=True)
+    assert [view.tre_mm for view in shown] == pytest.approx(tre)
     # Nothing is fetched: no element points outside the page.
     body = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", body)

@@ -1,0 +1,261 @@
+"""Probes against closed forms and brute force, in double precision where gradients are compared."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from conftest import in_x64, numeric_gradient, scene_on, start_near
+
+from e2r import losses, pipeline
+from e2r.geometry import correspondences, poses
+from e2r.probes import conditioning, estimators, influence, landscape, paths
+from e2r.registration import steps, unroll
+from e2r.segmentation import masks
+from e2r.types import Pose, Scene, Targets
+
+SCHEDULE = pipeline.Schedule(step="point_to_plane", steps=4, first_scale=6.0, last_scale=3.0)
+
+
+def targets_of(surface, truth):
+    points = np.asarray(surface.points[:: len(surface.points) // 9])
+    return Targets(points, poses.apply(truth, points), np.ones(len(points), bool))
+
+
+@pytest.fixture
+def problem(surface, truth, rng):
+    """Two dozen noisy points, a third of them off the bone, and a start: single precision."""
+    scene = scene_on(surface, truth, rng, 24, noise=0.5)
+    points = np.where(np.arange(24)[:, None] % 3 > 0, scene.points, scene.points + 3.0)
+    scene = scene._replace(points=points.astype(np.float32))
+    return scene, surface, start_near(truth, points, 1.0, 1.0), targets_of(surface, truth)
+
+
+def test_rank_correlation_is_scipys(rng):
+    a, b = rng.integers(0, 6, (2, 40)).astype(np.float32)
+    use = rng.uniform(size=40) < 0.7
+    expected = scipy.stats.spearmanr(a[use], b[use]).statistic
+    np.testing.assert_allclose(influence.spearman(a, b, use), expected, atol=1e-6)
+    assert float(influence.spearman(a, np.zeros(40, np.float32), use)) == 0.0
+
+
+def test_influence_agrees_with_leaving_points_out(problem):
+    """In the soft path; the exact effect is that of a scene which never had the point."""
+    with jax.enable_x64(True):
+        scene, model, start, targets = in_x64(problem)
+
+        def error(weights):
+            result = pipeline.register_scene(
+                scene._replace(weights=weights), model, start, SCHEDULE
+            )
+            return losses.mean_target_error(result.pose, targets)
+
+        logits = jnp.linspace(-1.5, 2.5, 24)
+        found = jax.jit(partial(influence.influence, error, chunk=8))(logits, jnp.arange(24))
+        assert float(found.rank_correlation) >= 0.9
+        keep = jax.nn.sigmoid(logits)
+        np.testing.assert_allclose(found.by_logit, found.by_weight * keep * (1 - keep), rtol=1e-9)
+        for row in (0, 7):
+            gone = Scene(*(jnp.delete(leaf, row, axis=0) for leaf in scene))
+            gone = gone._replace(weights=jnp.delete(keep, row))
+            pose = pipeline.register_scene(gone, model, start, SCHEDULE).pose
+            exact = losses.mean_target_error(pose, targets) - error(keep)
+            np.testing.assert_allclose(found.dropped[row], exact, rtol=1e-6, atol=1e-12)
+            one = error(keep.at[row].set(1.0)) - error(keep)
+            np.testing.assert_allclose(found.added[row], one, rtol=1e-6, atol=1e-12)
+
+
+def test_the_shares_of_the_steps_are_the_truncated_gradients(problem):
+    """Their sum is the whole gradient, their tails those of `last` and `one_step`."""
+    with jax.enable_x64(True):
+        scene, model, start, targets = in_x64(problem)
+        error = paths.final_error(targets)
+        found = jax.jit(partial(paths.by_step, error, schedule=SCHEDULE))(scene, model, start)
+        half = replace(SCHEDULE, last=2)
+        modes = jax.jit(partial(paths.by_mode, error, schedule=half))(scene, model, start)
+        by_name = dict(zip(unroll.MODES, modes.gradients, strict=True))
+        np.testing.assert_allclose(found.shares.sum(0), by_name["unrolled"], rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(found.truncated[2], by_name["last"], rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(found.truncated[3], by_name["one_step"], rtol=1e-9, atol=1e-13)
+        whole = found.truncated[0]
+        np.testing.assert_allclose(found.truncated_cosines[0], 1.0)
+        np.testing.assert_allclose(
+            found.share_cosines,
+            found.shares @ whole / found.share_norms / jnp.linalg.norm(whole),
+        )
+        np.testing.assert_allclose(np.diag(modes.comparison.cosines), 1.0)
+        # The pose's own gradient, against finite differences at the start.
+        centre = jnp.mean(model.points, axis=0)
+
+        @jax.jit
+        def of_start(nudge):
+            held = partial(steps.point_to_plane, kernel=lambda *_: robust)
+            begin = steps.nudged(start, nudge, centre)
+            one = unroll.register(scene, model, begin, SCHEDULE.scales()[:1], step=held)
+            return losses.mean_target_error(one.pose, targets)
+
+        queries = poses.apply_inverse(start, scene.points)
+        square = jnp.sum((queries - correspondences.project(model, queries).points) ** 2, 1)
+        scale = SCHEDULE.scales()[0]
+        robust = pipeline.KERNELS["welsch"](square, scene.weights, scale)
+        once = replace(SCHEDULE, steps=1, last_scale=float(scale))
+        adjoint = paths.by_step(error, scene, model, start, once).poses[0]
+        np.testing.assert_allclose(
+            adjoint, numeric_gradient(of_start, np.zeros(6)), rtol=1e-4, atol=1e-7
+        )
+
+
+def test_hard_matches_carry_the_gradient_one_step_and_planes_carry_it_further(problem):
+    scene, model, start, targets = problem
+    error = paths.final_error(targets)
+    hard = replace(SCHEDULE, step="point_to_point", correspondence="nearest")
+    found = paths.by_step(error, scene, model, start, hard)
+    assert float(found.share_norms[-1]) > 1e-4
+    np.testing.assert_allclose(found.share_norms[:-1], 0.0, atol=1e-3 * found.share_norms[-1])
+    planes = paths.by_step(error, scene, model, start, replace(SCHEDULE, correspondence="nearest"))
+    assert (planes.share_norms[:-1] > 1e-2 * planes.share_norms[-1]).all()
+
+
+def test_paths_sum_to_the_whole():
+    def function(copies):
+        a, b = copies
+        return jnp.sum(a["x"] ** 2) * jnp.sum(jnp.sin(b["x"]))
+
+    x = {"x": jnp.array([0.3, -1.2, 2.0])}
+    shares = paths.by_copy(function, x, 2)
+    whole = jax.grad(lambda x: function((x, x)))(x)
+    np.testing.assert_allclose(shares[0]["x"] + shares[1]["x"], whole["x"], rtol=1e-6)
+    matrix = paths.stacked(shares)
+    compared = paths.compare(jnp.concatenate([matrix, jnp.zeros((1, 3))]))
+    np.testing.assert_allclose(compared.norms[:2], np.linalg.norm(matrix, axis=1), rtol=1e-6)
+    assert float(compared.norms[2]) == 0.0 and not np.asarray(compared.cosines[2]).any()
+
+
+def test_enumeration_is_exact(problem):
+    """Against sums over masks in plain Python, and finite differences of them."""
+    with jax.enable_x64(True):
+        scene, model, start, targets = in_x64(problem)
+        few = Scene(*(leaf[:7] for leaf in scene))
+
+        @jax.jit
+        def loss(weights):
+            result = pipeline.register_scene(few._replace(weights=weights), model, start, SCHEDULE)
+            return losses.mean_target_error(result.pose, targets)
+
+        logits = np.linspace(-2.0, 2.0, 7)
+        found = jax.jit(partial(estimators.enumerate_masks, loss, chunk=32))(jnp.asarray(logits))
+        values = {mask: float(loss(jnp.array(mask))) for mask in product((0.0, 1.0), repeat=7)}
+
+        def expected(x):
+            keep = 1.0 / (1.0 + np.exp(-x))
+            return sum(
+                value * np.prod(np.where(np.array(mask) > 0, keep, 1.0 - keep))
+                for mask, value in values.items()
+            )
+
+        np.testing.assert_allclose(found.loss, expected(logits), rtol=1e-9)
+        slope = numeric_gradient(expected, logits)
+        assert np.abs(slope).max() > 1e-2
+        np.testing.assert_allclose(found.gradient, slope, atol=1e-5 * np.abs(slope).max())
+        # And what many draws say, within their own error.
+        many = jax.jit(partial(estimators.many_masks, loss=loss, draws=400))(
+            jax.random.key(0), logits=jnp.asarray(logits), rows=jnp.arange(7)
+        )
+        assert (np.abs(many.gradient - found.gradient) < 4.0 * many.error + 1e-9).all()
+        # Each estimator has a bias and a noise, and the soft mask no noise.
+        for name in masks.ESTIMATORS:
+            draws = jax.jit(
+                partial(estimators.draw, loss=loss, estimator=masks.named(name), draws=400)
+            )(jax.random.key(1), logits=jnp.asarray(logits), rows=jnp.arange(7))
+            quality = estimators.judge(draws, found)
+            assert all(np.isfinite(figure) for figure in quality)
+            assert (float(quality.deviation) > 1e-6) == (name in masks.HEATED)
+    with pytest.raises(ValueError, match="use 1 to 14 points"):
+        estimators.all_masks(15)
+
+
+def test_bias_and_noise_of_known_estimators():
+    """A loss that is linear in each weight is expected where the weights are: no bias of the soft
+    mask. Straight-through has none where the loss is linear in all."""
+    logits, rows = jnp.array([-1.0, 0.3, 1.2]), jnp.arange(3)
+
+    def bilinear(w):
+        return 3.0 * w[0] * w[1] - 2.0 * w[1] * w[2] + w[2]
+
+    def linear(w):
+        return jnp.dot(w, jnp.array([1.0, -2.0, 0.5]))
+
+    def quality(loss, name, draws):
+        exact = estimators.enumerate_masks(loss, logits)
+        drawn = estimators.draw(
+            jax.random.key(3), loss, logits, rows, masks.named(name), draws=draws
+        )
+        return estimators.judge(drawn, exact), exact
+
+    soft, exact = quality(bilinear, "soft", 2)
+    p = np.asarray(jax.nn.sigmoid(logits))
+    slope = p * (1 - p) * np.array([3 * p[1], 3 * p[0] - 2 * p[2], 1 - 2 * p[1]])
+    np.testing.assert_allclose(exact.gradient, slope, atol=1e-6)
+    np.testing.assert_allclose([soft.bias, soft.deviation, soft.loss_bias], 0.0, atol=1e-5)
+    np.testing.assert_allclose([soft.cosine, soft.single, soft.scale], 1.0, atol=1e-5)
+    reinmax, exact = quality(linear, "reinmax", 4000)
+    assert float(reinmax.bias) < 0.05 and abs(float(reinmax.scale) - 1.0) < 0.05
+    # Of a sampled relaxation the mean slope is known: E[s (1 - s)] over logistic noise.
+    gumbel, exact = quality(linear, "gumbel_straight_through", 4000)
+    noise = scipy.stats.logistic.ppf((np.arange(20000) + 0.5) / 20000)
+    s = scipy.stats.logistic.cdf(np.asarray(logits)[:, None] + noise)
+    mean = (s * (1 - s)).mean(1) * np.array([1.0, -2.0, 0.5])
+    bias = np.linalg.norm(mean - exact.gradient) / np.linalg.norm(exact.gradient)
+    np.testing.assert_allclose(gumbel.bias, bias, atol=0.03)
+
+
+def test_a_landscape_of_a_known_loss():
+    origin = {"x": jnp.array([1.0, 2.0]), "y": jnp.array(3.0)}
+    first = {"x": jnp.array([1.0, 0.0]), "y": jnp.array(0.0)}
+    second = {"x": jnp.array([0.0, 0.0]), "y": jnp.array(-1.0)}
+    found = landscape.plane(
+        lambda p: p["x"][0] ** 2 + p["x"][1] + 10.0 * p["y"],
+        origin, first, second, np.array([-1.0, 0.0, 2.0]), np.array([0.0, 1.0]), chunk=4,
+    )  # fmt: skip
+    np.testing.assert_allclose(found, [[32, 22], [33, 23], [41, 31]])
+    gradient = jnp.array([3.0, 0.0, 4.0])
+    down, across = landscape.directions(jax.random.key(0), gradient)
+    np.testing.assert_allclose(down, [-0.6, 0.0, -0.8], atol=1e-6)
+    np.testing.assert_allclose([down @ across, across @ across], [0.0, 1.0], atol=1e-6)
+    pose = Pose(poses.exp_rotation(jnp.array([0.2, -0.1, 0.4])), jnp.array([5.0, 6.0, 7.0]))
+    loss = landscape.of_poses(lambda p: jnp.sum(p.translation), pose, jnp.zeros(3))
+    np.testing.assert_allclose(loss(jnp.zeros(6)), 18.0, rtol=1e-6)
+    moved = loss(jnp.array([0.0, 0, 0, 1.0, 0, 0]))
+    np.testing.assert_allclose(moved, 18.0 + jnp.sum(pose.rotation[:, 0]), rtol=1e-6)
+
+
+def test_conditioning_knows_what_a_plane_and_a_line_leave_open(surface, truth, rng):
+    scene = scene_on(surface, truth, rng, 200)
+    whole = conditioning.along(scene, surface, truth, SCHEDULE)
+    result = pipeline.register_scene(scene, surface, truth, SCHEDULE)
+    np.testing.assert_allclose(whole.residual[-1], result.residual, rtol=1e-5)
+    np.testing.assert_allclose(whole.freedom[-1], result.freedom, rtol=1e-5)
+    assert (whole.effective > 195).all() and (whole.effective <= 200.01).all()
+    assert (whole.gap > 0.1).all() and (whole.condition < 100).all()
+    # Of a single triangle: two shifts and the turn about its normal are open.
+    plane = surface.planes[0]
+    side = np.cross(plane[3:6], [0.3, 0.5, 0.8])
+    side /= np.linalg.norm(side)
+    sides = np.stack([side, np.cross(plane[3:6], side)])
+    flat = plane[:3] + (plane[6] * rng.uniform(-0.4, 0.4, (50, 2))).astype(np.float32) @ sides
+    one = surface._replace(nodes=np.zeros_like(surface.nodes))
+    patch = Scene(poses.apply(truth, flat), np.zeros((50, 3), np.float32), np.ones(50, np.float32))
+    open_ = conditioning.along(patch, one, truth, SCHEDULE)
+    np.testing.assert_allclose(open_.stiffness[0, :3], 0.0, atol=1e-6)
+    assert float(open_.condition[0]) > 1e5
+    line = patch._replace(points=poses.apply(truth, plane[:3] + np.linspace(-1, 1, 50)[:, None]
+                                             * plane[6] * side).astype(np.float32))  # fmt: skip
+    assert float(conditioning.along(line, one, truth, SCHEDULE).gap[0]) < 1e-3
+    nothing = patch._replace(weights=np.zeros(50, np.float32))
+    found = conditioning.along(nothing, one, truth, SCHEDULE)
+    assert all(np.isfinite(leaf).all() for leaf in found)
+    assert not np.asarray(found.effective).any()

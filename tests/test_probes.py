@@ -1,6 +1,7 @@
 """Probes against closed forms and brute force, in double precision where gradients are compared."""
 
-from dataclasses import replace
+import json
+import shutil
 from functools import partial
 from itertools import product
 
@@ -9,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import in_x64, numeric_gradient, scene_on, start_near
+from conftest import TINY, in_x64, numeric_gradient, scene_on, start_near
 
-from e2r import losses, pipeline
+from e2r import banks, evaluation, losses, pipeline, training
+from e2r.datasets import cases
 from e2r.geometry import correspondences, poses
-from e2r.probes import conditioning, estimators, influence, landscape, paths
+from e2r.probes import chain, conditioning, estimators, influence, landscape, learning, paths
 from e2r.registration import steps, unroll
 from e2r.segmentation import masks
 from e2r.types import Pose, Scene, Targets
+from experiments import probe as probe_command
 
 SCHEDULE = pipeline.Schedule(step="point_to_plane", steps=4, first_scale=6.0, last_scale=3.0)
 
@@ -74,9 +77,9 @@ def test_the_shares_of_the_steps_are_the_truncated_gradients(problem):
     with jax.enable_x64(True):
         scene, model, start, targets = in_x64(problem)
         error = paths.final_error(targets)
-        found = jax.jit(partial(paths.by_step, error, schedule=SCHEDULE))(scene, model, start)
-        half = replace(SCHEDULE, last=2)
-        modes = jax.jit(partial(paths.by_mode, error, schedule=half))(scene, model, start)
+        how = {"scales": SCHEDULE.scales(), "step": SCHEDULE.bound_step()}
+        found = jax.jit(partial(paths.by_step, error, **how))(scene, model, start)
+        modes = jax.jit(partial(paths.by_mode, error, last=2, **how))(scene, model, start)
         by_name = dict(zip(unroll.MODES, modes.gradients, strict=True))
         np.testing.assert_allclose(found.shares.sum(0), by_name["unrolled"], rtol=1e-9, atol=1e-13)
         np.testing.assert_allclose(found.truncated[2], by_name["last"], rtol=1e-9, atol=1e-13)
@@ -88,36 +91,41 @@ def test_the_shares_of_the_steps_are_the_truncated_gradients(problem):
             found.shares @ whole / found.share_norms / jnp.linalg.norm(whole),
         )
         np.testing.assert_allclose(np.diag(modes.comparison.cosines), 1.0)
-        # The pose's own gradient, against finite differences at the start.
-        centre = jnp.mean(model.points, axis=0)
+        # The pose's own gradient, against finite differences, with the robust weights held.
+        centre, scale = jnp.mean(model.points, axis=0), SCHEDULE.scales()[:1]
+        queries = poses.apply_inverse(start, scene.points)
+        square = jnp.sum((queries - correspondences.project(model, queries).points) ** 2, 1)
+        robust = pipeline.KERNELS["welsch"](square, scene.weights, scale[0])
+        held = partial(steps.point_to_plane, kernel=lambda *_: robust)
 
         @jax.jit
         def of_start(nudge):
-            held = partial(steps.point_to_plane, kernel=lambda *_: robust)
             begin = steps.nudged(start, nudge, centre)
-            one = unroll.register(scene, model, begin, SCHEDULE.scales()[:1], step=held)
+            one = unroll.register(scene, model, begin, scale, step=held)
             return losses.mean_target_error(one.pose, targets)
 
-        queries = poses.apply_inverse(start, scene.points)
-        square = jnp.sum((queries - correspondences.project(model, queries).points) ** 2, 1)
-        scale = SCHEDULE.scales()[0]
-        robust = pipeline.KERNELS["welsch"](square, scene.weights, scale)
-        once = replace(SCHEDULE, steps=1, last_scale=float(scale))
-        adjoint = paths.by_step(error, scene, model, start, once).poses[0]
+        adjoint = paths.by_step(error, scene, model, start, scale, step=held).poses[0]
         np.testing.assert_allclose(
             adjoint, numeric_gradient(of_start, np.zeros(6)), rtol=1e-4, atol=1e-7
         )
 
 
 def test_hard_matches_carry_the_gradient_one_step_and_planes_carry_it_further(problem):
+    """Without the prior, whose virtual points remember the pose before."""
     scene, model, start, targets = problem
-    error = paths.final_error(targets)
-    hard = replace(SCHEDULE, step="point_to_point", correspondence="nearest")
-    found = paths.by_step(error, scene, model, start, hard)
-    assert float(found.share_norms[-1]) > 1e-4
-    np.testing.assert_allclose(found.share_norms[:-1], 0.0, atol=1e-3 * found.share_norms[-1])
-    planes = paths.by_step(error, scene, model, start, replace(SCHEDULE, correspondence="nearest"))
-    assert (planes.share_norms[:-1] > 1e-2 * planes.share_norms[-1]).all()
+    hard = {"correspond": correspondences.nearest, "prior": 0.0}
+
+    def norms(step):
+        found = paths.by_step(
+            paths.final_error(targets), scene, model, start, np.full(4, 6.0), step=step
+        )
+        return np.asarray(found.share_norms)
+
+    points = norms(partial(steps.point_to_point, **hard))
+    assert points[-1] > 1e-4
+    np.testing.assert_allclose(points[:-1] / points[-1], 0.0, atol=1e-3)
+    planes = norms(partial(steps.point_to_plane, **hard))
+    assert (planes[:-1] > 1e-2 * planes[-1]).all()
 
 
 def test_paths_sum_to_the_whole():
@@ -259,3 +267,109 @@ def test_conditioning_knows_what_a_plane_and_a_line_leave_open(surface, truth, r
     found = conditioning.along(nothing, one, truth, SCHEDULE)
     assert all(np.isfinite(leaf).all() for leaf in found)
     assert not np.asarray(found.effective).any()
+
+
+@pytest.fixture(scope="module")
+def example(bank):
+    return jax.tree.map(lambda leaf: leaf[0], banks.draw_batch(bank, jax.random.key(0), 1))
+
+
+def test_the_gradient_of_each_level_is_the_sum_of_its_paths(example, checkpoint, simulated_cases):
+    _, params = training.load(checkpoint)
+    centres = evaluation.level_centres(simulated_cases[0].model)
+    how = (TINY.network, TINY.schedule)
+    found = jax.jit(partial(chain.level_paths, *how))(params, jax.random.key(1), example, centres)
+
+    def errors(mask):
+        copies = (mask,) * 3
+        return chain.walk(
+            *how, copies, params["coarse"], jax.random.key(1), example, centres
+        ).errors
+
+    rows = jax.vmap(lambda g: paths.stacked([g])[0])(jax.jit(jax.jacrev(errors))(params["mask"]))
+    seen = np.asarray(found.errors) > 0
+    assert seen.sum() >= 2
+    np.testing.assert_allclose(found.whole, np.linalg.norm(rows, axis=1), rtol=1e-2, atol=1e-6)
+    assert (found.norms[seen] > 0).all()
+    parts = np.sum(found.norms * found.cosines, axis=1)  # each share's length along the whole
+    np.testing.assert_allclose(parts[seen], found.whole[seen], rtol=1e-3)
+
+
+def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
+    """Forward and backward, of a batch of two, in which one is broken on purpose."""
+    _, params = training.load(checkpoint)
+    centres = evaluation.level_centres(simulated_cases[0].model)
+
+    @jax.jit
+    @jax.vmap
+    def stages(params, example):
+        key, how = jax.random.key(1), (TINY.network, TINY.schedule)
+        begin = example.pose
+        forward = chain.walk(
+            *how, (params["mask"],) * 3, params["coarse"], key, example, centres, start=begin
+        )
+        return forward, chain.backward(*how, params, key, example, begin)
+
+    def fault(change, index):
+        batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), (params, example))
+        forward, backward = stages(*change(*jax.tree.map(np.copy, batch), index))
+        return chain.first_fault(forward) or chain.first_fault(backward)
+
+    def whole(params, example, _):
+        return params, example
+
+    def broken_model(params, example, index):
+        example.surface.planes[index, :, :3] = np.nan
+        return params, example
+
+    def broken_layer(params, example, index):
+        params["mask"]["params"]["Dense_0"]["kernel"][index] = 1e30  # finite, what it makes is not
+        return params, example
+
+    assert fault(whole, 0) is None
+    found = fault(broken_model, 1)
+    assert (found.stage, found.case, found.leaf) == ("surface", 1, "planes")
+    found = fault(broken_layer, 0)
+    assert (found.stage, found.case) == ("network", 0)
+    assert found.numbers > 0
+    assert chain.first_fault({"a": np.zeros((2, 3)), "b": {"c": np.array([[0.0], [np.inf]])}}) == (
+        "b", 1, "['c']", 1
+    )  # fmt: skip
+
+
+def test_probes_change_nothing_in_training(bank, checkpoint, tmp_path):
+    """Bit for bit; their figures stand in metrics.jsonl, at their own steps."""
+    probe = learning.make_probe(TINY)
+    state = training.train(TINY, bank, tmp_path, probe=probe, probe_every=4)
+    _, params = training.load(checkpoint)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 4, 6, 8]
+    for line in lines:
+        names = {f"probe_{name}" for name in learning.Learning._fields}
+        assert (names <= set(line)) == (line["step"] in (4, 8))
+    assert lines[-1]["probe_not_finite"] == 0
+    assert lines[-1]["probe_mask_norm"] > 0 and lines[-1]["probe_last_share"] > 0
+    assert lines[-1]["probe_mask_norm"] != lines[1]["probe_mask_norm"]
+
+
+def test_the_command_writes_its_figures(checkpoint, data_set, tmp_path, capsys):
+    path = tmp_path / "probe.json"
+    folder = shutil.copytree(cases.find(data_set)[0], tmp_path / "case")
+    arguments = ["--case", str(folder), "--checkpoint", str(checkpoint), "--output", str(path),
+                 "--points", "8", "--rows", "2", "--draws", "4", "--grid", "2"]  # fmt: skip
+    assert probe_command.main(arguments) == 0
+    shown = capsys.readouterr().out
+    for word in ("rank correlation", "unrolled", "gumbel_rao", "refinement", "below 2 mm"):
+        assert word in shown
+    figures = json.loads(path.read_text())["figures"]
+    assert figures["fault"] is None
+    assert len(figures["steps"]["share_norms"]) == TINY.schedule.steps
+    assert figures["modes"]["comparison"]["cosines"][0][0] == pytest.approx(1.0)
+    (folder / "truth.json").unlink()
+    assert probe_command.main(arguments) == 2
+    assert "has no truth.json" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        probe_command.main([*arguments, "--grid", "1"])
+    assert stopped.value.code == 2

@@ -173,7 +173,9 @@ def backward(
     weights, to_logits = jax.vjp(partial(estimator, k_mask), logits)
     scene = pipeline.masked(example.cloud, weights)
     error = paths.final_error(example.targets)
-    found = paths.by_step(error, scene, example.surface, start, schedule)
+    found = paths.by_step(
+        error, scene, example.surface, start, schedule.scales(), step=schedule.bound_step()
+    )
     named: dict[str, Any] = {
         f"gradient at step {step + 1}": (found.poses[step], found.shares[step])
         for step in reversed(range(schedule.steps))

@@ -60,7 +60,7 @@ def learning(
     rows = jax.vmap(lambda g: paths.stacked([g])[0])(three)
     again = paths.stacked([jax.grad(lambda p: terms(p, second)[0])(params)])
     found = paths.compare(jnp.concatenate([rows, again]))
-    way = paths.by_step(error, scene, surface, start, schedule)
+    way = paths.by_step(error, scene, surface, start, schedule.scales(), step=schedule.bound_step())
     track = conditioning.along(scene, surface, start, schedule)
     whole = way.truncated_norms[0]
     return Learning(

@@ -7,17 +7,15 @@ respect to the copies are the shares of the ways, and their sum is the whole gra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from e2r import losses, pipeline
+from e2r import losses
 from e2r.registration import steps, unroll
-from e2r.types import Array, Pose, Scene, Surface, Targets
+from e2r.types import Array, Pose, Scene, Step, Surface, Targets
 
 TrackError = Callable[[Pose], Array]
 """the poses after each step (leading axis K) -> error ()"""
@@ -77,7 +75,7 @@ class Steps(NamedTuple):
 
 
 def by_step(
-    error: TrackError, scene: Scene, surface: Surface, start: Pose, schedule: pipeline.Schedule
+    error: TrackError, scene: Scene, surface: Surface, start: Pose, scales: Array, *, step: Step
 ) -> Steps:
     """Follows the gradient of an unrolled registration from step to step.
 
@@ -87,32 +85,28 @@ def by_step(
     Args:
       error: of the poses after each step.
       scene: N points under their mask, camera frame.
-      surface, start: of the registration.
-      schedule: its mode and its tolerance play no part.
+      surface, start, scales, step: as for :func:`e2r.registration.unroll.register`.
     """
-    step, scales = schedule.bound_step(), jnp.asarray(schedule.scales(), scene.points.dtype)
     scene = unroll.finite(scene)
-    size = scene.weights.shape[0]
-    early = (np.arange(schedule.steps) < schedule.early_steps)[:, None]
-    seen = jnp.asarray(~early | (np.arange(size) < schedule.early_points))
+    scales = jnp.asarray(scales, scene.points.dtype)
     centre = jnp.mean(jnp.asarray(surface.points), axis=0)
 
     def run(copies: Array, nudges: Array) -> Array:
-        def body(pose: Pose, now: tuple[Array, Array, Array, Array]) -> tuple[Pose, Pose]:
-            scale, weights, nudge, use = now
-            masked = scene._replace(weights=jnp.where(use, weights, 0.0))
-            moved = step(masked, surface, steps.nudged(pose, nudge, centre), scale)
+        def body(pose: Pose, now: tuple[Array, Array, Array]) -> tuple[Pose, Pose]:
+            scale, weights, nudge = now
+            begin = steps.nudged(pose, nudge, centre)
+            moved = step(scene._replace(weights=weights), surface, begin, scale)
             return moved.pose, moved.pose
 
-        _, track = jax.lax.scan(body, start, (scales, copies, nudges, seen))
+        _, track = jax.lax.scan(body, start, (scales, copies, nudges))
         return error(track)
 
-    copies = jnp.broadcast_to(scene.weights, (schedule.steps, size))
-    nudges = jnp.zeros((schedule.steps, 6), scene.weights.dtype)
-    shares, adjoints = jax.grad(run, (0, 1))(copies, nudges)
+    count, dtype = scales.shape[0], scene.weights.dtype
+    copies = jnp.broadcast_to(scene.weights, (count, *scene.weights.shape))
+    shares, adjoints = jax.grad(run, (0, 1))(copies, jnp.zeros((count, 6), dtype))
     truncated = jnp.cumsum(shares[::-1], axis=0)[::-1]
-    norms, cosines = beside(shares, truncated[0])
-    return Steps(shares, truncated, adjoints, norms, cosines, *beside(truncated, truncated[0]))
+    share_figures = beside(shares, truncated[0])
+    return Steps(shares, truncated, adjoints, *share_figures, *beside(truncated, truncated[0]))
 
 
 def beside(gradients: Array, whole: Array) -> tuple[Array, Array]:
@@ -129,16 +123,26 @@ class Modes(NamedTuple):
 
 
 def by_mode(
-    error: TrackError, scene: Scene, surface: Surface, start: Pose, schedule: pipeline.Schedule
+    error: TrackError,
+    scene: Scene,
+    surface: Surface,
+    start: Pose,
+    scales: Array,
+    *,
+    step: Step,
+    last: int = 4,
 ) -> Modes:
-    """The same registration, differentiated in each way there is; arguments as in `by_step`."""
+    """The same registration, differentiated in each way there is; arguments as in `by_step`, and
+    the steps that the mode ``last`` differentiates."""
 
     def one(mode: unroll.Mode) -> Array:
-        how = replace(schedule, mode=mode, tolerance=0.0)
-
         def final(weights: Array) -> Array:
             masked = scene._replace(weights=weights)
-            return error(pipeline.register_scene(masked, surface, start, how).trajectory)
+            return error(
+                unroll.register(
+                    masked, surface, start, scales, step=step, mode=mode, last=last
+                ).trajectory
+            )
 
         return jax.grad(final)(jnp.asarray(scene.weights))
 

@@ -28,7 +28,11 @@ from e2r.geometry import poses, surfaces
 from e2r.probes import chain, conditioning, estimators, influence, landscape, paths
 from e2r.registration import unroll
 from e2r.segmentation import masks
-from e2r.types import Array, Example, Params, Pose
+from e2r.types import Array, Example, Judge, Params, Pose
+
+REACH = 15.0
+"""mm: half a side of the landscape, which shifts the start along the model's x and y."""
+PARTS = ("faults", "influence", "steps", "paths", "estimators", "landscape")
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,12 @@ class Probe:
     """standard deviation of the start's translation per axis"""
     seed: int = 0
     """of the sample, the start and all draws"""
+    parts: tuple[str, ...] = PARTS
+    """some of faults, influence, steps, paths, estimators, landscape"""
 
     def __post_init__(self) -> None:
+        if not self.parts or set(self.parts) - set(PARTS):
+            raise ValueError(f"--parts: use some of {', '.join(PARTS)}")
         for name, least in (("points", 2), ("rows", 1), ("draws", 2), ("grid", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}; use {least} or more")
@@ -93,136 +101,146 @@ def doubled(tree: Any) -> Any:
 def examine(
     options: Probe, config: configs.Config, params: Params, example: Example, centres: Array
 ) -> dict[str, Any]:
-    """All probes of one example, each a pytree of arrays; call it where x64 is on."""
+    """The chosen probes of one example, each a pytree of arrays; call it where x64 is on."""
     schedule = options.schedule or config.schedule
-    targets, surface = example.targets, example.surface
-    k_start, k_rows, k_chain, k_masks = jax.random.split(
-        jax.random.key(options.seed), 4
-    )  # fmt: skip
-    valid = np.asarray(targets.valid)
-    middle = jnp.mean(targets.goals[valid], axis=0)
-    start = poses.perturb(
-        k_start, example.pose, middle, degrees=options.degrees, mm=options.mm
-    )  # fmt: skip
-    walk = partial(chain.walk, config.network, schedule)
-    one = jax.tree.map(lambda leaf: leaf[None], (params, example, start))
+    cloud, targets, surface = example.cloud, example.targets, example.surface
+    k_start, k_rows, k_chain, k_masks = jax.random.split(jax.random.key(options.seed), 4)
+    middle = jnp.mean(targets.goals[np.asarray(targets.valid)], axis=0)
+    start = poses.perturb(k_start, example.pose, middle, degrees=options.degrees, mm=options.mm)
+    module = pipeline.network(config.network)
+    logits = jax.jit(partial(pipeline.logits, module))(params["mask"], cloud, example.pyramid)
+    weights = masks.soft(k_masks, logits)
+    scene = pipeline.masked(cloud, weights)
 
-    @jax.jit
-    def stages(
-        batch: tuple[Params, Example, Pose],
-    ) -> tuple[chain.Stages, dict[str, Any]]:
-        def single(params: Params, example: Example, start: Pose) -> tuple[chain.Stages, Any]:
-            copies = (params["mask"],) * 3
-            found = walk(copies, params["coarse"], k_chain, example, centres, start=start)
-            return found, chain.backward(
-                config.network, schedule, params, k_chain, example, start
-            )  # fmt: skip
+    def track(weights: Array, start: Pose) -> Pose:
+        masked = pipeline.masked(cloud, weights)
+        return pipeline.register_scene(masked, surface, start, schedule).trajectory
 
-        return jax.vmap(single)(*batch)
-
-    forward, backward = stages(one)
-    fault = chain.first_fault(forward) or chain.first_fault(backward)
-    logits, weights = forward.network.logits[0], forward.weights[0]
-    scene = pipeline.masked(example.cloud, weights)
-
-    def error(weights: Array) -> Array:
-        masked = pipeline.masked(example.cloud, weights)
-        result = pipeline.register_scene(masked, surface, start, schedule)
-        return losses.mean_target_error(result.pose, targets)
+    final = paths.final_error(targets)
 
     def loss(weights: Array) -> Array:
-        masked = pipeline.masked(example.cloud, weights)
-        track = pipeline.register_scene(masked, surface, start, schedule).trajectory
-        return losses.trajectory_loss(track, targets, knee=config.optimisation.knee)
+        return losses.trajectory_loss(track(weights, start), targets, knee=config.optimisation.knee)
 
-    def of_pose(pose: Pose) -> Array:
-        result = pipeline.register_scene(scene, surface, pose, schedule)
-        return losses.mean_target_error(result.pose, targets)
+    @jax.jit
+    def follow() -> tuple[paths.Steps, paths.Modes, conditioning.Conditioning]:
+        where, step = (scene, surface, start, schedule.scales()), schedule.bound_step()
+        found = paths.by_step(final, *where, step=step)
+        modes = paths.by_mode(final, *where, found, step=step, last=schedule.last)
+        return found, modes, conditioning.along(scene, surface, start, schedule)
 
-    order = jax.random.permutation(k_rows, np.flatnonzero(example.cloud.valid))
-    effect = jax.jit(partial(influence.influence, error))(logits, order[: options.points])
-    final = paths.final_error(targets)
-    arguments = (scene, surface, start)
-    how = {"scales": schedule.scales(), "step": schedule.bound_step()}
-    side = jnp.linspace(-15.0, 15.0, options.grid)
+    order = jax.random.permutation(k_rows, np.flatnonzero(cloud.valid))
+    side = jnp.linspace(-REACH, REACH, options.grid)
     axes = jnp.eye(6)
-    return {
-        "fault": fault,
-        "tre_mm": jnp.stack([losses.mean_target_error(start, targets), error(weights)]),
-        "keep": jnp.mean(weights[np.asarray(example.cloud.valid)]),
-        "influence": effect,
-        "steps": jax.jit(partial(paths.by_step, final, **how))(*arguments),
-        "modes": jax.jit(partial(paths.by_mode, final, **how))(*arguments),
-        "conditioning": jax.jit(partial(conditioning.along, schedule=schedule))(*arguments),
-        "paths": jax.jit(partial(chain.level_paths, config.network, schedule))(
+    of_start = landscape.of_poses(
+        lambda pose: final(track(weights, pose)), example.pose, jnp.mean(surface.points, axis=0)
+    )
+    probes = {
+        "faults": lambda: faults(config, schedule, params, k_chain, example, centres, start),
+        "influence": lambda: jax.jit(
+            partial(influence.influence, lambda weights: final(track(weights, start)))
+        )(logits, order[: options.points]),
+        "steps": follow,
+        "paths": lambda: jax.jit(partial(chain.level_paths, config.network, schedule))(
             params, k_chain, example, centres
         ),
-        "estimators": qualities(k_masks, loss, logits, order[: options.rows], options),
-        "landscape": jax.jit(
-            partial(
-                landscape.plane,
-                landscape.of_poses(of_pose, example.pose, jnp.mean(surface.points, axis=0)),
-            )
-        )(jnp.zeros(6), axes[3], axes[4], side, side),
+        "estimators": lambda: qualities(k_masks, loss, logits, order[: options.rows], options),
+        "landscape": lambda: jax.jit(partial(landscape.plane, of_start))(
+            jnp.zeros(6), axes[3], axes[4], side, side
+        ),
     }
+    before = losses.mean_target_error(start, targets)
+    after = final(jax.jit(track)(weights, start))
+    keep = jnp.mean(weights[np.asarray(cloud.valid)])
+    found: dict[str, Any] = {"tre_mm": jnp.stack([before, after]), "keep": keep}
+    return found | {name: probes[name]() for name in options.parts}
+
+
+def faults(
+    config: configs.Config,
+    schedule: pipeline.Schedule,
+    params: Params,
+    key: Array,
+    example: Example,
+    centres: Array,
+    start: Pose,
+) -> chain.Fault | None:
+    """The first value that is not finite, on the way there or back."""
+
+    @jax.jit
+    @jax.vmap
+    def stages(
+        params: Params, example: Example, start: Pose
+    ) -> tuple[chain.Stages, dict[str, Any]]:
+        copies = (params["mask"],) * len(chain.PATHS)
+        there = chain.walk(
+            config.network, schedule, copies, params["coarse"], key, example, centres, start=start
+        )
+        return there, chain.backward(config.network, schedule, params, key, example, start)
+
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (params, example, start))
+    there, back = stages(*one)
+    return chain.first_fault(there) or chain.first_fault(back)
 
 
 def qualities(
-    key: Array, loss: Any, logits: Array, rows: Array, options: Probe
+    key: Array, loss: Judge, logits: Array, rows: Array, options: Probe
 ) -> dict[str, estimators.Quality]:
     """Every mask estimator against many draws, on the points of ``rows``."""
     k_reference, k_draws = jax.random.split(key)
-    reference = jax.jit(partial(estimators.many_masks, loss=loss, draws=options.draws))(
-        k_reference, logits=logits, rows=rows
-    )
-    found = {}
-    for name in masks.ESTIMATORS:
-        drawn = jax.jit(
-            partial(estimators.draw, loss=loss, estimator=masks.named(name), draws=options.draws)
-        )(k_draws, logits=logits, rows=rows)
-        found[name] = estimators.judge(drawn, reference)
-    return found
+    many = jax.jit(partial(estimators.many_masks, loss=loss, draws=options.draws))
+    reference = many(k_reference, logits=logits, rows=rows)
+
+    @jax.jit
+    def judged(index: Array) -> estimators.Quality:
+        drawn = estimators.draw(
+            k_draws, loss, logits, rows, estimators.by_index(index), draws=options.draws
+        )
+        return estimators.judge(drawn, reference)
+
+    return {name: judged(jnp.int32(i)) for i, name in enumerate(masks.ESTIMATORS)}
 
 
 def table(options: Probe, found: dict[str, Any]) -> str:
     """The probes as text."""
     begin, end = found["tre_mm"]
-    steps, track, modes, by = (found[k] for k in ("steps", "conditioning", "modes", "paths"))
-    fault = found["fault"]
-    lines = [
-        f"{options.case}: TRE {begin:.2f} -> {end:.2f} mm; the mask keeps {found['keep']:.1%}",
-        "first value that is not finite: "
-        + ("none" if fault is None else f"{fault.stage}, {fault.leaf}, {fault.numbers} numbers"),
-        f"influence of points: rank correlation with leaving them out "
-        f"{found['influence'].rank_correlation:.3f}",
-        "",
-        "step   share   cos   from here on   cos      gap  effective  condition  moved",
-    ]
-    for k in range(len(steps.share_norms)):
-        lines.append(
-            f"{k + 1:4d}  {steps.share_norms[k]:.1e} {steps.share_cosines[k]:5.2f}"
-            f"        {steps.truncated_norms[k]:.1e} {steps.truncated_cosines[k]:5.2f}"
-            f"  {track.gap[k]:7.4f}  {track.effective[k]:9.1f}  {track.condition[k]:9.1f}"
-            f"  {track.moved[k]:5.2f}"
-        )
-    lines += ["", "mode        norm     cosine with unrolled"]
-    for i, mode in enumerate(unroll.MODES):
-        norm, cosine = modes.comparison.norms[i], modes.comparison.cosines[0, i]
-        lines.append(f"{mode:10s}  {norm:.1e}  {cosine:5.2f}")
-    lines += ["", "level  TRE      " + "".join(f"{name:>16s}  cos" for name in chain.PATHS)]
-    for i, tre in enumerate(by.errors):
-        if tre > 0:
+    lines = [f"{options.case}: TRE {begin:.2f} -> {end:.2f} mm; the mask keeps {found['keep']:.1%}"]
+    if "faults" in found:
+        fault = found["faults"]
+        name = "none" if fault is None else f"{fault.stage}, {fault.leaf}: {fault.numbers} numbers"
+        lines.append(f"first value that is not finite: {name}")
+    if "influence" in found:
+        rank = found["influence"].rank_correlation
+        lines.append(f"influence of points: rank correlation with leaving them out {rank:.3f}")
+    if "steps" in found:
+        steps, modes, track = found["steps"]
+        lines += ["", "step   share    cos  from here on  cos      gap  effective  condition"]
+        for k in range(len(steps.share_norms)):
+            lines.append(
+                f"{k + 1:4d}  {steps.share_norms[k]:.1e} {steps.share_cosines[k]:5.2f}"
+                f"       {steps.truncated_norms[k]:.1e} {steps.truncated_cosines[k]:5.2f}"
+                f"  {track.gap[k]:7.4f}  {track.effective[k]:9.1f}  {track.condition[k]:9.1f}"
+            )
+        lines += ["", "mode        norm     cosine with unrolled"]
+        for i, mode in enumerate(unroll.MODES):
+            norm, cosine = modes.comparison.norms[i], modes.comparison.cosines[0, i]
+            lines.append(f"{mode:10s}  {norm:.1e}  {cosine:5.2f}")
+    if "paths" in found:
+        by = found["paths"]
+        lines += ["", "level       TRE" + "".join(f"{name:>13s}   cos" for name in chain.PATHS)]
+        for i in np.flatnonzero(by.errors > 0):
             shares = zip(by.norms[i], by.cosines[i], strict=True)
-            text = "".join(f"{norm:16.1e} {cosine:5.2f}"[:22] for norm, cosine in shares)
-            lines.append(f"{i + 1:5d}  {tre:5.2f} mm {text}")
-    lines += ["", "estimator                  bias  deviation  cosine  one draw   scale"]
-    for name, q in found["estimators"].items():
-        lines.append(
-            f"{name:25s} {q.bias:5.2f}  {q.deviation:9.2f}  {q.cosine:6.2f}  {q.single:8.2f}"
-            f"  {q.scale:6.2f}"
-        )
-    below = np.mean(np.asarray(found["landscape"]) < 2.0)
-    lines += ["", f"of starts up to 15 mm aside, {below:.0%} end below 2 mm"]
+            text = "".join(f"{norm:13.1e} {cosine:5.2f}" for norm, cosine in shares)
+            lines.append(f"{i + 1:5d}  {by.errors[i]:5.2f} mm{text}")
+    if "estimators" in found:
+        lines += ["", "estimator                  bias  deviation  cosine  one draw   scale"]
+        for name, q in found["estimators"].items():
+            lines.append(
+                f"{name:25s} {q.bias:5.2f}  {q.deviation:9.2f}  {q.cosine:6.2f}  {q.single:8.2f}"
+                f"  {q.scale:6.2f}"
+            )
+    if "landscape" in found:
+        below = np.mean(found["landscape"] < 2.0)
+        lines += ["", f"of starts up to {REACH:g} mm to each side, {below:.0%} end below 2 mm"]
     return "\n".join(lines)
 
 
@@ -230,6 +248,8 @@ def plain(value: Any) -> Any:
     """Named tuples and arrays as JSON values; what is not finite becomes null."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
+    elif isinstance(value, tuple):
+        return [plain(item) for item in value]
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if value is None or isinstance(value, str | int):
@@ -245,8 +265,10 @@ def probe(options: Probe) -> int:
     with jax.enable_x64(True):
         arguments = doubled((params, example, centres))
         found = examine(options, config, *arguments)
-        fault = found.pop("fault")
-        found = {"fault": fault, **jax.tree.map(np.asarray, found)}
+        found = {
+            name: value if name == "faults" else jax.tree.map(np.asarray, value)
+            for name, value in found.items()
+        }
     print(table(options, found))
     settings = {"checkpoint": str(options.checkpoint), "case": str(options.case)}
     about = {"settings": settings, "versions": configs.versions(), "figures": plain(found)}

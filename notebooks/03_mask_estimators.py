@@ -87,14 +87,16 @@ for row, slope in zip(rows, exact.gradient, strict=True):
 
 
 # %%
-def judged(estimator):
-    draw = jax.jit(
-        partial(estimators.draw, loss=partial(loss, few), estimator=estimator, draws=DRAWS)
+@jax.jit
+def judged(index):
+    estimator = estimators.by_index(index)  # so that one program serves them all
+    drawn = estimators.draw(
+        jax.random.key(7), partial(loss, few), logits, np.arange(POINTS), estimator, draws=DRAWS
     )
-    return estimators.judge(draw(jax.random.key(7), logits=logits, rows=np.arange(POINTS)), exact)
+    return estimators.judge(drawn, exact)
 
 
-found = {name: judged(masks.named(name)) for name in masks.ESTIMATORS}
+found = {name: judged(jnp.int32(i)) for i, name in enumerate(masks.ESTIMATORS)}
 print(f"{'':26s} bias  deviation  cosine  one draw  loss off by")
 for name, q in found.items():
     print(
@@ -127,7 +129,7 @@ def at(estimator, temperature):
 
 
 figure = go.Figure()
-for name in ("gumbel_straight_through", "gumbel_rao"):
+for name in ("gumbel_rao",) if SMALL else ("gumbel_straight_through", "gumbel_rao"):
     one = jax.jit(partial(at, masks.ESTIMATORS[name]))
     curve = [one(jnp.float32(t)) for t in temperatures]
     figure.add_scatter(
@@ -153,17 +155,23 @@ many = 16 if SMALL else 64
 reference = jax.jit(partial(estimators.many_masks, loss=partial(loss, cloud), draws=many))(
     jax.random.key(9), logits=every, rows=picked
 )
-names = ("soft", "gumbel_straight_through") if SMALL else tuple(masks.ESTIMATORS)
 figure = go.Figure()
 figure.add_scatter(
     x=np.arange(len(picked)), y=np.asarray(reference.gradient), name="many masks", mode="markers",
     error_y={"array": 2.0 * np.asarray(reference.error)}, marker={"size": 9, "color": "#222"},
 )  # fmt: skip
-for name in names:
-    draw = jax.jit(
-        partial(estimators.draw, loss=partial(loss, cloud), estimator=masks.named(name), draws=many)
+
+
+@jax.jit
+def drawn_by(index):
+    estimator = estimators.by_index(index)
+    return estimators.draw(
+        jax.random.key(10), partial(loss, cloud), every, picked, estimator, draws=many
     )
-    drawn = draw(jax.random.key(10), logits=every, rows=picked)
+
+
+for i, name in enumerate(masks.ESTIMATORS):
+    drawn = drawn_by(jnp.int32(i))
     q = estimators.judge(drawn, reference)
     print(f"{name:25s} bias {q.bias:5.2f}  deviation {q.deviation:6.2f}  one draw {q.single:5.2f}")
     mean = np.asarray(drawn.gradients.mean(0))
@@ -175,6 +183,6 @@ figures["frame"]
 
 # %% [markdown]
 # ## Your turn
-# Write an estimator: `(key, logits) -> weights`, and pass it to `judged`. REINFORCE is one line
+# Write an estimator, `(key, logits) -> weights`, and put it into `judged`. REINFORCE is one line
 # away: its "gradient" is `loss(mask) * (mask - keep)`; how many draws does it need to be as good as
 # one of straight-through? Or start farther off (`degrees=4.0, mm=4.0`): which estimator suffers?

@@ -65,7 +65,7 @@ up = jnp.concatenate([jnp.zeros(3), axes[2]])
 lean = jnp.concatenate([axes[0], jnp.zeros(3)])
 schedule = pipeline.Schedule(steps=10 if SMALL else 20, first_scale=8.0)
 begin = steps.nudged(truth, 10.0 * up, centre)
-result = pipeline.register_scene(scene, surface, begin, schedule)
+result = jax.jit(partial(pipeline.register_scene, schedule=schedule))(scene, surface, begin)
 track = jax.jit(partial(conditioning.along, schedule=schedule))(scene, surface, begin)
 tre = [
     float(
@@ -106,13 +106,15 @@ def missing(scale, pose):
     return 1.0 - on / jnp.sum(scene.weights)
 
 
+@jax.jit
+def valley(scale):
+    cut = landscape.of_poses(partial(missing, scale), truth, centre)
+    return landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(shifts), jnp.zeros(1))[:, 0]
+
+
 figure = go.Figure()
 for scale in (8.0, 3.0, 1.0):
-    valley = landscape.of_poses(partial(missing, scale), truth, centre)
-    values = jax.jit(partial(landscape.plane, valley))(
-        jnp.zeros(6), up, lean, jnp.asarray(shifts), jnp.zeros(1)
-    )
-    figure.add_scatter(x=shifts, y=np.asarray(values[:, 0]), name=f"scale {scale:g} mm")
+    figure.add_scatter(x=shifts, y=np.asarray(valley(scale)), name=f"scale {scale:g} mm")
 figure.update_xaxes(title="shift along the spine, mm")
 figure.update_yaxes(title="share of the bone off the model")
 figures["valleys"] = figure.update_layout(template="plotly_white", height=380)
@@ -130,9 +132,8 @@ count = 5 if SMALL else 13
 side = np.linspace(-40.0, 40.0, count).astype(np.float32)
 angles = np.linspace(-30.0, 30.0, count).astype(np.float32)
 maps = {}
-for step in (
-    ("point_to_point", "symmetric") if SMALL else ("point_to_point", "point_to_plane", "symmetric")
-):
+every = ("point_to_point", "point_to_plane", "symmetric")
+for step in every[2:] if SMALL else every:
     how = replace(schedule, step=step)
 
     def ends(pose, how=how):
@@ -157,20 +158,24 @@ figures["basin"]
 # The same cut through the basin, with more and more tissue in the mask.
 
 # %%
-figure = go.Figure()
-for tissue in (0.0, 0.1, 0.5):
-    dirty = pipeline.masked(cloud, jnp.maximum(bone, tissue))
+begins = shifts[:: 4 if SMALL else 2]
 
-    def ends(pose, dirty=dirty):
+
+@jax.jit
+def along_the_spine(weights):
+    def ends(pose):
+        dirty = pipeline.masked(cloud, weights)
         found = pipeline.register_scene(dirty, surface, pose, schedule)
         return losses.mean_target_error(found.pose, targets)
 
-    values = jax.jit(partial(landscape.plane, landscape.of_poses(ends, truth, centre)))(
-        jnp.zeros(6), lean, up, jnp.zeros(1), jnp.asarray(shifts[:: 4 if SMALL else 2])
-    )
-    figure.add_scatter(
-        x=shifts[:: 4 if SMALL else 2], y=np.asarray(values[0]), name=f"tissue at {tissue:.0%}"
-    )
+    cut = landscape.of_poses(ends, truth, centre)
+    return landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(begins), jnp.zeros(1))[:, 0]
+
+
+figure = go.Figure()
+for tissue in (0.0, 0.1, 0.5):
+    values = np.asarray(along_the_spine(jnp.maximum(bone, tissue)))
+    figure.add_scatter(x=begins, y=values, name=f"tissue at {tissue:.0%}")
 figure.update_xaxes(title="start, mm along the spine")
 figure.update_yaxes(title="TRE after the registration, mm")
 figures["tissue"] = figure.update_layout(template="plotly_white", height=360)

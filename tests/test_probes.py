@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -14,9 +15,9 @@ from conftest import TINY, in_x64, numeric_gradient, scene_on, start_near
 
 from e2r import banks, evaluation, losses, pipeline, training
 from e2r.datasets import cases
-from e2r.geometry import correspondences, poses
+from e2r.geometry import poses, procrustes
 from e2r.probes import chain, conditioning, estimators, influence, landscape, learning, paths
-from e2r.registration import steps, unroll
+from e2r.registration import kernels, steps, unroll
 from e2r.segmentation import masks
 from e2r.types import Pose, Scene, Targets
 from experiments import probe as probe_command
@@ -31,9 +32,9 @@ def targets_of(surface, truth):
 
 @pytest.fixture
 def problem(surface, truth, rng):
-    """Two dozen noisy points, a third of them off the bone, and a start: single precision."""
-    scene = scene_on(surface, truth, rng, 24, noise=0.5)
-    points = np.where(np.arange(24)[:, None] % 3 > 0, scene.points, scene.points + 3.0)
+    """Noisy points, a third of them off the bone, and a start: single precision."""
+    scene = scene_on(surface, truth, rng, 150, noise=0.5)
+    points = np.where(np.arange(150)[:, None] % 3 > 0, scene.points, scene.points + 3.0)
     scene = scene._replace(points=points.astype(np.float32))
     return scene, surface, start_near(truth, points, 1.0, 1.0), targets_of(surface, truth)
 
@@ -47,85 +48,67 @@ def test_rank_correlation_is_scipys(rng):
 
 
 def test_influence_agrees_with_leaving_points_out(problem):
-    """In the soft path; the exact effect is that of a scene which never had the point."""
+    """In the soft path (soft masks and matches); the exact effect is that of a scene which
+    never had the point."""
+    schedule = replace(SCHEDULE, correspondence="soft")
     with jax.enable_x64(True):
         scene, model, start, targets = in_x64(problem)
 
-        def error(weights):
-            result = pipeline.register_scene(
-                scene._replace(weights=weights), model, start, SCHEDULE
-            )
+        def error(weights, scene=scene):
+            masked = scene._replace(weights=weights)
+            result = pipeline.register_scene(masked, model, start, schedule)
             return losses.mean_target_error(result.pose, targets)
 
-        logits = jnp.linspace(-1.5, 2.5, 24)
-        found = jax.jit(partial(influence.influence, error, chunk=8))(logits, jnp.arange(24))
+        logits, rows = jnp.linspace(-1.5, 2.5, 150), jnp.arange(0, 150, 6)
+        found = jax.jit(partial(influence.influence, error, chunk=8))(logits, rows)
         assert float(found.rank_correlation) >= 0.9
         keep = jax.nn.sigmoid(logits)
         np.testing.assert_allclose(found.by_logit, found.by_weight * keep * (1 - keep), rtol=1e-9)
-        for row in (0, 7):
+        without = jax.jit(error)
+        as_it_is = float(jax.jit(error)(keep))
+        for place in (0, 7):
+            row = rows[place]
             gone = Scene(*(jnp.delete(leaf, row, axis=0) for leaf in scene))
-            gone = gone._replace(weights=jnp.delete(keep, row))
-            pose = pipeline.register_scene(gone, model, start, SCHEDULE).pose
-            exact = losses.mean_target_error(pose, targets) - error(keep)
-            np.testing.assert_allclose(found.dropped[row], exact, rtol=1e-6, atol=1e-12)
-            one = error(keep.at[row].set(1.0)) - error(keep)
-            np.testing.assert_allclose(found.added[row], one, rtol=1e-6, atol=1e-12)
+            exact = float(without(jnp.delete(keep, row), gone)) - as_it_is
+            np.testing.assert_allclose(found.dropped[place], exact, rtol=1e-6, atol=1e-12)
 
 
 def test_the_shares_of_the_steps_are_the_truncated_gradients(problem):
-    """Their sum is the whole gradient, their tails those of `last` and `one_step`."""
+    """Their sum is the whole gradient, their tails those of `last`; all robust weights are one, so
+    that finite differences are the derivative."""
     with jax.enable_x64(True):
-        scene, model, start, targets = in_x64(problem)
-        error = paths.final_error(targets)
-        how = {"scales": SCHEDULE.scales(), "step": SCHEDULE.bound_step()}
-        found = jax.jit(partial(paths.by_step, error, **how))(scene, model, start)
-        modes = jax.jit(partial(paths.by_mode, error, last=2, **how))(scene, model, start)
-        by_name = dict(zip(unroll.MODES, modes.gradients, strict=True))
-        np.testing.assert_allclose(found.shares.sum(0), by_name["unrolled"], rtol=1e-9, atol=1e-13)
-        np.testing.assert_allclose(found.truncated[2], by_name["last"], rtol=1e-9, atol=1e-13)
-        np.testing.assert_allclose(found.truncated[3], by_name["one_step"], rtol=1e-9, atol=1e-13)
-        whole = found.truncated[0]
-        np.testing.assert_allclose(found.truncated_cosines[0], 1.0)
-        np.testing.assert_allclose(
-            found.share_cosines,
-            found.shares @ whole / found.share_norms / jnp.linalg.norm(whole),
-        )
-        np.testing.assert_allclose(np.diag(modes.comparison.cosines), 1.0)
-        # The pose's own gradient, against finite differences, with the robust weights held.
-        centre, scale = jnp.mean(model.points, axis=0), SCHEDULE.scales()[:1]
-        queries = poses.apply_inverse(start, scene.points)
-        square = jnp.sum((queries - correspondences.project(model, queries).points) ** 2, 1)
-        robust = pipeline.KERNELS["welsch"](square, scene.weights, scale[0])
-        held = partial(steps.point_to_plane, kernel=lambda *_: robust)
+        scene, model, start, targets = in_x64(jax.tree.map(np.asarray, problem))
+        error, scales = paths.final_error(targets), SCHEDULE.scales()
+        step = partial(steps.point_to_plane, kernel=kernels.constant)
+        centre = jnp.mean(model.points, axis=0)
 
         @jax.jit
-        def of_start(nudge):
-            begin = steps.nudged(start, nudge, centre)
-            one = unroll.register(scene, model, begin, scale, step=held)
-            return losses.mean_target_error(one.pose, targets)
+        def probe():
+            found = paths.by_step(error, scene, model, start, scales, step=step)
+            where = (scene, model, start, scales, found)
+            return found, paths.by_mode(error, *where, step=step, last=2)
 
-        adjoint = paths.by_step(error, scene, model, start, scale, step=held).poses[0]
-        np.testing.assert_allclose(
-            adjoint, numeric_gradient(of_start, np.zeros(6)), rtol=1e-4, atol=1e-7
-        )
+        def final(weights, nudge, mode):
+            masked, begin = scene._replace(weights=weights), steps.nudged(start, nudge, centre)
+            how = {"step": step, "mode": mode, "last": 2}
+            return error(unroll.register(masked, model, begin, scales, **how).trajectory)
 
-
-def test_hard_matches_carry_the_gradient_one_step_and_planes_carry_it_further(problem):
-    """Without the prior, whose virtual points remember the pose before."""
-    scene, model, start, targets = problem
-    hard = {"correspond": correspondences.nearest, "prior": 0.0}
-
-    def norms(step):
-        found = paths.by_step(
-            paths.final_error(targets), scene, model, start, np.full(4, 6.0), step=step
-        )
-        return np.asarray(found.share_norms)
-
-    points = norms(partial(steps.point_to_point, **hard))
-    assert points[-1] > 1e-4
-    np.testing.assert_allclose(points[:-1] / points[-1], 0.0, atol=1e-3)
-    planes = norms(partial(steps.point_to_plane, **hard))
-    assert (planes[:-1] > 1e-2 * planes[-1]).all()
+        found, modes = probe()
+        by_name = dict(zip(unroll.MODES, modes.gradients, strict=True))
+        still = jnp.zeros(6)
+        for mode in ("unrolled", "last"):
+            slope = jax.jit(jax.grad(partial(final, mode=mode)))(scene.weights, still)
+            np.testing.assert_allclose(by_name[mode], slope, rtol=1e-8, atol=1e-13)
+        np.testing.assert_allclose(found.shares.sum(0), by_name["unrolled"], rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(by_name["one_step"], found.shares[3], rtol=1e-12)
+        whole = found.truncated[0]
+        np.testing.assert_allclose(found.truncated_cosines[0], 1.0)
+        cosines = found.shares @ whole / found.share_norms / jnp.linalg.norm(whole)
+        np.testing.assert_allclose(found.share_cosines, cosines, rtol=1e-9)
+        np.testing.assert_allclose(np.diag(modes.comparison.cosines), 1.0)
+        of_start = jax.jit(lambda nudge: final(scene.weights, nudge, "unrolled"))
+        slope = numeric_gradient(of_start, np.zeros(6), eps=1e-7)
+        np.testing.assert_allclose(found.poses[0], slope, rtol=1e-3, atol=1e-6)
 
 
 def test_paths_sum_to_the_whole():
@@ -143,20 +126,29 @@ def test_paths_sum_to_the_whole():
     assert float(compared.norms[2]) == 0.0 and not np.asarray(compared.cosines[2]).any()
 
 
-def test_enumeration_is_exact(problem):
+@pytest.fixture
+def fit(rng):
+    """The error of a weighted Procrustes fit of seven points, two of them wrong; and logits."""
+    source = rng.normal(size=(7, 3)) * 20.0
+    truth = Pose(np.asarray(poses.exp_rotation(np.array([0.1, -0.2, 0.3]))), np.ones(3))
+    target = np.asarray(poses.apply(truth, source)) + rng.normal(size=(7, 3))
+    target[:2] += 6.0
+
+    def loss(weights):
+        pose = procrustes.procrustes(source, target, weights + 0.01).pose
+        return jnp.mean(jnp.linalg.norm(poses.apply(pose, source) - target, axis=1)[2:])
+
+    return loss, np.linspace(-2.0, 2.0, 7)
+
+
+def test_enumeration_is_exact(fit):
     """Against sums over masks in plain Python, and finite differences of them."""
+    loss, logits = fit
+    rows = jnp.arange(7)
     with jax.enable_x64(True):
-        scene, model, start, targets = in_x64(problem)
-        few = Scene(*(leaf[:7] for leaf in scene))
-
-        @jax.jit
-        def loss(weights):
-            result = pipeline.register_scene(few._replace(weights=weights), model, start, SCHEDULE)
-            return losses.mean_target_error(result.pose, targets)
-
-        logits = np.linspace(-2.0, 2.0, 7)
         found = jax.jit(partial(estimators.enumerate_masks, loss, chunk=32))(jnp.asarray(logits))
-        values = {mask: float(loss(jnp.array(mask))) for mask in product((0.0, 1.0), repeat=7)}
+        one = jax.jit(loss)
+        values = {mask: float(one(jnp.array(mask))) for mask in product((0.0, 1.0), repeat=7)}
 
         def expected(x):
             keep = 1.0 / (1.0 + np.exp(-x))
@@ -171,15 +163,20 @@ def test_enumeration_is_exact(problem):
         np.testing.assert_allclose(found.gradient, slope, atol=1e-5 * np.abs(slope).max())
         # And what many draws say, within their own error.
         many = jax.jit(partial(estimators.many_masks, loss=loss, draws=400))(
-            jax.random.key(0), logits=jnp.asarray(logits), rows=jnp.arange(7)
+            jax.random.key(0), logits=jnp.asarray(logits), rows=rows
         )
         assert (np.abs(many.gradient - found.gradient) < 4.0 * many.error + 1e-9).all()
-        # Each estimator has a bias and a noise, and the soft mask no noise.
-        for name in masks.ESTIMATORS:
-            draws = jax.jit(
-                partial(estimators.draw, loss=loss, estimator=masks.named(name), draws=400)
-            )(jax.random.key(1), logits=jnp.asarray(logits), rows=jnp.arange(7))
-            quality = estimators.judge(draws, found)
+        assert 0 < float(many.error.max()) < 0.2 * float(jnp.linalg.norm(found.gradient))
+
+        # Each estimator has a bias and a noise; only those that draw have noise.
+        @jax.jit
+        def judged(index):
+            key, estimator = jax.random.key(1), estimators.by_index(index)
+            drawn = estimators.draw(key, loss, jnp.asarray(logits), rows, estimator, draws=400)
+            return estimators.judge(drawn, found)
+
+        for index, name in enumerate(masks.ESTIMATORS):
+            quality = judged(jnp.int32(index))
             assert all(np.isfinite(figure) for figure in quality)
             assert (float(quality.deviation) > 1e-6) == (name in masks.HEATED)
     with pytest.raises(ValueError, match="use 1 to 14 points"):
@@ -274,29 +271,8 @@ def example(bank):
     return jax.tree.map(lambda leaf: leaf[0], banks.draw_batch(bank, jax.random.key(0), 1))
 
 
-def test_the_gradient_of_each_level_is_the_sum_of_its_paths(example, checkpoint, simulated_cases):
-    _, params = training.load(checkpoint)
-    centres = evaluation.level_centres(simulated_cases[0].model)
-    how = (TINY.network, TINY.schedule)
-    found = jax.jit(partial(chain.level_paths, *how))(params, jax.random.key(1), example, centres)
-
-    def errors(mask):
-        copies = (mask,) * 3
-        return chain.walk(
-            *how, copies, params["coarse"], jax.random.key(1), example, centres
-        ).errors
-
-    rows = jax.vmap(lambda g: paths.stacked([g])[0])(jax.jit(jax.jacrev(errors))(params["mask"]))
-    seen = np.asarray(found.errors) > 0
-    assert seen.sum() >= 2
-    np.testing.assert_allclose(found.whole, np.linalg.norm(rows, axis=1), rtol=1e-2, atol=1e-6)
-    assert (found.norms[seen] > 0).all()
-    parts = np.sum(found.norms * found.cosines, axis=1)  # each share's length along the whole
-    np.testing.assert_allclose(parts[seen], found.whole[seen], rtol=1e-3)
-
-
 def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
-    """Forward and backward, of a batch of two, in which one is broken on purpose."""
+    """Of a batch of two, in which one is broken on purpose."""
     _, params = training.load(checkpoint)
     centres = evaluation.level_centres(simulated_cases[0].model)
 
@@ -305,15 +281,13 @@ def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
     def stages(params, example):
         key, how = jax.random.key(1), (TINY.network, TINY.schedule)
         begin = example.pose
-        forward = chain.walk(
+        return chain.walk(
             *how, (params["mask"],) * 3, params["coarse"], key, example, centres, start=begin
         )
-        return forward, chain.backward(*how, params, key, example, begin)
 
     def fault(change, index):
         batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), (params, example))
-        forward, backward = stages(*change(*jax.tree.map(np.copy, batch), index))
-        return chain.first_fault(forward) or chain.first_fault(backward)
+        return chain.first_fault(stages(*change(*jax.tree.map(np.copy, batch), index)))
 
     def whole(params, example, _):
         return params, example
@@ -358,18 +332,23 @@ def test_the_command_writes_its_figures(checkpoint, data_set, tmp_path, capsys):
     path = tmp_path / "probe.json"
     folder = shutil.copytree(cases.find(data_set)[0], tmp_path / "case")
     arguments = ["--case", str(folder), "--checkpoint", str(checkpoint), "--output", str(path),
-                 "--points", "8", "--rows", "2", "--draws", "4", "--grid", "2"]  # fmt: skip
+                 "--parts", "paths", "landscape", "--grid", "3"]  # fmt: skip
     assert probe_command.main(arguments) == 0
     shown = capsys.readouterr().out
-    for word in ("rank correlation", "unrolled", "gumbel_rao", "refinement", "below 2 mm"):
-        assert word in shown
+    assert "refinement" in shown and "end below 2 mm" in shown
     figures = json.loads(path.read_text())["figures"]
-    assert figures["fault"] is None
-    assert len(figures["steps"]["share_norms"]) == TINY.schedule.steps
-    assert figures["modes"]["comparison"]["cosines"][0][0] == pytest.approx(1.0)
+    by = figures["paths"]
+    seen = np.array(by["errors"]) > 0
+    assert seen.sum() >= 2
+    assert (np.array(by["norms"])[seen] > 0).all()
+    # Each share's length along the whole, of all paths, is the whole.
+    parts = np.sum(np.array(by["norms"]) * np.array(by["cosines"]), axis=1)
+    np.testing.assert_allclose(parts[seen], np.array(by["whole"])[seen], rtol=1e-6)
+    assert np.shape(figures["landscape"]) == (3, 3)
     (folder / "truth.json").unlink()
     assert probe_command.main(arguments) == 2
     assert "has no truth.json" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stopped:
-        probe_command.main([*arguments, "--grid", "1"])
-    assert stopped.value.code == 2
+    for bad in (["--grid", "1"], ["--parts", "gradients"]):
+        with pytest.raises(SystemExit) as stopped:
+            probe_command.main([*arguments, *bad])
+        assert stopped.value.code == 2

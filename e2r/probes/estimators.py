@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.probes.influence import replaced
+from e2r.segmentation import masks
 from e2r.types import Array, Judge, MaskEstimator
 
 MOST = 14
@@ -89,6 +90,12 @@ def many_masks(
     slope = (keep * (1.0 - keep))[rows]
     spread = jnp.std(differences, axis=0, ddof=1) / jnp.sqrt(float(draws))
     return Expectation(jnp.mean(values), slope * jnp.mean(differences, axis=0), slope * spread)
+
+
+def by_index(index: Array) -> MaskEstimator:
+    """The estimator of :data:`e2r.segmentation.masks.ESTIMATORS` at a traced place in their order:
+    one compiled program serves them all."""
+    return lambda key, logits: jax.lax.switch(index, [*masks.ESTIMATORS.values()], key, logits)
 
 
 class Draws(NamedTuple):

@@ -55,11 +55,9 @@ def learning(
       error: of the poses after each step.
       scene, surface, start, schedule: of a registration.
     """
-    first, second = jax.random.split(key)
-    three = jax.jacrev(terms)(params, first)
-    rows = jax.vmap(lambda g: paths.stacked([g])[0])(three)
-    again = paths.stacked([jax.grad(lambda p: terms(p, second)[0])(params)])
-    found = paths.compare(jnp.concatenate([rows, again]))
+    twice = jax.vmap(jax.jacrev(terms), (None, 0))(params, jax.random.split(key))
+    rows = jax.vmap(jax.vmap(lambda g: paths.stacked([g])[0]))(twice).reshape(6, -1)
+    found = paths.compare(rows)
     way = paths.by_step(error, scene, surface, start, schedule.scales(), step=schedule.bound_step())
     track = conditioning.along(scene, surface, start, schedule)
     whole = way.truncated_norms[0]

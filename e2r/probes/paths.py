@@ -128,23 +128,28 @@ def by_mode(
     surface: Surface,
     start: Pose,
     scales: Array,
+    found: Steps,
     *,
     step: Step,
     last: int = 4,
 ) -> Modes:
-    """The same registration, differentiated in each way there is; arguments as in `by_step`, and
-    the steps that the mode ``last`` differentiates."""
+    """The same registration, differentiated in each way there is.
 
-    def one(mode: unroll.Mode) -> Array:
-        def final(weights: Array) -> Array:
-            masked = scene._replace(weights=weights)
-            return error(
-                unroll.register(
-                    masked, surface, start, scales, step=step, mode=mode, last=last
-                ).trajectory
-            )
+    Args:
+      error, scene, surface, start, scales, step: as for :func:`by_step`.
+      found: what it found: all but the implicit gradient are its truncated ones.
+      last: steps that the mode ``last`` differentiates.
+    """
 
-        return jax.grad(final)(jnp.asarray(scene.weights))
+    def final(weights: Array) -> Array:
+        masked = scene._replace(weights=weights)
+        result = unroll.register(masked, surface, start, scales, step=step, mode="implicit")
+        return error(result.trajectory)
 
-    gradients = jnp.stack([one(mode) for mode in unroll.MODES])
+    count = found.truncated.shape[0]
+    rows = {"unrolled": 0, "last": max(count - last, 0), "one_step": count - 1}
+    implicit = jax.grad(final)(jnp.asarray(scene.weights))
+    gradients = jnp.stack(
+        [implicit if mode == "implicit" else found.truncated[rows[mode]] for mode in unroll.MODES]
+    )
     return Modes(gradients, compare(gradients))

@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN ?= runs/demo
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,14 @@ lint: setup ## ruff and mypy
 
 bench: setup ## time simulation, training step and registration
 	$(PY) -m experiments.benchmark
+
+notebooks: setup ## execute every notebook; with their pictures in runs/notebooks
+	@mkdir -p runs/notebooks
+	@for source in notebooks/*.py; do \
+	  made=runs/notebooks/$$(basename $$source .py).ipynb; \
+	  $(PY) -m jupytext --quiet --to notebook --output $$made $$source && \
+	  $(VENV)/bin/jupyter-execute --inplace --timeout 600 $$made && echo $$made || exit 1; \
+	done
 
 clean: ## remove .venv, runs and caches
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,19 @@ Teacher: TypeAlias = Callable[[Array, Example], Array]
 """(mask logits (N,), example) -> loss of the mask, in place of the pose error."""
 
 
+Probe: TypeAlias = Callable[[Params, Bank, Array, Array], Any]
+"""(params, scenes, the run's key, step) -> figures (), a named tuple; see `probes.learning`."""
+
+
+class Terms(NamedTuple):
+    """The parts of an example's loss; their sum is the loss."""
+
+    mask: Array  # () pose error along the steps, or the teacher's
+    keep: Array  # () what holds an emptying mask
+    interest: Array  # ()
+    coarse: Array  # () weighed
+
+
 class Metrics(NamedTuple):
     """Figures of one step, of the masks and poses it trained on."""
 
@@ -74,32 +87,64 @@ def example_loss(
     With another ``teacher`` the mask learns from that alone, and the registration only tells how
     well it does.
     """
+    k_mask, k_coarse, example, start = posed(key, example, config)
+    terms, metrics = example_terms(
+        params, (k_mask, k_coarse), example, start,
+        module=module, config=config, estimator=estimator, teacher=teacher,
+    )  # fmt: skip
+    loss = terms.mask + terms.keep + terms.interest + terms.coarse
+    return loss, metrics._replace(loss=loss)
+
+
+def posed(key: Array, example: Example, config: Config) -> tuple[Array, Array, Example, Pose]:
+    """Keys of mask and coarse stage, the example augmented, and a start near its pose."""
+    k_augment, k_mask, k_start, k_coarse = jax.random.split(key, 4)
+    example = augment(k_augment, example)
+    targets, options = example.targets, config.optimisation
+    valid = targets.valid[:, None]
+    middle = jnp.sum(jnp.where(valid, targets.goals, 0.0), 0) / jnp.maximum(jnp.sum(valid), 1)
+    start = poses.perturb(k_start, example.pose, middle, degrees=options.degrees, mm=options.mm)
+    return k_mask, k_coarse, example, start
+
+
+def example_terms(
+    params: Params,
+    keys: tuple[Array, Array],
+    example: Example,
+    start: Pose,
+    *,
+    module: MaskNetwork,
+    config: Config,
+    estimator: MaskEstimator | None = None,
+    teacher: Teacher | None = None,
+) -> tuple[Terms, Metrics]:
+    """The parts of :func:`example_loss`, of an augmented example; consumes both keys."""
     options = config.optimisation
     if estimator is None:
         estimator = masks.named(options.estimator, temperature=options.temperature)
-    k_augment, k_mask, k_start, k_coarse = jax.random.split(key, 4)
-    example = augment(k_augment, example)
+    k_mask, k_coarse = keys
     cloud, targets = example.cloud, example.targets
     reading = module.apply(params["mask"], cloud, example.pyramid)
     logits = reading.logits
     weights = estimator(k_mask, logits)
     if teacher is not None:
         weights = jax.lax.stop_gradient(weights)
-    valid = targets.valid[:, None]
-    middle = jnp.sum(jnp.where(valid, targets.goals, 0.0), 0) / jnp.maximum(jnp.sum(valid), 1)
-    start = poses.perturb(k_start, example.pose, middle, degrees=options.degrees, mm=options.mm)
     result = pipeline.register(cloud, weights, example.surface, start, config.schedule)
     if teacher is None:
-        loss = losses.trajectory_loss(result.trajectory, targets, knee=options.knee)
-        loss = loss + losses.keep_hinge(logits, cloud.valid, least=options.least_keep)
+        taught = losses.trajectory_loss(result.trajectory, targets, knee=options.knee)
+        keep = losses.keep_hinge(logits, cloud.valid, least=options.least_keep)
     else:
-        loss = teacher(logits, example)
-    loss = loss + losses.interest_loss(reading.interest, cloud.points, cloud.valid, targets)
+        taught, keep = teacher(logits, example), jnp.zeros(())
     located, guess = _coarse_loss(params, k_coarse, example, reading, config)
-    loss = loss + options.coarse * located
+    terms = Terms(
+        taught,
+        keep,
+        losses.interest_loss(reading.interest, cloud.points, cloud.valid, targets),
+        options.coarse * located,
+    )
     mask = masks.diagnose(weights, logits, cloud.points, cloud.valid)
-    return loss, Metrics(
-        loss=loss,
+    return terms, Metrics(
+        loss=jnp.zeros(()),
         tre_mm=losses.mean_target_error(result.pose, targets),
         start_mm=losses.mean_target_error(start, targets),
         coarse_mm=losses.mean_target_error(guess, targets),
@@ -215,6 +260,8 @@ def train(
     source: str = "simulated",
     teacher: Teacher | None = None,
     begin: Params | None = None,
+    probe: Probe | None = None,
+    probe_every: int = 50,
 ) -> TrainState:
     """Trains to the end of ``config``, from the newest checkpoint in ``output`` if there is one.
 
@@ -228,6 +275,8 @@ def train(
       source: where the scenes come from; a run goes on with its own scenes only.
       teacher: of the mask, the pose error without it; name it in ``source``.
       begin: parameters to begin with, random ones without them.
+      probe: figures to put into ``metrics.jsonl`` as ``probe_...``; it changes nothing.
+      probe_every: steps between probes.
 
     Raises:
       FloatingPointError: the loss is no longer finite; the message names the step.
@@ -268,7 +317,10 @@ def train(
             state, metrics = update(state, bank, key)
             pending.append(metrics)
             saves = step % config.optimisation.checkpoint_every == 0 or step == end
-            if step % 10 and not saves:
+            figures: Any = ()
+            if probe is not None and step % probe_every == 0:
+                figures = probe(state.params, bank, key, jnp.int32(step))
+            if step % 10 and not saves and not figures:
                 continue
             line = jax.tree.map(lambda *leaves: float(np.mean(leaves)), *pending)
             if not (math.isfinite(line.loss) and math.isfinite(line.gradient)):
@@ -277,8 +329,8 @@ def train(
                     f"{step}; the last checkpoint is whole: lower optimisation.learning_rate"
                 )
             pending = []
-            seconds = time.perf_counter() - began
-            log.write(json.dumps({"step": step, "seconds": seconds, **line._asdict()}) + "\n")
+            about = {"step": step, "seconds": time.perf_counter() - began, **line._asdict()}
+            log.write(json.dumps({**about, **_plain(figures)}) + "\n")
             log.flush()
             bar.update(step - bar.n)
             bar.set_postfix(
@@ -288,6 +340,13 @@ def train(
             if saves:
                 checkpoints.save(writer, step, state, settings)
     return state
+
+
+def _plain(figures: Any) -> dict[str, float]:
+    """A probe's figures for ``metrics.jsonl``, as far as they are finite."""
+    found = figures._asdict() if figures else {}
+    plain = {f"probe_{name}": float(value) for name, value in found.items()}
+    return {name: value for name, value in plain.items() if math.isfinite(value)}
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

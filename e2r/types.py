@@ -147,3 +147,6 @@ Step: TypeAlias = Callable[[Scene, Surface, Pose, Array], Moved]
 
 MaskEstimator: TypeAlias = Callable[[Array, Array], Array]
 """(key, logits (N,)) -> weights (N,) in [0, 1]."""
+
+Judge: TypeAlias = Callable[[Array], Array]
+"""weights or logits (N,) -> how wrong the registration with them ends: an error, or a loss, ()."""

@@ -18,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from e2r import banks, configs, console, training
+from e2r.probes import learning
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Train:
     """train on these case folders (with truth.json) instead of simulated scenes"""
     stop_after: int | None = None
     """stop, with a checkpoint, after this many steps in all"""
+    probe_every: int = 0
+    """steps between probes of the gradient, whose figures go into metrics.jsonl; 0: none"""
+
+    def __post_init__(self) -> None:
+        if self.probe_every < 0:
+            raise ValueError(f"--probe-every is {self.probe_every}; use 0 or more")
 
 
 def train(options: Train) -> int:
@@ -44,8 +51,10 @@ def train(options: Train) -> int:
     print(f"{count} scenes of {bank.surfaces.points.shape[0]} models; {configs.versions()}")
     source = "simulated" if options.cases is None else str(options.cases.resolve())
     state = training.train(
-        config, bank, options.output, stop_after=options.stop_after, source=source
-    )
+        config, bank, options.output, stop_after=options.stop_after, source=source,
+        probe=learning.make_probe(config) if options.probe_every else None,
+        probe_every=options.probe_every,
+    )  # fmt: skip
     print(f"{int(state.step)} steps done; checkpoint in {options.output / 'checkpoint'}")
     return 0
 

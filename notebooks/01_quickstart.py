@@ -8,10 +8,10 @@
 # %% [markdown]
 # # From a scene to a pose, and to the gradient that teaches the mask
 #
-# A spine, a wound, a depth camera; which points of the picture should a registration use? This
-# page simulates one frame, registers it with every point and with the true bone, and then asks
-# the registration error itself which points it would rather have. That answer, and no label, is
-# what e2r's network learns from.
+# A spine, a wound, a depth camera; which points of the picture should a registration use? This page
+# simulates one frame, registers it with every point and with the true bone, and then asks the
+# registration error itself which points it would rather have. That answer, and no label, is what
+# e2r's network learns from.
 #
 # Open with jupytext (`jupytext --to notebook notebooks/01_quickstart.py`), or run as a script.
 
@@ -19,15 +19,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plotly.graph_objects as go
 
-from e2r import banks, losses, pipeline
+from e2r import banks, losses, pictures, pipeline
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 
+figures = {}
+
 # %% [markdown]
 # ## A case
-# One specimen that does not exist, photographed once. The model (the "CT") has all five levels;
-# the wound exposes a few of them.
+# One specimen that does not exist, photographed once. The model (the "CT") has all five levels; the
+# wound exposes a few of them.
 
 # %%
 specimen = simulated.procedural(jax.random.key(1), "quickstart")
@@ -35,6 +38,8 @@ settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
 (case,) = simulated.photograph(jax.random.key(2), specimen, settings, count=1)
 surface = surfaces.build(case.model, seed=0, nodes=surfaces.COARSE)
 print(f"{len(case.points)} points, {case.bone.mean():.0%} of them bone; exposed: {[*case.targets]}")
+figures["picture"] = go.Figure(go.Image(z=case.picture.color)).update_layout(height=420)
+figures["picture"]
 
 # %% [markdown]
 # ## Register it
@@ -62,6 +67,18 @@ print(f"all points  {error(jnp.ones_like(bone)):6.2f} mm")
 print(f"true bone   {error(bone):6.2f} mm")
 
 # %% [markdown]
+# The scene, with the bone in red and the surfaces where the true bone puts them. Turn it; click on
+# a name to hide it.
+
+# %%
+found = pipeline.register(cloud, bone, surface, start, pipeline.Schedule(steps=15))
+thin = {name: pictures.thinned(mesh, 2000) for name, mesh in case.model.items()}
+figures["registered"] = pictures.scene(
+    cloud.points, cloud.colors, weights=bone, surfaces=thin, poses=found.pose
+)
+figures["registered"]
+
+# %% [markdown]
 # ## Which points does the error reward?
 # The derivative of the TRE with respect to each weight, where all count half. Its sign says whether
 # more or less of a point would help this one pose; its size says how much the point matters at all.
@@ -73,6 +90,8 @@ on_bone = np.asarray(bone) > 0
 near = gradient > 0
 influence = gradient[on_bone & near].mean() / gradient[~on_bone & near].mean()
 print(f"a bone point matters {influence:.1f} times as much as another one")
+figures["influence"] = pictures.scene(cloud.points, cloud.colors, error=gradient / gradient.max())
+figures["influence"]
 
 # %% [markdown]
 # ## Learn from it
@@ -81,17 +100,30 @@ print(f"a bone point matters {influence:.1f} times as much as another one")
 # %%
 update = jax.jit(jax.value_and_grad(lambda logits: error(jax.nn.sigmoid(logits))))
 logits = jnp.zeros_like(bone)
+errors = []
 for step in range(40):
     value, slope = update(logits)
+    errors.append(float(value))
     logits = logits - 40.0 * slope / (jnp.linalg.norm(slope) + 1e-9)
     if step % 10 == 0:
         print(f"step {step:2d}: TRE {value:5.2f} mm")
 raised = np.asarray(logits) > 0.3
 share = on_bone[raised].mean()
 print(f"{raised.sum()} points raised; bone is {share:.0%} of them, and {on_bone.mean():.0%} of all")
+figures["learning"] = go.Figure(go.Scatter(y=errors)).update_layout(
+    template="plotly_white", height=320, xaxis_title="step", yaxis_title="TRE, mm"
+)
+figures["learning"]
+
+# %%
+weights = np.asarray(jax.nn.sigmoid(logits))
+lifted = np.clip(2.0 * weights - 1.0, 0.0, 1.0) / (2.0 * weights - 1.0).max()
+figures["mask"] = go.Figure(go.Image(z=pictures.overlay(case, lifted, seen.rows[0])))
+figures["mask"].update_layout(height=420)
+figures["mask"]
 
 # %% [markdown]
 # ## Your turn
 # Start farther off (`degrees=8.0`), let the robust scale begin at 16 mm
-# (`pipeline.Schedule(steps=15, first_scale=16.0)`), or take `step="point_to_point"`. Which of
-# them still learns bone?
+# (`pipeline.Schedule(steps=15, first_scale=16.0)`), or take `step="point_to_point"`. Which of them
+# still learns bone?

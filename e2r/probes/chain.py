@@ -1,0 +1,229 @@
+"""The whole chain of one example, stage by stage: whose gradient reaches the network, and which
+stage is the first that is not finite."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r import losses, pipeline
+from e2r.geometry import correspondences
+from e2r.probes import paths
+from e2r.registration import coarse, levels, unroll
+from e2r.segmentation import masks
+from e2r.segmentation.network import Reading
+from e2r.types import Array, Cloud, Example, MaskEstimator, Params, Pose, Surface, Targets
+
+PATHS = ("coarse", "refinement", "levels")
+"""How the mask network's parameters reach a level's error: by the features that the coarse stage
+starts the registration from, by the weights of the whole model's steps, by those of the levels'."""
+
+
+class Stages(NamedTuple):
+    """What one example comes to, in the order in which it is computed."""
+
+    cloud: Cloud
+    surface: Surface
+    targets: Targets
+    params: Params
+    network: Reading  # the mask network's
+    weights: Array  # (N,)
+    correspondences: coarse.Correspondences  # the coarse network's
+    start: Pose  # of the coarse stage
+    trajectory: Pose  # leading axis K: after each step of the whole model
+    levels: Pose  # leading axis L: after the levels' own steps
+    errors: Array  # (L,) TRE of each level, mm; 0 where it has no target
+
+
+def walk(
+    settings: pipeline.Network,
+    schedule: pipeline.Schedule,
+    params: tuple[Params, Params, Params],
+    coarse_params: Params,
+    key: Array,
+    example: Example,
+    centres: Array,
+    *,
+    estimator: MaskEstimator = masks.soft,
+    start: Pose | None = None,
+) -> Stages:
+    """The chain with no start, at the true roll: coarse stage, whole model, levels; differentiable.
+
+    Args:
+      settings, schedule: of the networks and of the whole model's steps.
+      params: the mask network's, a copy for each of :data:`PATHS`.
+      coarse_params: the coarse network's.
+      key: consumed; draws the mask and the points that the coarse stage reads.
+      example: the case.
+      centres: (L, 3) mm, middle of each level, as for :func:`e2r.registration.levels.refine`.
+      estimator: logits to weights.
+      start: of the registration, instead of the coarse stage's.
+    """
+    k_mask, k_tokens = jax.random.split(key)
+    cloud, surface, targets = example.cloud, example.surface, example.targets
+    module = pipeline.network(settings)
+    first, second, third = (module.apply(each, cloud, example.pyramid) for each in params)
+    tokens = pipeline.tokens_of(k_tokens, cloud, first, settings)
+    roll = coarse.roll_of(example.pose, surface)
+    guess, found = pipeline.locate(settings, {"coarse": coarse_params}, tokens, surface, roll)
+    begin = guess if start is None else start
+    weights = estimator(k_mask, second.logits)
+    whole = pipeline.register(cloud, weights, surface, begin, schedule)
+    scene = pipeline.masked(cloud, estimator(k_mask, third.logits))
+    scales = unroll.annealed(
+        max(pipeline.LEVEL_SCALE, schedule.last_scale), schedule.last_scale, pipeline.LEVEL_STEPS,
+        hold=pipeline.LEVEL_STEPS // 3,
+    )  # fmt: skip
+    each = levels.refine(scene, surface, whole.pose, centres, jnp.asarray(scales))
+    return Stages(
+        cloud, surface, targets, (params, coarse_params), second, weights, found, guess,
+        whole.trajectory, each.pose, level_errors(each.pose, surface, targets),
+    )  # fmt: skip
+
+
+def level_errors(several: Pose, surface: Surface, targets: Targets) -> jax.Array:
+    """TRE (L,) mm of each level by its own pose (leading axis L); 0 where it has no target.
+
+    A target's level is that of the nearest triangle.
+    """
+    own = correspondences.project(surface, jnp.asarray(targets.points)).levels
+
+    def one(level: Array, pose: Pose) -> Array:
+        mine = targets._replace(valid=targets.valid & (own == level))
+        return losses.mean_target_error(pose, mine)
+
+    return jax.vmap(one)(jnp.arange(several.translation.shape[0]), several)
+
+
+class LevelPaths(NamedTuple):
+    """The gradient of each of L levels' errors with respect to the mask network, by path."""
+
+    errors: Array  # (L,) mm
+    norms: Array  # (L, 3) of the share of each of PATHS
+    cosines: Array  # (L, 3) of each share with the level's whole gradient
+    whole: Array  # (L,) norm of that
+
+
+def level_paths(
+    settings: pipeline.Network,
+    schedule: pipeline.Schedule,
+    params: Params,
+    key: Array,
+    example: Example,
+    centres: Array,
+    **options: Any,
+) -> LevelPaths:
+    """Splits the gradient of the chain's end by path and by level.
+
+    A mode other than ``unrolled`` gives the coarse path nothing; that is what it means.
+
+    Args:
+      settings, schedule, key, example, centres, options: as for :func:`walk`.
+      params: of both networks.
+    """
+
+    def errors(copies: tuple[Params, ...]) -> tuple[Array, Array]:
+        found = walk(
+            settings,
+            schedule,
+            copies,
+            params["coarse"],
+            key,
+            example,
+            centres,
+            **options,  # type: ignore[arg-type]
+        ).errors
+        return found, found
+
+    copies = (params["mask"],) * len(PATHS)
+    shares, found = jax.jacrev(errors, has_aux=True)(copies)
+    gradients = jnp.stack([jax.vmap(lambda g: paths.stacked([g])[0])(share) for share in shares], 1)
+    whole = jnp.sum(gradients, axis=1)
+    norms, cosines = jax.vmap(paths.beside)(gradients, whole)
+    return LevelPaths(found, norms, cosines, jnp.linalg.norm(whole, axis=1))
+
+
+def backward(
+    settings: pipeline.Network,
+    schedule: pipeline.Schedule,
+    params: Params,
+    key: Array,
+    example: Example,
+    start: Pose,
+    *,
+    estimator: MaskEstimator = masks.soft,
+) -> dict[str, Any]:
+    """The gradients of the final TRE by name, in the order in which they come: from the last step
+    to the first, then of the weights, the logits and the mask network's parameters.
+
+    Args:
+      settings, schedule, key, example, estimator: as for :func:`walk`.
+      params: of both networks.
+      start: of the registration.
+    """
+    k_mask, _ = jax.random.split(key)
+    module = pipeline.network(settings)
+    logits, to_params = jax.vjp(
+        lambda mask: pipeline.logits(module, mask, example.cloud, example.pyramid), params["mask"]
+    )
+    weights, to_logits = jax.vjp(partial(estimator, k_mask), logits)
+    scene = pipeline.masked(example.cloud, weights)
+    error = paths.final_error(example.targets)
+    found = paths.by_step(
+        error, scene, example.surface, start, schedule.scales(), step=schedule.bound_step()
+    )
+    named: dict[str, Any] = {
+        f"gradient at step {step + 1}": (found.poses[step], found.shares[step])
+        for step in reversed(range(schedule.steps))
+    }
+    by_weight = jnp.where(example.cloud.valid, found.truncated[0], 0.0)
+    (by_logit,) = to_logits(by_weight)
+    return named | {
+        "gradient of the weights": by_weight,
+        "gradient of the logits": by_logit,
+        "gradient of the mask network": to_params(by_logit)[0],
+    }
+
+
+class Fault(NamedTuple):
+    """The first place where something is not finite."""
+
+    stage: str  # "step 3", say
+    case: int  # of the batch; the first of those that fail there
+    leaf: str  # which array of the stage
+    numbers: int  # how many of that array's numbers, in that case
+
+
+def first_fault(stages: Stages | dict[str, Any]) -> Fault | None:
+    """Where a batch first goes wrong, or None; on the host.
+
+    Args:
+      stages: of :func:`walk` or :func:`backward` under ``vmap``: leading axis B everywhere.
+    """
+    for name, tree in _named(stages).items():
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            values = np.asarray(leaf)
+            wrong = ~np.isfinite(values.reshape(len(values), -1))
+            if wrong.any():
+                case = int(np.argmax(wrong.any(axis=1)))
+                where = jax.tree_util.keystr(path).lstrip(".") or name
+                return Fault(name, case, where, int(wrong[case].sum()))
+    return None
+
+
+def _named(stages: Stages | dict[str, Any]) -> dict[str, Any]:
+    """Stages by name, each step of the trajectory one of its own."""
+    if isinstance(stages, dict):
+        return stages
+    named: dict[str, Any] = {}
+    for name, tree in stages._asdict().items():
+        if name == "trajectory":
+            for step in range(tree.translation.shape[1]):
+                named[f"step {step + 1}"] = jax.tree.map(lambda x, step=step: x[:, step], tree)
+        else:
+            named[name] = tree
+    return named

@@ -1,0 +1,112 @@
+"""Figures of the gradient that a training step follows: cheap, for every so many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from e2r import banks, losses, pipeline, training
+from e2r.configs import Config
+from e2r.probes import conditioning, paths
+from e2r.segmentation import masks
+from e2r.types import Array, Example, Params, Pose, Scene, Surface
+
+EXAMPLES = 2
+"""Examples that a probe looks at."""
+
+
+class Learning(NamedTuple):
+    """Of one example, or the mean over some; norms are of gradients of the mask network."""
+
+    mask_norm: Array  # () of the mask's loss
+    coarse_norm: Array  # () of the coarse stage's
+    interest_norm: Array  # () of the interest's
+    coarse_cosine: Array  # () of the mask's loss with the coarse stage's: below 0 they disagree
+    draws_cosine: Array  # () of the mask's loss, between two draws of the mask: 1 is no noise
+    last_share: Array  # () size of the last step's gradient over the whole, both by weight
+    last_cosine: Array  # () between them
+    gap: Array  # () least Procrustes gap along the trajectory
+    effective: Array  # () least effective number of points along it
+    condition: Array  # () of the last step
+    not_finite: Array  # () numbers in the gradients that are not
+
+
+def learning(
+    terms: Callable[[Params, Array], Array],
+    params: Params,
+    key: Array,
+    error: paths.TrackError,
+    scene: Scene,
+    surface: Surface,
+    start: Pose,
+    schedule: pipeline.Schedule,
+) -> Learning:
+    """Probes one example.
+
+    Args:
+      terms: (the mask network's parameters, key of the mask) -> the losses (3,) of mask, coarse
+        stage and interest.
+      params: of the mask network.
+      key: consumed; draws two masks.
+      error: of the poses after each step.
+      scene, surface, start, schedule: of a registration.
+    """
+    twice = jax.vmap(jax.jacrev(terms), (None, 0))(params, jax.random.split(key))
+    rows = jax.vmap(jax.vmap(lambda g: paths.stacked([g])[0]))(twice).reshape(6, -1)
+    found = paths.compare(rows)
+    way = paths.by_step(error, scene, surface, start, schedule.scales(), step=schedule.bound_step())
+    track = conditioning.along(scene, surface, start, schedule)
+    whole = way.truncated_norms[0]
+    return Learning(
+        mask_norm=found.norms[0],
+        coarse_norm=found.norms[1],
+        interest_norm=found.norms[2],
+        coarse_cosine=found.cosines[0, 1],
+        draws_cosine=found.cosines[0, 3],
+        last_share=way.truncated_norms[-1] / jnp.where(whole > 0, whole, 1.0),
+        last_cosine=way.truncated_cosines[-1],
+        gap=jnp.min(track.gap),
+        effective=jnp.min(track.effective),
+        condition=track.condition[-1],
+        not_finite=jnp.sum(~jnp.isfinite(rows)) + jnp.sum(~jnp.isfinite(way.shares)),
+    )
+
+
+def make_probe(config: Config, teacher: training.Teacher | None = None) -> training.Probe:
+    """The compiled probe of a training run: means over a few examples of its scenes.
+
+    It draws by keys of its own and returns figures only: training goes on as if it had not been.
+    """
+    module, options = pipeline.network(config.network), config.optimisation
+    estimator = masks.named(options.estimator, temperature=options.temperature)
+
+    def one(params: Params, key: Array, example: Example) -> Learning:
+        k_mask, k_coarse, example, start = training.posed(key, example, config)
+
+        def terms(mask: Params, key: Array) -> Array:
+            found, _ = training.example_terms(
+                {**params, "mask": mask}, (key, k_coarse), example, start,
+                module=module, config=config, teacher=teacher,
+            )  # fmt: skip
+            return jnp.stack([found.mask, found.coarse, found.interest])
+
+        cloud, surface = example.cloud, example.surface
+        logits = pipeline.logits(module, params["mask"], cloud, example.pyramid)
+        k_scene, k_terms = jax.random.split(k_mask)
+        scene = pipeline.masked(cloud, estimator(k_scene, logits))
+        error = partial(losses.trajectory_loss, targets=example.targets, knee=options.knee)
+        return learning(
+            terms, params["mask"], k_terms, error, scene, surface, start, config.schedule
+        )
+
+    def probe(params: Params, bank: banks.Bank, key: Array, step: Array) -> Learning:
+        k_batch, k_each = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), step))
+        batch = banks.draw_batch(bank, k_batch, EXAMPLES)
+        found = jax.vmap(partial(one, params))(jax.random.split(k_each, EXAMPLES), batch)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf.astype(jnp.float32)), found)
+
+    return jax.jit(probe)

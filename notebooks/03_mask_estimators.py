@@ -1,0 +1,188 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+
+# %% [markdown]
+# # How wrong is straight-through?
+#
+# A mask that keeps or drops each point has no derivative. Every estimator pretends one, and each
+# pretends in its own way: some are biased, some noisy, some both. For a dozen points the truth can
+# be had: go through all 2^n masks, register with each, and add up. Then nobody needs to argue.
+
+# %%
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plotly.graph_objects as go
+
+from e2r import banks, losses, pipeline
+from e2r.datasets import cases, simulated
+from e2r.geometry import poses, surfaces
+from e2r.probes import estimators
+from e2r.segmentation import masks
+from e2r.types import Cloud
+
+SMALL = bool(os.environ.get("E2R_SMALL"))
+POINTS = 6 if SMALL else 12
+DRAWS = 200 if SMALL else 2000
+figures = {}
+
+# %% [markdown]
+# ## A dozen points
+# Two of three on bone, the others on the tissue around it; 0.3 to 0.9 is the chance that they are
+# kept. The loss is the one of training: the pose error along an unrolled registration.
+
+# %%
+specimen = simulated.procedural(jax.random.key(1), "estimators")
+settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
+(case,) = simulated.photograph(jax.random.key(2), specimen, settings, count=1)
+surface = surfaces.build(case.model, seed=0, nodes=2**15 if SMALL else surfaces.COARSE)
+surface = jax.tree.map(jnp.asarray, surface)
+seen = pipeline.see(case, pipeline.Network(points=512 if SMALL else 2048), seed=0)
+cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
+bone = pipeline.oracle_weights(case, seen.rows)[0] > 0
+targets = banks.make_targets(case)
+truth = cases.true_pose(case)
+middle = targets.goals[targets.valid].mean(0)
+start = poses.perturb(jax.random.key(3), truth, middle, degrees=1.0, mm=1.0)
+schedule = pipeline.Schedule(step="point_to_plane", steps=4, first_scale=8.0, last_scale=4.0)
+
+
+def loss(cloud: Cloud, weights):
+    """What training minimises, for one start."""
+    track = pipeline.register(cloud, weights, surface, start, schedule).trajectory
+    return losses.trajectory_loss(track, targets, knee=1.0)
+
+
+near = np.linalg.norm(np.asarray(cloud.points) - middle, axis=1)
+order = np.argsort(near + np.where(np.asarray(cloud.valid), 0.0, 1e9))
+on, off = (order[bone[order] == kind] for kind in (True, False))
+share = 2 * POINTS // 3
+rows = np.concatenate([on[:: max(1, len(on) // share)][:share], off[: POINTS - share]])
+few = jax.tree.map(lambda leaf: leaf[rows], cloud)
+logits = jnp.linspace(-0.8, 2.2, POINTS)[::-1]
+
+# %% [markdown]
+# ## The truth
+# 2^n registrations, and the exact gradient of the expected loss. A positive entry: keeping this
+# point makes it worse.
+
+# %%
+exact = jax.jit(partial(estimators.enumerate_masks, partial(loss, few)))(logits)
+print(f"expected loss over {2**POINTS} masks: {exact.loss:.4f}")
+for row, slope in zip(rows, exact.gradient, strict=True):
+    print(f"{'bone ' if bone[row] else 'other'} {slope:+.4f}")
+
+# %% [markdown]
+# ## Six estimators
+# *bias*: how far the mean gradient is from the exact one; *deviation*: how far a single draw is
+# from the mean; both relative to the size of the exact gradient. *one draw*: the mean cosine
+# between a single draw and the truth, which is what a training step follows.
+
+
+# %%
+@jax.jit
+def judged(index):
+    estimator = estimators.by_index(index)  # so that one program serves them all
+    drawn = estimators.draw(
+        jax.random.key(7), partial(loss, few), logits, np.arange(POINTS), estimator, draws=DRAWS
+    )
+    return estimators.judge(drawn, exact)
+
+
+found = {name: judged(jnp.int32(i)) for i, name in enumerate(masks.ESTIMATORS)}
+print(f"{'':26s} bias  deviation  cosine  one draw  loss off by")
+for name, q in found.items():
+    print(
+        f"{name:25s} {q.bias:5.2f}  {q.deviation:9.2f}  {q.cosine:6.2f}  {q.single:8.2f}"
+        f"  {q.loss_bias:+.3f}"
+    )
+figure = go.Figure()
+for field, title in (("bias", "bias"), ("deviation", "deviation"), ("single", "cosine, one draw")):
+    values = [float(getattr(q, field)) for q in found.values()]
+    figure.add_bar(x=[*found], y=values, name=title)
+figures["estimators"] = figure.update_layout(template="plotly_white", height=380, barmode="group")
+figures["estimators"]
+
+# %% [markdown]
+# ## Bias against noise: the temperature
+# A cold relaxation pretends little and shakes much; a hot one is calm and wrong. Along the curve of
+# `gumbel_straight_through` lies every compromise there is, and `gumbel_rao` is the same bias with
+# less noise.
+
+# %%
+temperatures = np.geomspace(0.25, 4.0, 4 if SMALL else 9)
+
+
+def at(estimator, temperature):
+    drawn = estimators.draw(
+        jax.random.key(8), partial(loss, few), logits, np.arange(POINTS),
+        partial(estimator, temperature=temperature), draws=DRAWS,
+    )  # fmt: skip
+    return estimators.judge(drawn, exact)
+
+
+figure = go.Figure()
+for name in ("gumbel_rao",) if SMALL else ("gumbel_straight_through", "gumbel_rao"):
+    one = jax.jit(partial(at, masks.ESTIMATORS[name]))
+    curve = [one(jnp.float32(t)) for t in temperatures]
+    figure.add_scatter(
+        x=[float(q.bias) for q in curve], y=[float(q.deviation) for q in curve],
+        text=[f"{t:.2g}" for t in temperatures], mode="lines+markers+text", name=name,
+        textposition="top right",
+    )  # fmt: skip
+figure.update_xaxes(title="bias", rangemode="tozero")
+figure.update_yaxes(title="deviation of one draw", type="log")
+figures["temperature"] = figure.update_layout(template="plotly_white", height=400)
+figures["temperature"]
+
+# %% [markdown]
+# ## And on a whole frame?
+# No one goes through 2^2048 masks. For a drawn mask, flip one point and register again: the mean
+# difference, over many masks, is the exact gradient of that point, with a standard error. A few
+# points near the bone, all estimators:
+
+# %%
+every = jnp.where(jnp.asarray(bone), 1.5, -1.5)
+picked = np.concatenate([on[:4], off[:4]]) if SMALL else np.concatenate([on[:24:2], off[:24:2]])
+many = 16 if SMALL else 64
+reference = jax.jit(partial(estimators.many_masks, loss=partial(loss, cloud), draws=many))(
+    jax.random.key(9), logits=every, rows=picked
+)
+figure = go.Figure()
+figure.add_scatter(
+    x=np.arange(len(picked)), y=np.asarray(reference.gradient), name="many masks", mode="markers",
+    error_y={"array": 2.0 * np.asarray(reference.error)}, marker={"size": 9, "color": "#222"},
+)  # fmt: skip
+
+
+@jax.jit
+def drawn_by(index):
+    estimator = estimators.by_index(index)
+    return estimators.draw(
+        jax.random.key(10), partial(loss, cloud), every, picked, estimator, draws=many
+    )
+
+
+for i, name in enumerate(masks.ESTIMATORS):
+    drawn = drawn_by(jnp.int32(i))
+    q = estimators.judge(drawn, reference)
+    print(f"{name:25s} bias {q.bias:5.2f}  deviation {q.deviation:6.2f}  one draw {q.single:5.2f}")
+    mean = np.asarray(drawn.gradients.mean(0))
+    figure.add_scatter(x=np.arange(len(picked)), y=mean, name=name, mode="lines")
+figure.update_xaxes(title=f"point: the first {len(picked) // 2} on bone")
+figure.update_yaxes(title="d expected loss / d logit")
+figures["frame"] = figure.update_layout(template="plotly_white", height=380)
+figures["frame"]
+
+# %% [markdown]
+# ## Your turn
+# Write an estimator, `(key, logits) -> weights`, and put it into `judged`. REINFORCE is one line
+# away: its "gradient" is `loss(mask) * (mask - keep)`; how many draws does it need to be as good as
+# one of straight-through? Or start farther off (`degrees=4.0, mm=4.0`): which estimator suffers?

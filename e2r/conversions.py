@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
@@ -68,19 +68,63 @@ class ConvertPairs:
     """0, 1 or both"""
 
 
+@dataclass(frozen=True)
+class ConvertSpinealign:
+    """Make case folders of SpineAlign: frames of an Azure Kinect, in vivo.
+
+    Example: python -m e2r convert spinealign SpineAlign cases
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """the folder that its index, closest points, surfaces and clouds lie below"""
+    output: Annotated[Path, tyro.conf.Positional]
+    """folder for the case folders"""
+    sequences: tuple[str, ...] = ()
+    """which, all without it"""
+    every: int = 1
+    """one frame in so many of each sequence"""
+
+
+@dataclass(frozen=True)
+class ConvertRgbd:
+    """Make a case folder of a frame of any RGB-D camera, and a model.
+
+    The frame is a folder of color.png, depth.png (or .npy) and intrinsics.json, or a PLY or PCD
+    cloud. Lens distortion is taken out.
+    Example: python -m e2r convert rgbd FRAME cases/mine --model STLS --unit m
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """the frame"""
+    output: Annotated[Path, tyro.conf.Positional]
+    """the case folder; its name is the case's"""
+    model: Path
+    """folder of surfaces, one a level, mm"""
+    unit: Literal["mm", "m"] = "mm"
+    """of the frame"""
+
+
 Convert: TypeAlias = (
     Annotated[ConvertCt, tyro.conf.subcommand("ct")]
     | Annotated[ConvertSpinedepth, tyro.conf.subcommand("spinedepth")]
     | Annotated[ConvertPairs, tyro.conf.subcommand("pairs")]
+    | Annotated[ConvertSpinealign, tyro.conf.subcommand("spinealign")]
+    | Annotated[ConvertRgbd, tyro.conf.subcommand("rgbd")]
 )
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Bring other formats in: CT label maps, data sets."""
+    """Bring other formats in: CT label maps, data sets, frames of any RGB-D camera."""
 
     what: tyro.conf.OmitSubcommandPrefixes[Convert]
     """what comes in"""
+
+
+def depth_scale(case: Case) -> float:
+    """Steps of depth a mm: 50, or as many as let 16 bits reach the farthest pixel."""
+    far = 1.0 if case.picture is None else float(case.picture.depth.max(initial=1.0))
+    return max(1.0, min(50.0, 65535 // far))
 
 
 def write_cases(found: Iterable[Case], output: Path) -> int:
@@ -89,7 +133,7 @@ def write_cases(found: Iterable[Case], output: Path) -> int:
 
     written = 0
     for case in found:
-        cases.write(case, output / case.id)
+        cases.write(case, output / case.id, depth_scale=depth_scale(case))
         written += 1
     print(f"{written} cases in {output}")
     return 0
@@ -116,6 +160,38 @@ def convert_pairs(options: ConvertPairs) -> int:
     return write_cases(found, options.output)
 
 
+def convert_spinealign(options: ConvertSpinealign) -> int:
+    """Runs ``convert spinealign``."""
+    from e2r.datasets import spinealign
+
+    if options.every < 1:
+        raise ValueError(f"--every is {options.every}; use 1 or more")
+    labels = []
+
+    def found() -> Iterator[Case]:
+        for case, label in spinealign.convert(
+            options.source, sequences=options.sequences, every=options.every
+        ):
+            labels.append(label.rmse_mm)
+            yield case
+
+    write_cases(found(), options.output)
+    if labels:
+        print(f"the labels themselves are {sum(labels) / len(labels):.2f} mm off (mean RMSE)")
+    return 0
+
+
+def convert_rgbd(options: ConvertRgbd) -> int:
+    """Runs ``convert rgbd``."""
+    from e2r.datasets import cases, rgbd
+
+    name = options.output.resolve().name
+    case = rgbd.convert(options.source, options.model, name, unit=options.unit)
+    cases.write(case, options.output, depth_scale=depth_scale(case))
+    print(f"{len(case.points)} points, levels {', '.join(case.model)}, in {options.output}")
+    return 0
+
+
 def convert_ct(options: ConvertCt) -> int:
     """Runs ``convert ct``."""
     from e2r.datasets import ct
@@ -140,6 +216,8 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     ConvertCt: convert_ct,
     ConvertSpinedepth: convert_spinedepth,
     ConvertPairs: convert_pairs,
+    ConvertSpinealign: convert_spinealign,
+    ConvertRgbd: convert_rgbd,
 }
 
 

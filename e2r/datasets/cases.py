@@ -119,6 +119,11 @@ def find(folder: Path) -> list[Path]:
     return found
 
 
+def source_of(folder: Path) -> str:
+    """The source of a case folder, without reading the rest."""
+    return str(read_json(folder / "case.json").get("source", ""))
+
+
 def read(folder: Path) -> Case:
     """Reads and checks one case folder.
 

@@ -33,7 +33,9 @@ class _Kind:
             self.order = state[1]
 
     def read(self, data: Any, shape: Any, order: Any) -> np.ndarray:
-        values = np.frombuffer(bytes(data), np.dtype(self.order + self.code))
+        if not isinstance(data, bytes | bytearray):
+            raise pickle.UnpicklingError(f"an array made of a {type(data).__name__}")
+        values = np.frombuffer(data, np.dtype(self.order + self.code))
         return values.reshape(shape, order=order)
 
 

@@ -272,6 +272,7 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if rows.ndim != 2 or rows.shape[1] != 7 or rows.dtype.kind not in "fiu":
         raise ValueError(f"{path}: arr_0 must have columns x y z r g b label; download it again")
     rows = rows[np.isfinite(rows[:, :3]).all(axis=1)]
+    cases.check_scene(rows[:, :3], path)
     colors = rows[:, 3:6].astype(np.float64)
     colors = colors / 255.0 if colors.max(initial=0.0) > 1.0 else colors
     return rows[:, :3].astype(np.float64), np.clip(colors, 0.0, 1.0)

@@ -352,7 +352,12 @@ def run(options: Protocol) -> int:
         )
     options.output.mkdir(parents=True, exist_ok=True)
     _write(path, settings)
-    about = convert(options)
+    try:
+        about = convert(options)
+    except (ValueError, OSError):
+        if not (options.output / "cases").exists():  # nothing came of it: try again otherwise
+            path.unlink()
+        raise
     done = [run_fold(options, fold) for fold in folds(options, about["sources"])]
     floor = options.label_floor
     if floor is None:

@@ -208,3 +208,6 @@ def test_what_a_protocol_cannot_do_is_said(scenes, tmp_path, capsys):
     arguments = ["pairs", "--root", str(tmp_path / "none"), "--output", str(tmp_path / "y")]
     assert protocol.main(arguments) == 2
     assert "preoperative: no such folder" in capsys.readouterr().err
+    arguments[2] = str(tmp_path / "other")  # what failed at once may be tried with other settings
+    assert protocol.main(arguments) == 2
+    assert "other/preoperative: no such folder" in capsys.readouterr().err

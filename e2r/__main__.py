@@ -6,11 +6,11 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import tyro
 
-from e2r import console
+from e2r import console, conversions
 
 
 @dataclass(frozen=True)
@@ -100,58 +100,6 @@ class Look:
     """address to answer at; 0.0.0.0 lets other machines look too"""
     port: int = 8080
     """port to answer at, 0 for any that is free"""
-
-
-@dataclass(frozen=True)
-class ConvertCt:
-    """Make a preoperative model of a CT label map (NIfTI): one STL a level, mm.
-
-    Example: python -m e2r convert ct spine_seg.nii.gz cases/mine/model --levels L2 L3 L4
-    """
-
-    source: Annotated[Path, tyro.conf.Positional]
-    """the label map, .nii or .nii.gz"""
-    output: Annotated[Path, tyro.conf.Positional]
-    """folder for the surfaces"""
-    levels: tuple[str, ...] = ()
-    """levels to write, all that are there without it"""
-    labels: tuple[int, ...] = ()
-    """the number of each of --levels in the map, where it does not count as VerSe does"""
-
-
-@dataclass(frozen=True)
-class ConvertSpinedepth:
-    """Make case folders of SpineDepth: extracted pictures, labelled clouds, or SVO videos.
-
-    Example: python -m e2r convert spinedepth SpineDepth cases --specimens 2 3 --cameras 0
-    """
-
-    source: Annotated[Path, tyro.conf.Positional]
-    """the folder that holds Specimen_1 and so on"""
-    output: Annotated[Path, tyro.conf.Positional]
-    """folder for the case folders"""
-    specimens: tuple[int, ...] = ()
-    """which, all without it"""
-    cameras: tuple[int, ...] = (0, 1)
-    """0, 1 or both"""
-    frames: tuple[int, ...] = ()
-    """which; without it all that are extracted, or every so many of a video"""
-    every: int = 100
-    """of videos without --frames"""
-
-
-Convert: TypeAlias = (
-    Annotated[ConvertCt, tyro.conf.subcommand("ct")]
-    | Annotated[ConvertSpinedepth, tyro.conf.subcommand("spinedepth")]
-)
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """Bring other formats in: CT label maps, SpineDepth."""
-
-    what: tyro.conf.OmitSubcommandPrefixes[Convert]
-    """what comes in"""
 
 
 def simulate(options: Simulate) -> int:
@@ -270,61 +218,22 @@ def export(options: Export) -> int:
     return 0
 
 
-def convert_spinedepth(options: ConvertSpinedepth) -> int:
-    """Runs ``convert spinedepth``."""
-    from e2r.datasets import cases, spinedepth
-
-    if options.every < 1:
-        raise ValueError(f"--every is {options.every}; use 1 or more")
-    written = 0
-    for case in spinedepth.convert(
-        options.source, specimens=options.specimens, cameras=options.cameras,
-        frames=options.frames, every=options.every,
-    ):  # fmt: skip
-        cases.write(case, options.output / case.id)
-        written += 1
-    print(f"{written} cases in {options.output}")
-    return 0
-
-
-def convert_ct(options: ConvertCt) -> int:
-    """Runs ``convert ct``."""
-    from e2r.datasets import ct
-
-    if options.labels and len(options.labels) != len(options.levels):
-        raise ValueError("--labels: give one number for each of --levels")
-    names = dict(zip(options.labels, options.levels, strict=True)) if options.labels else ct.VERSE
-    meshes = ct.read_labels(options.source, names)
-    lost = [name for name in options.levels if name not in meshes]
-    if lost:
-        raise ValueError(
-            f"{options.source}: has no {', '.join(lost)} (but {', '.join(meshes)}); "
-            "name other --levels, or their numbers with --labels"
-        )
-    chosen = {name: mesh for name, mesh in meshes.items() if name in (options.levels or meshes)}
-    for path in ct.write(chosen, options.output):
-        print(path)
-    return 0
-
-
-def main() -> int:
-    """Parses the command line and runs the command."""
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line (``sys.argv`` without arguments) and runs the command."""
     command = tyro.cli(
         Simulate  # type: ignore[arg-type]
         | Register
         | Export
         | Annotated[Look, tyro.conf.subcommand("view")]
-        | Annotated[Conversion, tyro.conf.subcommand("convert")],
+        | Annotated[conversions.Conversion, tyro.conf.subcommand("convert")],
+        args=arguments,
         prog="python -m e2r",
         description="Find a patient's vertebrae in a depth camera's picture of open surgery.",
     )
     if isinstance(command, Simulate):
         return console.run(lambda: simulate(command))
-    if isinstance(command, Conversion):
-        what = command.what
-        if isinstance(what, ConvertCt):
-            return console.run(lambda: convert_ct(what))
-        return console.run(lambda: convert_spinedepth(what))
+    if isinstance(command, conversions.Conversion):
+        return console.run(lambda: conversions.run(command))
     if isinstance(command, Look):
         return console.run(lambda: view(command))
     if isinstance(command, Export):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ def _close(points: np.ndarray, targets: Targets, rng: np.random.Generator) -> np
 
 
 def make_bank(
-    groups: Iterable[Sequence[cases.Case]],
+    groups: Iterable[Iterable[cases.Case]],
     config: Config,
     *,
     total: int | None = None,
@@ -106,15 +107,16 @@ def make_bank(
     models: list[Surface] = []
     specimen: list[int] = []
     for group in tqdm(groups, total=total, desc="scenes", unit="specimen"):
-        models.append(
-            surfaces.build(
-                group[0].model,
-                seed=config.seed,
-                nodes=config.scenes.nodes,
-                exact=config.schedule.correspondence == "closest",
-            )
-        )
-        for case in group:
+        for number, case in enumerate(group):
+            if number == 0:
+                models.append(
+                    surfaces.build(
+                        case.model,
+                        seed=config.seed,
+                        nodes=config.scenes.nodes,
+                        exact=config.schedule.correspondence == "closest",
+                    )
+                )
             looks = (True, False) if len(examples) % WHOLE == 0 else (True,)
             for close in looks:
                 examples.append(make_example(case, config.network, seed=len(examples), close=close))
@@ -143,21 +145,30 @@ def simulated_bank(config: Config) -> Bank:
     return make_bank(groups, config, total=settings.specimens)
 
 
-def read_bank(folder: Path, config: Config) -> Bank:
-    """Scenes from case folders, one model a case.
+def read_bank(folder: Path, config: Config, *, without: Collection[str] = ()) -> Bank:
+    """Scenes from case folders; cases of one model that follow each other share it.
+
+    Args:
+      folder: of the cases.
+      config: network and scene sizes.
+      without: sources (specimens, sequences) to leave out.
 
     Raises:
-      ValueError: a case is broken or has no truth to learn from.
+      ValueError: a case is broken or has no truth to learn from, or all are left out.
     """
+    paths = [path for path in cases.find(folder) if cases.source_of(path) not in without]
+    if not paths:
+        raise ValueError(f"{folder}: holds no case of another source to train on; add one")
 
-    def groups() -> Iterable[list[cases.Case]]:
-        for path in cases.find(folder):
+    def each() -> Iterator[cases.Case]:
+        for path in paths:
             case = cases.read(path)
             if case.truth is None:
                 raise ValueError(f"{path}: has no truth.json, which training needs; leave it out")
-            yield [case]
+            yield case
 
-    return make_bank(groups(), config)
+    groups = itertools.groupby(each(), key=lambda case: surfaces.fingerprint(case.model))
+    return make_bank((group for _, group in groups), config)
 
 
 def draw_batch(bank: Bank, key: Array, batch: int) -> Example:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from e2r import __main__ as cli
 from e2r import banks, configs, pipeline, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
@@ -129,6 +130,15 @@ def surface(simulated_cases):
 @pytest.fixture(scope="session")
 def truth(simulated_cases):
     return cases.true_pose(simulated_cases[0])
+
+
+def refused(capsys, words: str, *arguments: object) -> None:
+    """The command line says one sentence with these words, and exits with 2."""
+    capsys.readouterr()
+    assert cli.main([str(argument) for argument in arguments]) == 2, words
+    err = capsys.readouterr().err
+    assert words in err, (words, err)
+    assert err.startswith("e2r: ") and err.count("\n") == 1 and "Traceback" not in err, err
 
 
 def scene_on(surface, pose, rng, count=300, noise=0.0, weights=None) -> Scene:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import refused
 
 from e2r import __main__ as cli
 from e2r.datasets import cases, spinedepth
@@ -219,7 +220,8 @@ class Trap:
         return (open, (str(self.path), "w"))
 
 
-def test_broken_files_get_one_sentence(root, given, tmp_path, monkeypatch, capsys):
+def broken(root):
+    """(file, what it holds in place of what it should, what the sentence says)."""
     one = root / "Specimen_1"
     frame = one / "recording_0" / "cam_0" / "frame_2"
     table = one / "Recordings" / "Recording0" / "Poses_0.txt"
@@ -227,7 +229,7 @@ def test_broken_files_get_one_sentence(root, given, tmp_path, monkeypatch, capsy
     text, lens = table.read_text(), conf.read_text()
     lines = text.splitlines()
     mirrored = ",".join(map(str, np.diag([1, 1, -1, 1]).ravel()))
-    trials = [
+    return [
         (table, text[: len(text) // 2].rsplit(",", 1)[0], "Poses_0.txt"),
         (table, "", "Poses_0.txt"),
         (table, "a,b\n", "no table of numbers"),
@@ -247,47 +249,52 @@ def test_broken_files_get_one_sentence(root, given, tmp_path, monkeypatch, capsy
         (one / "STL" / "L2.stl", "solid", "L2.stl"),
         (one / "STL" / "L2.stl", None, "no such file"),
     ]
-    for path, content, message in trials:
+
+
+def test_broken_files_get_one_sentence(root, tmp_path, capsys):
+    for path, content, message in broken(root):
         before = path.read_bytes()
         path.unlink()
         if content is not None:
             path.write_text(content)
-        arguments = (root, tmp_path / "out", "--specimens", 1, "--cameras", 0)
-        assert run(monkeypatch, *arguments) == 2, (path, content)
-        err = capsys.readouterr().err
-        assert message in err, (message, err)
-        assert err.count("\n") == 1 and "Traceback" not in err
+        more = ("--specimens", 1, "--cameras", 0)
+        refused(capsys, message, "convert", "spinedepth", root, tmp_path / "out", *more)
         path.write_bytes(before)
     for more, message in (
         (("--specimens", 8), "has no Specimen_8"),
         (("--cameras", 2), "use 0, 1 or both"),
         (("--every", 0), "--every is 0"),
     ):
-        assert run(monkeypatch, root, tmp_path / "out", *more) == 2
-        assert message in capsys.readouterr().err
-    assert run(monkeypatch, tmp_path / "nowhere", tmp_path / "out") == 2
-    assert "no such folder" in capsys.readouterr().err
+        refused(capsys, message, "convert", "spinedepth", root, tmp_path / "out", *more)
+    nowhere = tmp_path / "nowhere"
+    refused(capsys, "no such folder", "convert", "spinedepth", nowhere, tmp_path / "out")
 
 
-def test_broken_clouds_get_one_sentence_and_run_no_code(tmp_path):
-    path, trap = tmp_path / "cloud.npz", tmp_path / "trap"
-    for make, message in (
-        (lambda: path.write_bytes(b""), "cannot be read"),
-        (lambda: path.write_bytes(b"PK\x03\x04 cut"), "cannot be read"),
-        (lambda: npz(path, data=b"\x93NUMPY"), "cannot be read"),
-        (lambda: npz(path, data=pickled()), "cannot be read"),
-        (
-            lambda: np.savez(path, np.array([Trap(trap)], object), allow_pickle=True),
-            "cannot be read",
-        ),
-        (lambda: npz(path, np.zeros((4, 6))), "columns x y z r g b label"),
-        (lambda: npz(path, np.zeros(7)), "columns x y z r g b label"),
-        (lambda: np.savez(path, other=np.zeros((4, 7))), "cannot be read"),
-    ):
-        make()
-        with pytest.raises(ValueError, match=message):
-            spinedepth.read_cloud(path)
+def broken_clouds(trap):
+    """(what makes the file, what the sentence says)."""
+    return [
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "cannot be read"),
+        (lambda path: npz(path, data=b"\x93NUMPY"), "cannot be read"),
+        (lambda path: npz(path, data=pickled()), "cannot be read"),
+        (lambda path: np.savez(path, np.array([Trap(trap)], object)), "cannot be read"),
+        (lambda path: npz(path, np.zeros((4, 6))), "columns x y z r g b label"),
+        (lambda path: npz(path, np.zeros(7)), "columns x y z r g b label"),
+        (lambda path: np.savez(path, other=np.zeros((4, 7))), "cannot be read"),
+        (lambda path: npz(path, np.full((40, 7), np.nan)), "holds 0 points"),
+        (lambda path: npz(path, np.full((40, 7), 0.4)), "in metres"),
+    ]
+
+
+def test_broken_clouds_get_one_sentence_and_run_no_code(given, tmp_path, capsys):
+    trap, root = tmp_path / "trap", tmp_path / "in"
+    spinedepth.write(root, dict([next(iter(given.items()))]), clouds=True)
+    (path,) = root.glob("*.npz")
+    for make, message in broken_clouds(trap):
+        make(path)
+        refused(capsys, message, "convert", "spinedepth", root, tmp_path / "out")
     assert not trap.exists()
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_only_five_levels_with_a_picture_can_be_written(given, tmp_path):

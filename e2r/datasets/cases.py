@@ -119,6 +119,11 @@ def find(folder: Path) -> list[Path]:
     return found
 
 
+def source_of(folder: Path) -> str:
+    """The source of a case folder, without reading the rest."""
+    return str(read_json(folder / "case.json").get("source", ""))
+
+
 def read(folder: Path) -> Case:
     """Reads and checks one case folder.
 
@@ -133,7 +138,7 @@ def read(folder: Path) -> Case:
             "a case folder holds case.json, a scene and model/"
         )  # fmt: skip
         raise ValueError(f"{folder}: not a case, there is no case.json; {hint}")
-    about = _read_json(folder / "case.json")
+    about = read_json(folder / "case.json")
     where = folder / "case.json"
     if about.get("unit", "mm") != "mm":
         raise ValueError(f'{where}: unit is {about["unit"]!r}; convert everything to "mm"')
@@ -173,12 +178,17 @@ def read(folder: Path) -> Case:
             f"{folder}: no scene; put color.png, depth.png and camera.json there, or scene.ply"
         )
     scene = "depth.png" if case.picture is not None else "scene.ply"
-    _check_scene(case.points, folder / scene)
+    check_scene(case.points, folder / scene)
     return case
 
 
-def read_mesh(path: Path) -> trimesh.Trimesh:
-    """Reads a surface in mm, and refuses what cannot be one vertebra in millimetres."""
+def read_mesh(path: Path, *, merge: bool = True) -> trimesh.Trimesh:
+    """Reads a surface in mm, and refuses what cannot be one vertebra in millimetres.
+
+    Args:
+      path: STL, PLY or OBJ.
+      merge: make one of vertices at one place; without it they keep the file's order.
+    """
     try:
         mesh = trimesh.load(path, force="mesh", process=False)
     except FileNotFoundError:
@@ -196,7 +206,8 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
         )
     if not mesh.area > 0:
         raise ValueError(f"{path}: its surface has no area; export it again")
-    mesh.merge_vertices()
+    if merge:
+        mesh.merge_vertices()
     corners = np.asarray(mesh.triangles) - mesh.vertices.mean(0)
     if np.linalg.det(corners).sum() < 0:  # six times the volume: inside out, as mirrors leave it
         mesh.invert()
@@ -238,15 +249,29 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     normals = None
     if {"nx", "ny", "nz"} <= set(columns):
         normals = np.stack([np.ravel(data[c]) for c in ("nx", "ny", "nz")], 1).astype(np.float64)
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        if not np.isfinite(length).all() or (length < 0.5).any():
-            raise ValueError(f"{path}: has normals that are not unit; leave nx ny nz out")
-        normals = normals / length
-        normals = np.where((normals * points).sum(1, keepdims=True) > 0, -normals, normals)
+        normals = face_camera(normals, points, path)
     return points, colors, normals
 
 
-def _check_scene(points: np.ndarray, path: Path) -> None:
+def face_camera(normals: np.ndarray, points: np.ndarray, path: Path) -> np.ndarray:
+    """Normals (M, 3) of a file, made unit and turned to the camera.
+
+    Raises:
+      ValueError: a normal is not finite, or far from unit.
+    """
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    if not np.isfinite(length).all() or (length < 0.5).any():
+        raise ValueError(f"{path}: has normals that are not unit; leave nx ny nz out")
+    normals = normals / length
+    return np.where((normals * points).sum(1, keepdims=True) > 0, -normals, normals)
+
+
+def check_scene(points: np.ndarray, path: Path) -> None:
+    """Refuses points (M, 3) that cannot be what a camera sees, in mm, before it.
+
+    Raises:
+      ValueError: not finite, too few, behind the camera, or in metres; names ``path``.
+    """
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points).all(axis=1)).sum())
         raise ValueError(f"{path}: {bad} points are not finite; leave invalid points out")
@@ -262,7 +287,12 @@ def _check_scene(points: np.ndarray, path: Path) -> None:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      ValueError: no such file, or not one object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -301,7 +331,7 @@ def _mesh_path(folder: Path, name: str) -> Path:
 def _read_truth(
     path: Path, levels: Sequence[str]
 ) -> tuple[dict[str, Pose], dict[str, np.ndarray] | None]:
-    value = _read_json(path)
+    value = read_json(path)
     matrices = value.get("T_camera_model")
     if not isinstance(matrices, dict) or not matrices:
         raise ValueError(f"{path}: T_camera_model must map levels to 4x4 matrices")
@@ -328,7 +358,7 @@ def _read_truth(
 
 
 def _read_picture(folder: Path) -> Picture:
-    camera = _read_json(folder / "camera.json")
+    camera = read_json(folder / "camera.json")
     numbers: dict[str, float] = {}
     for field in ("width", "height", "fx", "fy", "cx", "cy", "depth_scale"):
         value = camera.get(field)

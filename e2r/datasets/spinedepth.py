@@ -3,7 +3,14 @@
 Liebmann et al., "SpineDepth: A Multi-Modal Data Collection Approach for Automatic Labelling and
 Intraoperative Spinal Shape Reconstruction Based on RGB-D Data", J. Imaging 2021. The data are under
 their owners' terms and not part of e2r; this module reads their layout, and writes small copies of
-it from simulated scenes (:func:`write`) for tests.
+it from simulated scenes (:func:`write`) for tests::
+
+    Specimen_N/STL/L1.stl ... L5.stl                       mm, each level in a frame of its own
+    Specimen_N/Calib/SN10027879.conf, SN10028650.conf      lenses of cameras 0 and 1
+    Specimen_N/Recordings/RecordingR/Poses_C.txt           five rows a frame: 4x4, camera from STL
+    Specimen_N/Recordings/RecordingR/Video_C.svo           and, or in place of it, one of
+    Specimen_N/recording_R/cam_C/frame_F/image.png, depth.png
+    Specimen_N_recording_R_cam_C_frame_F.npz               arr_0: x y z r g b label; anywhere below
 
 Each level's surface comes in a frame of its own, and no scan says how the levels lay to each other:
 the preoperative model is put together as the levels lie in one frame of the recordings, the
@@ -272,6 +279,7 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if rows.ndim != 2 or rows.shape[1] != 7 or rows.dtype.kind not in "fiu":
         raise ValueError(f"{path}: arr_0 must have columns x y z r g b label; download it again")
     rows = rows[np.isfinite(rows[:, :3]).all(axis=1)]
+    cases.check_scene(rows[:, :3], path)
     colors = rows[:, 3:6].astype(np.float64)
     colors = colors / 255.0 if colors.max(initial=0.0) > 1.0 else colors
     return rows[:, :3].astype(np.float64), np.clip(colors, 0.0, 1.0)

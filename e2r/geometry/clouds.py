@@ -7,11 +7,15 @@ the network's coarser levels are made, with static shapes and no search on the d
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from e2r.types import Cloud, Pyramid
 
 NORMAL_NEIGHBOURS = 16
+WINDOW, JUMP = 7, 15.0
+"""Pixels of the window that an organised cloud's normal is fitted in, and mm of depth in it from
+which it spans an edge."""
 
 
 def back_project(
@@ -69,6 +73,43 @@ def estimate_normals(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
     _, vectors = np.linalg.eigh(np.einsum("qki,qkj->qij", near, near))
     normals = vectors[:, :, 0]
     away = np.sum(normals * queries, axis=1, keepdims=True) > 0
+    return np.where(away, -normals, normals)
+
+
+def organised_normals(grid: np.ndarray) -> np.ndarray:
+    """Unit normals (H, W, 3), towards the camera, of a cloud whose rows are a camera's pixels.
+
+    A plane through each pixel's window, by its moments; where the window spans an edge or is nearly
+    empty, through the nearest points in space (:func:`estimate_normals`).
+
+    Args:
+      grid: (H, W, 3) mm, NaN where unseen; so are the normals there.
+    """
+    seen = np.isfinite(grid).all(-1)
+    middle = grid[seen].mean(0)
+    p = np.where(seen[..., None], grid - middle, 0.0)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return ndimage.uniform_filter(values, (WINDOW, WINDOW), mode="constant")
+
+    count = mean(seen.astype(np.float64))
+    share = np.maximum(count, 1e-9)
+    first = np.stack([mean(p[..., i]) / share for i in range(3)], -1)
+    second = np.zeros((*seen.shape, 3, 3))
+    for i in range(3):
+        for j in range(i, 3):
+            moment = mean(p[..., i] * p[..., j]) / share - first[..., i] * first[..., j]
+            second[..., i, j] = second[..., j, i] = moment
+    z = grid[..., 2]
+    high = ndimage.maximum_filter(np.where(seen, z, -np.inf), WINDOW)
+    low = ndimage.minimum_filter(np.where(seen, z, np.inf), WINDOW)
+    normals = np.full(grid.shape, np.nan)
+    flat = seen & (high - low < JUMP) & (count > 0.3)
+    normals[flat] = np.linalg.eigh(second[flat])[1][:, :, 0]
+    rest = seen & ~flat
+    if rest.any():
+        normals[rest] = estimate_normals(grid[seen], grid[rest])
+    away = (normals * grid).sum(-1, keepdims=True) > 0
     return np.where(away, -normals, normals)
 
 

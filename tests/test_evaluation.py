@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from test_cases import BROKEN
 
 from e2r import __main__ as cli
-from e2r import confidence, console, evaluation, jobs, metrics, results, training, viewer
+from e2r import confidence, console, evaluation, jobs, metrics, results, training, viewer, views
 from e2r.datasets import cases
 from e2r.geometry import poses
 from e2r.types import Pose
@@ -202,6 +202,18 @@ def test_register_prints_poses_and_writes_one_line(checkpoint, data_set, tmp_pat
     output.write_text(line)
     assert cli.register(again) == 0
     assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
+
+
+def test_view_registers_a_case(checkpoint, data_set, monkeypatch):
+    shown = []
+    monkeypatch.setattr(viewer, "serve", lambda found, **_: shown.extend(found))
+    path = sorted(data_set.iterdir())[1]
+    assert cli.view(cli.Look(path, checkpoint, port=0)) == 0
+    (view,) = shown
+    assert view.id == path.name and np.isfinite(view.tre_mm)
+    ways = [float(step["L3"].translation[0]) for step in views.steps(view)]
+    assert len(ways) == jobs.Job().schedule.steps + 1
+    assert len(set(ways)) > 5  # the steps differ
 
 
 @pytest.mark.parametrize("name", ["mirrored", "scaled", "empty", "NaN", "cloud in metres",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -42,12 +43,11 @@ def as_spinedepth(scenes, root):
 
 
 def as_pairs(scenes, root):
-    """Of each scene the level that shows most, before the camera that the reader makes up."""
+    """The level that both scenes show best, before the cameras that the reader makes up."""
+    level = max(scenes[0].model, key=lambda name: min(shown(case, name) for case in scenes))
     given, plain = {}, []
     for i, case in enumerate(scenes):
-        ones = [pairs.one_level(case, name) for name in case.model if shows(case, name)]
-        one = max(ones, key=lambda one: len(one.points))
-        (level,) = one.model
+        one = pairs.one_level(case, level)
         given[pairs.Source(f"spec{i}", level, i)] = case
         model = np.asarray(poses.apply_inverse(one.truth[level], one.points.astype(np.float32)))
         pose = pairs.viewpoint(one.model[level], model)
@@ -58,11 +58,11 @@ def as_pairs(scenes, root):
     return plain
 
 
-def shows(case, level):
+def shown(case, level):
     try:
-        return bool(pairs.one_level(case, level))
+        return len(pairs.one_level(case, level).points)
     except ValueError:
-        return False
+        return 0
 
 
 def as_spinealign(scenes, root):
@@ -119,8 +119,9 @@ def tiny(simulated_cases, tmp_path):
     }
     spinedepth.write(tmp_path / "set", given, clouds=True)
     return protocol.Protocol(
-        "spinedepth", tmp_path / "set", tmp_path / "out", config=TINY, start="truth", batch=2
-    )
+        "spinedepth", tmp_path / "set", tmp_path / "out", config=TINY, start="truth", batch=2,
+        start_degrees=2.0, start_mm=2.0,
+    )  # fmt: skip
 
 
 def test_all_folds_are_run_and_an_interrupted_one_goes_on(tiny, monkeypatch, capsys):
@@ -135,6 +136,7 @@ def test_all_folds_are_run_and_an_interrupted_one_goes_on(tiny, monkeypatch, cap
         return real(config, bank, output, **more)
 
     monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "make_update", lru_cache(training.make_update))  # traced once
     assert console.run(lambda: protocol.run(tiny)) == 130
     folds = tiny.output / "folds"
     kept = (folds / "specimen01" / "result.json").stat().st_mtime_ns
@@ -165,7 +167,8 @@ def test_all_folds_are_run_and_an_interrupted_one_goes_on(tiny, monkeypatch, cap
 def test_pairs_are_registered_from_ten_starts(scenes, checkpoint, tmp_path, capsys):
     as_pairs(scenes, tmp_path / "set")
     arguments = ["pairs", "--root", str(tmp_path / "set"), "--output", str(tmp_path / "out"),
-                 "--checkpoint", str(checkpoint), "--batch", "2"]  # fmt: skip
+                 "--checkpoint", str(checkpoint), "--batch", "2", "--start-degrees", "2",
+                 "--start-mm", "2"]  # fmt: skip
     assert protocol.main(arguments) == 0
     out = capsys.readouterr().out
     assert "label floor: not known" in out and "<4 mm, 5°" in out

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,7 +135,7 @@ def examine(
     of_start = landscape.of_poses(
         lambda pose: final(track(weights, pose)), example.pose, jnp.mean(surface.points, axis=0)
     )
-    probes = {
+    probes: dict[str, Callable[[], Any]] = {
         "faults": lambda: faults(config, schedule, params, k_chain, example, centres, start),
         "influence": lambda: jax.jit(
             partial(influence.influence, lambda weights: final(track(weights, start)))
@@ -227,7 +228,7 @@ def table(options: Probe, found: dict[str, Any]) -> str:
     if "paths" in found:
         by = found["paths"]
         lines += ["", "level       TRE" + "".join(f"{name:>13s}   cos" for name in chain.PATHS)]
-        for i in np.flatnonzero(by.errors > 0):
+        for i in map(int, np.flatnonzero(by.errors > 0)):
             shares = zip(by.norms[i], by.cosines[i], strict=True)
             text = "".join(f"{norm:13.1e} {cosine:5.2f}" for norm, cosine in shares)
             lines.append(f"{i + 1:5d}  {by.errors[i]:5.2f} mm{text}")
@@ -254,8 +255,11 @@ def plain(value: Any) -> Any:
         return {name: plain(item) for name, item in value.items()}
     if value is None or isinstance(value, str | int):
         return value
-    array = np.asarray(value, np.float64)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return plain(np.asarray(value, np.float64).tolist())
 
 
 def probe(options: Probe) -> int:

@@ -94,24 +94,26 @@ for name, step in ways.items():
 
 # %% [markdown]
 # ## Who carries it
-# The size of each step's contribution, as a share of the last step's.
+# The size of each step's contribution, as a share of the last step's; the axis is logarithmic.
 #
-# **Hard-match point-to-point is flat zero until the last step.** Between two changes of the
-# matches, Procrustes does not care where it began: move the start a little, and the same points are
-# matched with the same triangles, and end in the same pose. So the pose after step k has no
+# **Hard-match point-to-point is nothing but rounding until the last step.** Between two changes of
+# the matches, Procrustes does not care where it began: move the start a little, and the same points
+# are matched with the same triangles, and end in the same pose. So the pose after step k has no
 # derivative with respect to the pose before it, and K unrolled steps teach what one teaches. (The
 # *value* at the end comes from all steps; only the derivative is blind.)
 #
 # A tangent plane lets a point slide: where it slides to depends on the pose, and the gradient goes
-# on to the steps before. Projected matches slide, too, whatever the step.
+# on to the steps before, a few per cent of it each time, for a step that converges fast forgets
+# fast. Projected matches slide, too, whatever the step.
 
 # %%
 shares = {name: one.share_norms / one.share_norms[-1] for name, one in found.items()}
 figure = go.Figure()
 for name, share in shares.items():
-    figure.add_scatter(x=np.arange(1, K + 1), y=share, name=name, mode="lines+markers")
+    shown = np.maximum(share, 1e-9)  # so that zero has a place on the axis
+    figure.add_scatter(x=np.arange(1, K + 1), y=shown, name=name, mode="lines+markers")
 figure.update_xaxes(title="unrolled step", dtick=1)
-figure.update_yaxes(title="gradient by this step, last step = 1")
+figure.update_yaxes(title="gradient by this step, last step = 1", type="log", exponentformat="e")
 figures["shares"] = figure.update_layout(template="plotly_white", height=380)
 figures["shares"]
 

@@ -71,7 +71,8 @@ for path in sorted(SURFACES.iterdir()):
     shutil.copy(path, own / "model" / path.name)
 shutil.copy(COLOUR, own / "color.png")
 shutil.copy(DEPTH, own / "depth.png")
-width, height = Image.open(COLOUR).size
+with Image.open(COLOUR) as picture:
+    width, height = picture.size
 (own / "camera.json").write_text(json.dumps({"width": width, "height": height, **CAMERA}))
 about = {"id": "patient_01", "levels": list(meshes), "unit": "mm", "source": "patient_01"}
 (own / "case.json").write_text(json.dumps(about))

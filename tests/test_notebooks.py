@@ -46,8 +46,8 @@ def test_gradient_paths_shows_who_carries_the_gradient(monkeypatch):
     plot = {trace.name: np.asarray(trace.y) for trace in found["figures"]["shares"].data}
     hard, planes = plot["points, hard matches"], plot["planes, hard matches"]
     assert hard[-1] == planes[-1] == 1.0
-    assert hard[:-1].max() < 1e-3
-    assert planes[-2] > 0.05
+    assert hard[:-1].max() < 1e-5
+    assert planes[-2] > 0.01 > 1e3 * hard[-2]
 
 
 def test_mask_estimators_are_judged_by_the_truth(monkeypatch):
@@ -60,7 +60,7 @@ def test_mask_estimators_are_judged_by_the_truth(monkeypatch):
 def test_the_basin_ends(monkeypatch):
     maps = run("04_registration_and_its_basin", monkeypatch)["maps"]
     middle = maps["symmetric"].shape[0] // 2
-    assert maps["symmetric"][middle, middle] < 1.0
+    assert maps["symmetric"][middle, middle] < 2.0, maps["symmetric"]
     assert maps["symmetric"][0, 0] > 5.0
 
 

@@ -92,10 +92,11 @@ def many_masks(
     return Expectation(jnp.mean(values), slope * jnp.mean(differences, axis=0), slope * spread)
 
 
-def by_index(index: Array) -> MaskEstimator:
+def by_index(index: Array, temperature: Array = 1.0) -> MaskEstimator:
     """The estimator of :data:`e2r.segmentation.masks.ESTIMATORS` at a traced place in their order:
-    one compiled program serves them all."""
-    return lambda key, logits: jax.lax.switch(index, [*masks.ESTIMATORS.values()], key, logits)
+    one compiled program serves them all, at any temperature."""
+    every = [masks.named(name, temperature=temperature) for name in masks.ESTIMATORS]
+    return lambda key, logits: jax.lax.switch(index, every, key, logits)
 
 
 class Draws(NamedTuple):

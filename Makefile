@@ -3,10 +3,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN ?= runs/demo
 
-.PHONY: help setup demo test lint bench notebooks clean
+.PHONY: help setup demo test all-tests lint bench notebooks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/ready ## make .venv with the pinned packages
 
@@ -22,6 +22,9 @@ demo: setup ## train, evaluate on held-out specimens, print the table; results i
 
 test: setup ## run the tests
 	$(PY) -m pytest
+
+all-tests: setup ## also those that compile for minutes
+	$(PY) -m pytest -m "slow or not slow"
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

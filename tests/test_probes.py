@@ -73,6 +73,7 @@ def test_influence_agrees_with_leaving_points_out(problem):
             np.testing.assert_allclose(found.dropped[place], exact, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_shares_of_the_steps_are_the_truncated_gradients(problem):
     """Their sum is the whole gradient, their tails those of `last`; all robust weights are one, so
     that finite differences are the derivative."""
@@ -311,6 +312,7 @@ def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_probes_change_nothing_in_training(bank, checkpoint, tmp_path):
     """Bit for bit; their figures stand in metrics.jsonl, at their own steps."""
     probe = learning.make_probe(TINY)
@@ -328,6 +330,7 @@ def test_probes_change_nothing_in_training(bank, checkpoint, tmp_path):
     assert lines[-1]["probe_mask_norm"] != lines[1]["probe_mask_norm"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_figures(checkpoint, data_set, tmp_path, capsys):
     path = tmp_path / "probe.json"
     folder = shutil.copytree(cases.find(data_set)[0], tmp_path / "case")

@@ -14,6 +14,8 @@ from e2r.datasets import cases, pairs, spinealign, spinedepth
 from e2r.geometry import poses
 from experiments import evaluate, protocol
 
+pytestmark = pytest.mark.slow
+
 
 def bone_only(case):
     """What the case's picture shows of bone, in whole mm, in a picture as large as a ZED's VGA."""

@@ -204,6 +204,7 @@ def test_register_prints_poses_and_writes_one_line(checkpoint, data_set, tmp_pat
     assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_view_registers_a_case(checkpoint, data_set, monkeypatch):
     shown = []
     monkeypatch.setattr(viewer, "serve", lambda found, **_: shown.extend(found))

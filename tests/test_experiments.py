@@ -103,6 +103,7 @@ def test_a_roll_starts_upright_and_moves_the_truth_along(simulated_cases, rng):
         np.testing.assert_allclose(*model, atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_its_figures(checkpoint, data_set, tmp_path):
     arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--cases",
                  str(data_set), "--amounts", "0", "0.5", "--masks", "learnt"]  # fmt: skip
@@ -123,6 +124,7 @@ def test_bad_sweeps_get_one_sentence(checkpoint, tmp_path, capsys):
         assert "--amounts" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_untrained_network_cannot_be_calibrated_but_hypotheses_can(
     checkpoint, simulated_cases, tmp_path, capsys, monkeypatch
 ):
@@ -187,6 +189,7 @@ def test_the_label_loss_falls_as_the_mask_learns_its_labels(example):
     assert float(loss(jnp.asarray(bad))) > 2.0
 
 
+@pytest.mark.slow
 def test_a_teacher_takes_the_place_of_the_pose_error(bank, tmp_path):
     """The same run, taught by labels: another result; begun from parameters: another again."""
     short = replace(TINY, optimisation=replace(TINY.optimisation, steps=2))

@@ -49,7 +49,11 @@ def test_the_closest_point_equals_trimesh(sphere, ball, rng):
     assert np.sum(match.normals * radial, axis=1).min() > 1 - 1e-4
 
 
-@pytest.mark.parametrize("name", ["verse004", "visible_human", "lumbar_mean"])
+@pytest.mark.parametrize(
+    "name",
+    ["verse004"]
+    + [pytest.param(n, marks=pytest.mark.slow) for n in ("visible_human", "lumbar_mean")],
+)
 def test_real_models_are_searched_exactly(name, anatomy, rng):
     """Within 20 mm of the bone, 99.9 % of the queries to 0.05 mm; small enough to keep."""
     levels = ("L1", "L2", "L3", "L4", "L5")

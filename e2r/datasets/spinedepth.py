@@ -497,8 +497,13 @@ def _write_scene(
 
 
 def rounded(case: cases.Case) -> cases.Case:
-    """The case as the layout keeps it: depth in whole millimetres, no targets, no bone."""
-    assert case.picture is not None
+    """The case as the layout keeps it: depth in whole millimetres, no targets, no bone.
+
+    Raises:
+      ValueError: the case has no picture.
+    """
+    if case.picture is None:
+        raise ValueError(f"{case.id}: has no picture to round; simulate it, or read one that has")
     picture = case.picture._replace(depth=np.round(case.picture.depth).astype(np.float32))
     plain = cases.from_picture(picture, id=case.id, model=case.model, truth=case.truth)
     return replace(plain, source=case.source)

@@ -306,8 +306,3 @@ def test_only_five_levels_with_a_picture_can_be_written(given, tmp_path):
     two = {Source(1, 0, 0, 0): case, Source(1, 0, 0, 1): replace(case, picture=lens)}
     with pytest.raises(ValueError, match="another lens"):
         spinedepth.write(tmp_path, two)
-
-
-def test_only_a_picture_is_rounded():
-    with pytest.raises(ValueError, match="only_cloud: has no picture"):
-        spinedepth.rounded(cases.Case("only_cloud", {}, np.zeros((4, 3)), np.zeros((4, 3))))

@@ -23,7 +23,6 @@ import configparser
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -494,16 +493,3 @@ def _write_scene(
     if path.exists() and path.read_text() != text:
         raise ValueError(f"{case.id}: is of another lens than this camera's; simulate one lens")
     path.write_text(text)
-
-
-def rounded(case: cases.Case) -> cases.Case:
-    """The case as the layout keeps it: depth in whole millimetres, no targets, no bone.
-
-    Raises:
-      ValueError: the case has no picture.
-    """
-    if case.picture is None:
-        raise ValueError(f"{case.id}: has no picture to round; simulate it, or read one that has")
-    picture = case.picture._replace(depth=np.round(case.picture.depth).astype(np.float32))
-    plain = cases.from_picture(picture, id=case.id, model=case.model, truth=case.truth)
-    return replace(plain, source=case.source)

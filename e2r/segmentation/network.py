@@ -65,8 +65,10 @@ class MaskNetwork(nn.Module):
         n = h.shape[0]
         use = valid[:n]
         mean = jnp.sum(jnp.where(use, h, 0.0), axis=0) / jnp.maximum(jnp.sum(use), 1)
-        peak = jnp.max(jnp.where(use, h, jnp.finfo(h.dtype).min), axis=0)
-        peak = jnp.where(jnp.any(use), peak, 0.0)
+        # The winner, gathered: jnp.max's own derivative looks for it again by equality, and divides
+        # by zero where a compiler computes `h` twice and rounds it differently.
+        winner = jnp.argmax(jnp.where(use, jax.lax.stop_gradient(h), -jnp.inf), axis=0)
+        peak = jnp.where(jnp.any(use), h[winner, jnp.arange(h.shape[1])], 0.0)
         whole = nn.gelu(nn.Dense(h.shape[1])(jnp.concatenate([mean, peak])))
         h = jnp.concatenate([h, jnp.broadcast_to(whole, h.shape)], axis=1)
         for level in reversed(range(len(self.widths) - 1)):

@@ -158,38 +158,45 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
     def predict(params: Params, item: Prepared) -> Predicted:
         cloud = pipeline.flatten(item.cloud)
         reading = automatic.read(settings, params, item.cloud, item.pyramid)
-        found, levels, hypotheses, weights = {}, {}, {}, {}
-        for name in job.masks:
-            if name == "all":
-                w = jnp.ones(cloud.points.shape[0])
-            elif name == "oracle":
-                w = item.oracle.reshape(-1)
-            else:
-                w = masks.deterministic(item.key, reading.logits)
-            weights[name] = jnp.where(cloud.valid, w, 0.0)
-            drawn = reading  # by which the coarse stage's points are drawn: by the mask at hand
-            if name != "learnt":
-                drawn = reading._replace(logits=jnp.where(w > 0.5, 4.0, -9.0))
-            scene = pipeline.masked(cloud, w)
+        named = {
+            "all": jnp.ones(cloud.points.shape[0]),
+            "oracle": item.oracle.reshape(-1),
+            "learnt": masks.deterministic(item.key, reading.logits),
+        }
+        kept = jnp.stack([jnp.where(cloud.valid, named[name], 0.0) for name in job.masks])
+        # The coarse stage's points are drawn by the mask at hand.
+        drawn = jnp.stack([
+            reading.logits if name == "learnt" else jnp.where(named[name] > 0.5, 4.0, -9.0)
+            for name in job.masks
+        ])  # fmt: skip
+
+        def one(mask: tuple[Array, Array]) -> tuple[Registration, Levels, Hypotheses]:
+            weights, logits = mask
+            scene = pipeline.masked(cloud, weights)
             if job.start.kind == "auto":
-                found[name], hypotheses[name] = automatic.find(
-                    settings, params, item.key, cloud, w, drawn, item.surface, item.exposed,
-                    job.schedule, job.search,
+                whole, hypotheses = automatic.find(
+                    settings, params, item.key, cloud, weights, reading._replace(logits=logits),
+                    item.surface, item.exposed, job.schedule, job.search,
                 )  # fmt: skip
             else:
-                found[name] = pipeline.register_scene(scene, item.surface, item.start, job.schedule)
-                hypotheses[name] = automatic.only(
-                    scene, item.surface, found[name], item.exposed, job.search
-                )
-            whole = found[name]
+                whole = pipeline.register_scene(scene, item.surface, item.start, job.schedule)
+                hypotheses = automatic.only(scene, item.surface, whole, item.exposed, job.search)
             if job.per_level:
-                levels[name] = pipeline.register_levels(
+                levels = pipeline.register_levels(
                     scene, item.surface, whole, item.centres, job.schedule
                 )
             else:
-                one = jax.tree.map(lambda leaf: leaf[None], whole)
-                levels[name] = Levels(one.pose, one.evidence, one.residual)
-        return Predicted(found, levels, hypotheses, weights)
+                first = jax.tree.map(lambda leaf: leaf[None], whole)
+                levels = Levels(first.pose, first.evidence, first.residual)
+            return whole, levels, hypotheses
+
+        found = jax.lax.map(one, (kept, drawn))  # one program, however many masks
+
+        def by_name(tree: Any) -> dict[str, Any]:
+            return {name: jax.tree.map(lambda leaf, i=i: leaf[i], tree)
+                    for i, name in enumerate(job.masks)}  # fmt: skip
+
+        return Predicted(*map(by_name, found), weights=by_name(kept))
 
     return Programs(jax.jit(jax.vmap(glance, (None, 0, 0))), jax.jit(jax.vmap(predict, (None, 0))))
 

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -234,11 +234,12 @@ def train_step(
     )
 
 
+@lru_cache(maxsize=4)
 def make_update(
     config: Config,
     teacher: Teacher | None = None,
 ) -> Callable[[TrainState, Bank, Array], tuple[TrainState, Metrics]]:
-    """The compiled update: draws the step's batch from the bank, and steps.
+    """The compiled update: draws the step's batch from the bank, and steps. The same for the same.
 
     Its keys come from the run's key and ``state.step``, so a resumed run repeats the whole one.
     """
@@ -300,6 +301,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     about = {**settings, "versions": versions()}
     (output / "config.json").write_text(json.dumps(about, indent=1))
+    state = jax.device_put(state, jax.devices()[0])  # new and restored alike, for one program
     update = make_update(config, teacher)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     bank = jax.tree.map(jnp.asarray, bank)

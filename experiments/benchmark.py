@@ -35,6 +35,7 @@ import tyro
 from e2r import banks, configs, console, pipeline, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, procrustes, surfaces
+from e2r.probes import learning
 from e2r.registration import unroll
 from e2r.synthetic import scene as synthetic
 from e2r.types import Array, Pose, Scene, Surface
@@ -128,6 +129,7 @@ def time_parts(repeats: int) -> list[dict[str, Any]]:
     batch = banks.draw_batch(bank, key, config.optimisation.batch)
     state = training.init_state(config, jax.tree.map(lambda leaf: leaf[0], bank.examples))
     step = jax.jit(lambda s, b, k: training.train_step(s, b, k, config=config))
+    probe = learning.make_probe(config)
     calls: dict[str, tuple[int, Callable[[int], Any]]] = {
         "a simulated scene, 96x72": (16, lambda _: render(keys, specimen.bones)),
         "specimen: signed distance grids": (1, lambda _: simulated.procedural(key, "b").bones),
@@ -141,9 +143,13 @@ def time_parts(repeats: int) -> list[dict[str, Any]]:
             config.optimisation.batch,
             lambda _: step(state, batch, key),
         ),
+        "a probe of the gradient": (1, lambda _: probe(state.params, bank, key, jnp.int32(0))),
     }
     found = medians({name: call for name, (_, call) in calls.items()}, min(repeats, 5))
-    return [row(name, found[name] / count) for name, (count, _) in calls.items()]
+    rows = [row(name, found[name] / count) for name, (count, _) in calls.items()]
+    slower = found["a probe of the gradient"] / (50 * found["training step, a scene of 8"])
+    print(f"with a probe every 50 steps, training takes {slower:.1%} longer")
+    return rows
 
 
 # Rotations ----------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -138,7 +137,6 @@ def test_all_folds_are_run_and_an_interrupted_one_goes_on(tiny, monkeypatch, cap
         return real(config, bank, output, **more)
 
     monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(training, "make_update", lru_cache(training.make_update))  # traced once
     assert console.run(lambda: protocol.run(tiny)) == 130
     folds = tiny.output / "folds"
     kept = (folds / "specimen01" / "result.json").stat().st_mtime_ns

@@ -131,7 +131,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
     update, calls = training.make_update, []
 
     def dying(config, teacher=None):
-        step = update(config)
+        step = update(config, teacher)
 
         def one(state, bank, key):
             calls.append(int(state.step))
@@ -150,6 +150,8 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
         np.testing.assert_array_equal(a, b)
     logged = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in logged] == [3, 6, 8]
+    # New, resumed or killed, all of them ran one program.
+    assert update(TINY, None)._cache_size() == 1
     # Other settings, or other scenes, do not overwrite a run.
     with pytest.raises(ValueError, match="other settings"):
         run(bank, tmp_path / "parts", source="elsewhere")
@@ -164,9 +166,12 @@ def test_the_step_is_traced_once(bank):
     key = jax.random.key(3)
     device = jax.tree.map(jnp.asarray, bank)
     before = jax.tree.map(np.asarray, state.params)
+    state = jax.device_put(state, jax.devices()[0])
+    sizes = []
     for _ in range(3):
         state, metrics = update(state, device, key)
-    assert update._cache_size() == 1
+        sizes.append(update._cache_size())
+    assert sizes == sizes[:1] * 3
     assert all(np.isfinite(leaf) for leaf in metrics)
     moved = [
         float(np.abs(a - b).max())

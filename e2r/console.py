@@ -30,6 +30,5 @@ def run(command: Callable[[], int]) -> int:
         print(f"e2r: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("e2r: interrupted; a started training run goes on from its last checkpoint",
-              file=sys.stderr)  # fmt: skip
+        print("e2r: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130

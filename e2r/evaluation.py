@@ -190,13 +190,13 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
                 levels = Levels(first.pose, first.evidence, first.residual)
             return whole, levels, hypotheses
 
-        found = jax.lax.map(one, (kept, drawn))  # one program, however many masks
+        whole, levels, hypotheses = jax.lax.map(one, (kept, drawn))  # one program for all masks
 
         def by_name(tree: Any) -> dict[str, Any]:
             return {name: jax.tree.map(lambda leaf, i=i: leaf[i], tree)
                     for i, name in enumerate(job.masks)}  # fmt: skip
 
-        return Predicted(*map(by_name, found), weights=by_name(kept))
+        return Predicted(by_name(whole), by_name(levels), by_name(hypotheses), by_name(kept))
 
     return Programs(jax.jit(jax.vmap(glance, (None, 0, 0))), jax.jit(jax.vmap(predict, (None, 0))))
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import trimesh
 
 from e2r import confidence, configs, metrics
 from e2r.datasets import cases
@@ -49,16 +48,13 @@ def level_poses(case: cases.Case, levels: Levels) -> dict[str, Pose]:
     }
 
 
-def slim(result: Result) -> Result:
-    """A result without scene, model and pictures: enough for :func:`summary`, and small."""
-    case, none = result.case, np.zeros((0, 3), np.float32)
-    bare = dataclasses.replace(
-        case, points=none, colors=none, normals=None, picture=None, targets=None, bone=None,
-        model={name: trimesh.Trimesh() for name in case.model},
-    )  # fmt: skip
-    return result._replace(
-        case=bare, cloud=Cloud(none, none, none, result.cloud.valid), registrations={}
-    )
+def scores(result: Result) -> dict[str, Any]:
+    """One line of ``errors.jsonl``: of each mask the share of points it keeps, and how far off the
+    case is under it, as far as there is a truth."""
+    valid = float(result.cloud.valid.sum())
+    keep = {mask: float(w.sum()) / valid for mask, w in result.weights.items()}
+    case = result.case
+    return {"id": case.id, "source": case.source, "keep": keep, **result.errors}
 
 
 def prediction(
@@ -142,69 +138,65 @@ def failure(identity: str, message: str) -> dict[str, Any]:
 
 
 def summary(
-    results: Sequence[Result],
-    failed: int,
+    lines: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
     job: Job,
     config: configs.Config,
     origin: dict[str, Any],
-    calibration: confidence.Calibration | None = None,
 ) -> dict[str, Any]:
     """All figures of a job; those at the top level are of the learnt mask if it ran.
 
     Args:
-      results: one a registered case.
-      failed: number of cases that were not.
+      lines: :func:`prediction` of each registered case, :func:`failure` of each other one.
+      rows: :func:`scores` of each registered case.
       job, config: the settings.
       origin: where the cases and the checkpoint come from.
-      calibration: of the checkpoint, if it has one.
     """
     head = job.head
-    lines = [prediction(r, head, calibration) for r in results]
-    seconds = np.array([r.seconds for r in results]) if results else np.zeros(1)
+    good = [line for line in lines if line["error"] is None]
+    seconds = np.array([line["seconds"] for line in good] or [0.0])
     warm = seconds[job.batch :] if len(seconds) > job.batch else seconds
-    scored = [r for r in results if r.errors]
-    groups = [r.case.source or r.case.id for r in scored]
+    scored = [row for row in rows if head in row]
+    by_id = {line["id"]: line for line in good}
 
-    def figures(mask: str) -> dict[str, Any]:
-        return metrics.summarise([r.errors[mask] for r in scored], groups, seed=job.seed)
+    def group(row: dict[str, Any]) -> str:
+        return str(row["source"] or row["id"])
 
-    levels = sorted({name for r in scored for name in r.errors[head]["by_level"]})
+    def keep(mask: str) -> float | None:
+        return float(np.mean([row["keep"][mask] for row in rows])) if rows else None
+
+    def figures(some: Sequence[dict[str, Any]], groups: Sequence[str]) -> dict[str, Any]:
+        return metrics.summarise(some, groups, seed=job.seed)
+
+    groups = [group(row) for row in scored]
     by_level, by_specimen = {}, {}
-    for level in levels:
-        rows = [r for r in scored if level in r.errors[head]["by_level"]]
-        by_level[level] = metrics.summarise(
-            [r.errors[head]["by_level"][level] for r in rows],
-            [r.case.source or r.case.id for r in rows],
-            seed=job.seed,
+    for level in sorted({name for row in scored for name in row[head]["by_level"]}):
+        here = [row for row in scored if level in row[head]["by_level"]]
+        by_level[level] = figures(
+            [row[head]["by_level"][level] for row in here], [group(row) for row in here]
         )
-    for group in sorted(set(groups)):
-        rows = [r for r, g in zip(scored, groups, strict=True) if g == group]
-        by_specimen[group] = metrics.summarise(
-            [r.errors[head] for r in rows], [r.case.id for r in rows], seed=job.seed
-        )
-    by_mask = {mask: figures(mask) for mask in job.masks}
-    for mask in job.masks:
-        by_mask[mask]["keep"] = (
-            float(np.mean([r.weights[mask].sum() / r.cloud.valid.sum() for r in results]))
-            if results
-            else None
-        )
+    for name in sorted(set(groups)):
+        here = [row for row in scored if group(row) == name]
+        by_specimen[name] = figures([row[head] for row in here], [row["id"] for row in here])
+    by_mask = {
+        mask: {**figures([row[mask] for row in scored], groups), "keep": keep(mask)}
+        for mask in job.masks
+    }
     top = {k: v for k, v in by_mask[head].items() if k not in ("count", "keep")}
     return {
-        "cases": len(results) + failed,
-        "predicted": len(results),
-        "failed": failed,
-        "accepted": sum(line["accepted"] for line in lines),
+        "cases": len(lines),
+        "predicted": len(good),
+        "failed": len(lines) - len(good),
+        "accepted": sum(line["accepted"] for line in good),
         "mask": head,
         **top,
         "seconds_per_frame": {
             "median": float(np.median(warm)),
             "p95": float(np.quantile(warm, 0.95)),
-            "first": float(seconds[0] * min(job.batch, max(1, len(results)))),
+            "first": float(seconds[0] * min(job.batch, max(1, len(good)))),
         },
         "trust": trust(
-            [line for line, r in zip(lines, results, strict=True) if r.errors],
-            np.array([r.errors[head]["tre_mm"] for r in scored]),
+            [by_id[row["id"]] for row in scored], np.array([row[head]["tre_mm"] for row in scored])
         ),
         "masks": by_mask,
         "by_level": by_level,

@@ -176,13 +176,13 @@ def read(folder: Path) -> list[View]:
     Raises:
       ValueError: there are none.
     """
-    paths = sorted(folder.glob("views/*.npz"))
-    if not paths:
+    found = views.read_worst(folder / "views")
+    if not found:
         raise ValueError(
             f"{folder}: neither a case (no case.json) nor an evaluation's output (no views/*.npz); "
             f"name a case folder, or run python -m experiments.evaluate --output {folder}"
         )
-    return [views.read(path) for path in paths]
+    return found
 
 
 def serve(shown: Sequence[View], *, host: str = HOST, port: int = 8080) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,13 +87,23 @@ def doubt(result: Result, mask: str) -> float:
     return 1.0 - min(float(np.sum(result.levels[mask].evidence)) / kept, 1.0)
 
 
-def keep_worst(
-    views: Sequence[View], result: Result, mask: str, *, most: int = KEPT
-) -> Sequence[View]:
-    """The views of the worst results so far, worst first, and no more of them than ``most``."""
-    if len(views) >= most and doubt(result, mask) <= views[-1].doubt:
-        return views
-    return sorted([*views, of(result, mask)], key=lambda view: -view.doubt)[:most]
+def keep_worst(folder: Path, result: Result, mask: str, *, most: int = KEPT) -> None:
+    """Writes a result's view if it is among the ``most`` worst of a folder, and drops another.
+
+    A view's name begins with how bad it is; several processes take turns, see :mod:`e2r.ledger`.
+    """
+    name = f"{doubt(result, mask):012.4f}_{zlib.crc32(result.case.id.encode()):08x}.npz"
+    kept = sorted(path.name for path in folder.glob("*.npz"))
+    if name in kept or (len(kept) >= most and name <= kept[0]):
+        return
+    write(of(result, mask), folder / name)
+    for old in sorted([*kept, name])[:-most]:
+        (folder / old).unlink()
+
+
+def read_worst(folder: Path) -> list[View]:
+    """The views of a folder, the worst first."""
+    return [read(path) for path in sorted(folder.glob("*.npz"), reverse=True)]
 
 
 def steps(view: View) -> list[dict[str, Pose]]:
@@ -142,7 +153,10 @@ def write(view: View, path: Path) -> None:
     for name, pose in {"trajectory": view.trajectory, **named}.items():
         arrays[f"R {name}"], arrays[f"t {name}"] = map(np.asarray, pose)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.replace(path)
 
 
 def read(path: Path) -> View:

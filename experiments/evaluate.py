@@ -9,34 +9,46 @@ Without --cases, held-out specimens are simulated as the checkpoint's own scenes
 that training never uses. Writes predictions.jsonl (the learnt mask's, if it ran), errors.jsonl,
 summary.json, report.html and views/ (the worst cases, for python -m e2r view).
 
+Interrupted or killed, the same command goes on, and does no case twice. Several processes may share
+the work: give the same command as often as you like, on any machines that share the folder.
+
 Exit code: 0 all cases registered, 3 some failed, 2 bad call.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import tyro
 from tqdm import tqdm
 
 from e2r import (
     automatic,
+    checkpoints,
     confidence,
+    configs,
     console,
     evaluation,
     jobs,
+    ledger,
     pipeline,
     report,
     results,
     training,
     views,
 )
+from e2r.ahead import ahead
 from e2r.datasets import cases, simulated
+
+Item: TypeAlias = cases.Case | tuple[str, ValueError]
+"""A case, or the id and the error of one that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +87,59 @@ class Evaluate:
     """of held-out specimens, starts and bootstrap"""
 
 
-def read_cases(folder: Path) -> Iterator[cases.Case | tuple[str, ValueError]]:
-    """The cases of a folder; a broken one comes as its name and the error."""
-    for path in cases.find(folder):
-        try:
-            yield cases.read(path)
-        except (ValueError, OSError) as error:
-            yield path.name, ValueError(str(error))
+class Unit(NamedTuple):
+    """What is read, or simulated, at once."""
+
+    ids: tuple[str, ...]
+    make: Callable[[], Sequence[Item]]
+
+
+def units(options: Evaluate, simulation: simulated.Simulation) -> list[Unit]:
+    """The job's work, in order; nothing is read yet but ids."""
+    if options.cases is None:
+        found = simulated.unseen(
+            options.simulation or simulation, specimens=options.specimens, frames=options.frames,
+            seed=options.seed,
+        )  # fmt: skip
+        return [Unit(*one) for one in found]
+    here: dict[str, Unit] = {}
+    for path in cases.find(options.cases):
+        name, make = cases.id_of(path), partial(_read, path)
+        if name in here:
+            sentence = f"{path / 'case.json'}: id is {name!r}, as another case's; give it its own"
+            name = f"{name} ({path.name})"
+            make = partial(list, [(name, ValueError(sentence))])
+        here[name] = Unit((name,), make)
+    return list(here.values())
+
+
+def _read(path: Path) -> list[Item]:
+    try:
+        return [cases.read(path)]
+    except (ValueError, OSError) as error:
+        return [(cases.id_of(path), ValueError(str(error)))]
+
+
+def unclaimed(work: Sequence[Unit], book: ledger.Ledger) -> Iterator[Unit]:
+    """The units that are not done and that no other process has."""
+    done = book.done()
+    for number, unit in enumerate(work):
+        if done.issuperset(unit.ids) or not book.claim(number):
+            continue
+        if not book.done().issuperset(unit.ids):  # by a process that ended just now
+            yield unit
+
+
+def to_do(work: Sequence[Unit], book: ledger.Ledger) -> Iterator[Item]:
+    """The cases of :func:`unclaimed` units that are not done, one unit read ahead."""
+    for items in ahead(lambda unit: unit.make(), unclaimed(work, book)):
+        for item in items:
+            if (item[0] if isinstance(item, tuple) else item.id) not in book.done():
+                yield item
 
 
 def evaluate(options: Evaluate) -> int:
-    """Runs the evaluation."""
+    """Runs the evaluation, as far as it has not been run already."""
     if options.specimens < 1 or options.frames < 1:
         raise ValueError("--specimens and --frames must be 1 or more")
     job = jobs.Job(
@@ -94,55 +148,62 @@ def evaluate(options: Evaluate) -> int:
         per_level=options.per_level,
         batch=options.batch, seed=options.seed,
     )  # fmt: skip
-    evaluation.read_start(job.start)  # before anything is overwritten
+    evaluation.read_start(job.start)  # before anything is written
     config, params = training.load(options.checkpoint)
     calibration = confidence.load(options.checkpoint)
-    source: Iterator[cases.Case | tuple[str, ValueError]]
-    if options.cases is not None:
-        total = len(cases.find(options.cases))
-        source = read_cases(options.cases)
-    else:
-        total = options.specimens * options.frames
-        source = simulated.held_out(
-            options.simulation or config.scenes.simulation,
-            specimens=options.specimens, frames=options.frames, seed=options.seed,
-        )  # fmt: skip
-    options.output.mkdir(parents=True, exist_ok=True)
-    done: list[results.Result] = []
-    lines: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
-    worst: Sequence[views.View] = []
-    with (
-        (options.output / "predictions.jsonl").open("w") as predictions,
-        (options.output / "errors.jsonl").open("w") as errors,
-        tqdm(total=total, desc="evaluate", unit="case") as bar,
-    ):
-        for item in evaluation.run(source, config, params, job):
-            bar.update()
-            if isinstance(item, results.Result):
-                lines.append(results.prediction(item, job.head, calibration))
-                worst = views.keep_worst(worst, item, job.head)
-                done.append(results.slim(item))
-                found.append({"id": item.case.id, "source": item.case.source, **item.errors})
-                errors.write(json.dumps(found[-1]) + "\n")
-            else:
-                lines.append(results.failure(*item))
-                print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
-            predictions.write(json.dumps(lines[-1]) + "\n")
-            predictions.flush()
+    work = units(options, config.scenes.simulation)
     origin = {
         "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
         "checkpoint": str(options.checkpoint),
     }
-    figures = results.summary(done, len(lines) - len(done), job, config, origin, calibration)
-    (options.output / "summary.json").write_text(json.dumps(figures, indent=1))
-    for old in options.output.glob("views/*.npz"):
-        old.unlink()
-    for i, view in enumerate(worst):
-        views.write(view, options.output / "views" / f"{i:02d}.npz")
+    settings = {
+        **json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        "step": checkpoints.latest_step(options.checkpoint),
+        "calibration": calibration and dataclasses.asdict(calibration),
+    }
+    del settings["output"]
+    failed = False
+    with ledger.opened(options.output, settings) as book:
+        total = sum(len(unit.ids) for unit in work)
+        with tqdm(total=total, initial=len(book.done()), desc="evaluate", unit="case") as bar:
+            for item in evaluation.run(to_do(work, book), config, params, job):
+                bar.update()
+                if isinstance(item, results.Result):
+                    line = results.prediction(item, job.head, calibration)
+                    with book.alone():
+                        views.keep_worst(options.output / "views", item, job.head)
+                    book.add(line, results.scores(item))
+                else:
+                    failed = True
+                    print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
+                    book.add(results.failure(*item))
+        if len(book.done()) < total:
+            print(
+                f"{len(book.done())} of {total} cases are done; other processes are at work on the "
+                "rest, and the last of them writes the summary"
+            )
+            return 3 if failed else 0
+        with book.alone():
+            return summarise(book, work, job, config, origin, options)
+
+
+def summarise(
+    book: ledger.Ledger,
+    work: Sequence[Unit],
+    job: jobs.Job,
+    config: configs.Config,
+    origin: dict[str, Any],
+    options: Evaluate,
+) -> int:
+    """Writes summary and report of a job that is done, and prints its table."""
+    by_id = {line["id"]: line for line in book.lines()}
+    lines = [by_id[name] for unit in work for name in unit.ids]
+    rows = book.rows(lines)
+    figures = results.summary(lines, rows, job, config, origin)
+    ledger.replace(options.output / "summary.json", json.dumps(figures, indent=1))
     report.write(
-        options.output / "report.html", figures, lines, found, worst,
-        training.curve(options.checkpoint),
+        options.output / "report.html", figures, lines, rows,
+        views.read_worst(options.output / "views"), training.curve(options.checkpoint),
     )  # fmt: skip
     print(results.table(figures))
     print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")

@@ -70,15 +70,16 @@ def sweep(options: Sweep, change: Change, *, name: str, unit: str) -> list[dict[
             )
             for case in source
         ]
-        done = []
+        lines, rows = [], []
         for item in tqdm(
             evaluation.run(changed, config, params, job), total=len(changed),
             desc=f"{amount:g} {unit}", unit="case",
         ):  # fmt: skip
             if not isinstance(item, results.Result):
                 raise ValueError(item[1])
-            done.append(item)
-        figures = results.summary(done, 0, job, config, {}, calibration)
+            lines.append(results.prediction(item, job.head, calibration))
+            rows.append(results.scores(item))
+        figures = results.summary(lines, rows, job, config, {})
         found.append({"amount": amount, "masks": figures["masks"], "trust": figures["trust"]})
     options.output.mkdir(parents=True, exist_ok=True)
     settings = {

@@ -186,6 +186,65 @@ def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
     assert "depth.png" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_an_interrupted_job_goes_on(checkpoint, data_set, tmp_path, monkeypatch, capsys):
+    """No case twice, none lost, whatever the moment; and other settings are refused."""
+    arguments = ["--cases", str(data_set), "--checkpoint", str(checkpoint), "--output",
+                 str(tmp_path / "out"), "--start", "truth", "--batch", "2", "--views", "2",
+                 "--schedule.steps", "12"]  # fmt: skip
+    real, read = evaluation.run, []
+
+    def dies(source, *rest):
+        for number, item in enumerate(real(source, *rest)):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield item
+
+    def noted(path):
+        read.append(path.name)
+        return once(path)
+
+    once = cases.read
+    monkeypatch.setattr(evaluation, "run", dies)
+    assert evaluate_command.main(arguments) == 130
+    assert "goes on where it was" in capsys.readouterr().err
+    path = tmp_path / "out" / "predictions.jsonl"
+    first = path.read_text()
+    assert first.count("\n") == 1
+    assert not (tmp_path / "out" / "summary.json").exists()
+    with path.open("a") as file:  # as a process that was killed while writing leaves it
+        file.write('{"id": "half')
+    monkeypatch.setattr(evaluation, "run", real)
+    monkeypatch.setattr(cases, "read", noted)
+    assert evaluate_command.main(arguments) == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path.read_text().startswith(first)
+    names = sorted(case.name for case in data_set.iterdir())
+    assert [line["id"] for line in lines] == names
+    assert read == names[1:]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["predicted"] == 3
+    # All is done: only the table is printed again.
+    assert evaluate_command.main(arguments) == 0
+    assert len(read) == 2 and len(path.read_text().splitlines()) == 3
+    assert evaluate_command.main([*arguments, "--seed", "1"]) == 2
+    assert "job.json: holds a job with other settings" in capsys.readouterr().err
+    (tmp_path / "out" / "job.json").unlink()
+    assert evaluate_command.main(arguments) == 2
+    assert "without job.json" in capsys.readouterr().err
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_two_cases_of_one_name_are_not_taken_for_one(checkpoint, data_set, tmp_path, capsys):
+    twins = Path(shutil.copytree(data_set, tmp_path / "set"))
+    first, second, _ = sorted(twins.iterdir())
+    about = json.loads((second / "case.json").read_text())
+    (second / "case.json").write_text(json.dumps({**about, "id": cases.id_of(first)}))
+    options = evaluate_command.Evaluate(tmp_path / "out", checkpoint, twins)
+    work = evaluate_command.units(options, None)
+    assert len({name for unit in work for name in unit.ids}) == 3
+    ((name, error),) = work[1].make()
+    assert second.name in name and "give it its own" in str(error)
+
+
 def test_register_prints_poses_and_writes_one_line(checkpoint, data_set, tmp_path, capsys):
     path = sorted(data_set.iterdir())[0]
     output = tmp_path / "p.jsonl"

@@ -1,6 +1,5 @@
 """The report of a job, of results made up: size, figures, names; views and their files."""
 
-import json
 import re
 from dataclasses import replace
 
@@ -71,9 +70,9 @@ def job(done, failures=()):
     for line, r in zip(lines, done, strict=True):
         line["expected_tre_mm"] = r.errors["learnt"]["tre_mm"] / 2 if r.errors else None
     lines += [results.failure(*failure) for failure in failures]
-    errors = [{"id": r.case.id, "source": r.case.source, **r.errors} for r in done]
+    errors = [results.scores(r) for r in done]
     origin = {"cases": "made up", "checkpoint": "nowhere"}
-    return results.summary(done, len(failures), JOB, TINY, origin), lines, errors
+    return results.summary(lines, errors, JOB, TINY, origin), lines, errors
 
 
 def biggest_view(rng):
@@ -135,24 +134,13 @@ def test_the_page_says_what_the_summary_says(tmp_path):
     assert "a: no scene" in path.read_text()
 
 
-def test_statistics_need_no_scene():
-    done = [made_up(i, i + 0.5) for i in range(2)]
-    small = [results.slim(r) for r in done]
-    assert json.dumps(job(small)) == json.dumps(job(done))
-    arrays = [x for r in small for x in (r.case.points, r.case.colors, r.cloud.points)]
-    assert sum(a.size for a in arrays) == 0 and small[0].case.picture is None
-
-
-def test_the_worst_are_kept_and_no_more():
-    shown = []
+def test_the_worst_are_kept_and_no_more(tmp_path):
     for i, off in enumerate((3.0, 1.0, 40.0, 2.0, 7.0)):
-        shown = views.keep_worst(shown, made_up(i, off), "learnt", most=3)
-    assert [view.id for view in shown] == ["case2", "case4", "case0"]
-    assert shown[0].tre_mm == pytest.approx(40.0)
-    whole = made_up(0, 1.0, truth=False)
-    assert views.doubt(whole, "learnt") == pytest.approx(0.0, abs=1e-6)
-    half = whole.levels["learnt"]._replace(evidence=whole.levels["learnt"].evidence / 2)
-    assert views.doubt(whole._replace(levels={"learnt": half}), "learnt") == pytest.approx(0.5)
+        views.keep_worst(tmp_path, made_up(i, off), "learnt", most=3)
+    assert [view.id for view in views.read_worst(tmp_path)] == ["case2", "case4", "case0"]
+    before = sorted(tmp_path.iterdir())
+    views.keep_worst(tmp_path, made_up(4, 7.0), "learnt", most=3)  # again, by a job that goes on
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_view_comes_back_from_its_file(tmp_path):

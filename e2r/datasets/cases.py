@@ -124,6 +124,15 @@ def source_of(folder: Path) -> str:
     return str(read_json(folder / "case.json").get("source", ""))
 
 
+def id_of(folder: Path) -> str:
+    """The id of a case folder, without reading the rest; the folder's name if that is broken."""
+    try:
+        found = read_json(folder / "case.json").get("id")
+    except (ValueError, OSError):
+        found = None
+    return found if isinstance(found, str) and found.strip() else folder.name
+
+
 def read(folder: Path) -> Case:
     """Reads and checks one case folder.
 

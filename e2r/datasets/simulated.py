@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 import trimesh
 
+from e2r.ahead import ahead
 from e2r.datasets import cases
 from e2r.geometry import frames, poses
 from e2r.synthetic import anatomy, scene
@@ -181,12 +181,16 @@ def _case(frame: scene.Frame, specimen: Specimen, index: int) -> cases.Case:
     return cases.from_picture(
         picture,
         bone=frame.kind == scene.BONE,
-        id=f"{specimen.name}_{index:03d}",
+        id=_id(specimen.name, index),
         model=specimen.model,
         truth=truth,
         targets={name: choose_targets(specimen.model[name], rng) for name in exposed},
         source=specimen.name,
     )
+
+
+def _id(specimen: str, index: int) -> str:
+    return f"{specimen}_{index:03d}"
 
 
 def choose_targets(mesh: trimesh.Trimesh, rng: np.random.Generator) -> np.ndarray:
@@ -213,24 +217,37 @@ def simulate(
     Results depend on ``key`` alone, not on ``workers``: specimen ``i`` has the key
     ``fold_in(key, i)``.
     """
+    one = partial(_frames, key, settings, frames, prefix)
+    yield from ahead(one, range(specimens), workers=workers)
 
-    def one(index: int) -> list[cases.Case]:
-        k_shape, k_frames = jax.random.split(jax.random.fold_in(key, index))
-        subject = procedural(k_shape, f"{prefix}{index:04d}", settings)
-        return photograph(k_frames, subject, settings, count=frames)
 
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(one, range(specimens))
+def _frames(
+    key: Array, settings: Simulation, frames: int, prefix: str, index: int
+) -> list[cases.Case]:
+    k_shape, k_frames = jax.random.split(jax.random.fold_in(key, index))
+    subject = procedural(k_shape, _name(prefix, index), settings)
+    return photograph(k_frames, subject, settings, count=frames)
+
+
+def _name(prefix: str, index: int) -> str:
+    return f"{prefix}{index:04d}"
 
 
 HELD_OUT, CALIBRATION = 0x7E57, 0xCA11
 """What sets the keys of specimens to test and to calibrate on apart, and from training's."""
 
 
-def held_out(
+class Unseen(NamedTuple):
+    """A specimen that no training run sees, and no use of another kind: not made yet."""
+
+    ids: tuple[str, ...]  # of its cases
+    make: Callable[[], list[cases.Case]]
+
+
+def unseen(
     settings: Simulation, *, specimens: int, frames: int, seed: int, kind: int = HELD_OUT
-) -> Iterator[cases.Case]:
-    """Simulated cases of specimens that no training run sees, nor a use of another ``kind``.
+) -> list[Unseen]:
+    """Specimens that no training run sees, each to be made when it is its turn.
 
     Args:
       settings: how they are photographed.
@@ -238,6 +255,20 @@ def held_out(
       seed: draws other ones.
       kind: :data:`HELD_OUT` or :data:`CALIBRATION`.
     """
-    key = jax.random.fold_in(jax.random.key(seed), kind)
-    for group in simulate(key, settings, specimens=specimens, frames=frames, prefix="heldout"):
+    key, prefix = jax.random.fold_in(jax.random.key(seed), kind), "heldout"
+    return [
+        Unseen(
+            tuple(_id(_name(prefix, i), k) for k in range(frames)),
+            partial(_frames, key, settings, frames, prefix, i),
+        )
+        for i in range(specimens)
+    ]
+
+
+def held_out(
+    settings: Simulation, *, specimens: int, frames: int, seed: int, kind: int = HELD_OUT
+) -> Iterator[cases.Case]:
+    """The cases of :func:`unseen` specimens, one after the other."""
+    found = unseen(settings, specimens=specimens, frames=frames, seed=seed, kind=kind)
+    for group in ahead(lambda one: one.make(), found, workers=2):
         yield from group

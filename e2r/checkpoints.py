@@ -1,15 +1,24 @@
-"""Checkpoints by Orbax: the train state, with the settings that made it beside it."""
+"""Checkpoints by Orbax: the train state, with the settings that made it and a digest beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 State = TypeVar("State")
+
+SUMS = "sums.json"
+"""Beside a checkpoint's files, what each of them holds: so that none that is broken is opened."""
 
 
 def writer(folder: Path, *, keep: int) -> ocp.training.Checkpointer:
@@ -29,7 +38,41 @@ def save(
     """Writes the state after ``step`` steps, atomically, unless that step is there already."""
     latest = checkpointer.latest
     if latest is None or latest.step < step:
-        checkpointer.save(step, state, custom_metadata={"settings": dict(settings)})
+        about = {"settings": dict(settings), "digest": digest(state)}
+        checkpointer.save(step, state, custom_metadata=about)
+        place = Path(checkpointer.directory) / str(step)
+        part = place / f"{SUMS}.part"
+        part.write_text(json.dumps(_sums(place)))
+        part.replace(place / SUMS)
+
+
+def digest(state: Any) -> str:
+    """What a state is known by: of all its numbers, and where they belong."""
+    sums = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        array = np.asarray(leaf)
+        sums.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        sums.update(np.ascontiguousarray(array).tobytes())
+    return sums.hexdigest()
+
+
+def _sums(place: Path) -> dict[str, str]:
+    """Of each file of a checkpoint, what its bytes are known by."""
+    return {
+        str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(place.rglob("*"))
+        if path.is_file() and not path.name.startswith(SUMS)
+    }
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a checkpoint's files are as they were written; True where that is not known."""
+    if not (place / SUMS).exists():
+        return True
+    try:
+        return bool(json.loads((place / SUMS).read_text()) == _sums(place))
+    except (ValueError, OSError):
+        return False
 
 
 def locate(folder: Path) -> Path:
@@ -39,56 +82,115 @@ def locate(folder: Path) -> Path:
       ValueError: no checkpoint there.
     """
     for candidate in (folder / "checkpoint", folder):
-        if candidate.is_dir() and any(
-            child.name.isdigit() and (child / "_CHECKPOINT_METADATA").exists()
-            for child in candidate.iterdir()
-        ):
+        if _steps(candidate):
             return candidate
     what = "holds no checkpoint" if folder.is_dir() else "no such folder"
     raise ValueError(f"{folder}: {what}; give the output folder of experiments.train")
 
 
+def _steps(place: Path) -> list[int]:
+    """The steps below a folder, whole or broken, the newest first."""
+    if not place.is_dir():
+        return []
+    return sorted((int(c.name) for c in place.iterdir() if c.name.isdigit()), reverse=True)
+
+
 def latest_step(folder: Path) -> int | None:
     """The step of the newest checkpoint below ``folder``, or None."""
     try:
-        place = locate(folder)
+        return _steps(locate(folder))[0]
     except ValueError:
         return None
-    with ocp.training.Checkpointer(place.resolve()) as checkpointer:
-        return None if checkpointer.latest is None else checkpointer.latest.step
 
 
-def settings(folder: Path) -> dict[str, Any]:
-    """The settings saved with the newest checkpoint of ``folder``.
+class Saved(NamedTuple, Generic[State]):
+    """A checkpoint, read."""
 
-    Raises:
-      ValueError: no checkpoint, or one that e2r did not write.
-    """
-    with ocp.training.Checkpointer(locate(folder).resolve()) as checkpointer:
-        metadata = checkpointer.metadata().custom_metadata
-    if not isinstance(metadata, dict) or "settings" not in metadata:
-        raise ValueError(f"{folder}: the checkpoint holds no e2r settings; train it with e2r")
-    found: dict[str, Any] = metadata["settings"]
-    return found
+    step: int
+    settings: dict[str, Any]
+    state: State
 
 
-def restore(folder: Path, abstract: State) -> State:
-    """The newest state of ``folder``, in the shape of ``abstract`` (``jax.eval_shape``).
+def restore(folder: Path, shapes: Callable[[dict[str, Any]], State]) -> Saved[State]:
+    """The newest whole checkpoint of ``folder``; one that is broken is passed over, and said so.
+
+    Args:
+      folder: of a run.
+      shapes: the settings of a checkpoint -> its state's shapes (``jax.eval_shape``); raises
+        ValueError for settings it cannot use.
 
     Raises:
-      ValueError: no checkpoint, or one of another network or optimiser.
+      ValueError: no checkpoint, none that is whole, or one that e2r did not write.
     """
+    place = locate(folder)
+    steps = _steps(place)
+    why = ""
+    with _quiet(), ocp.training.Checkpointer(place.resolve()) as checkpointer:
+        for step, older in zip(steps, [*steps[1:], None], strict=True):
+            about = _about(checkpointer, step) if _is_whole(place / str(step)) else None
+            if about is None:
+                why = "it is broken"
+            elif "settings" not in about:
+                why = "it holds no e2r settings; train it with e2r"
+            else:
+                wanted = shapes(about["settings"])
+                state = _load(checkpointer, step, wanted)
+                if state is not None and about.get("digest") in (None, digest(state)):
+                    return Saved(step, about["settings"], state)
+                why = "it is broken, or of other shapes than its settings say"
+            if older is not None:
+                print(
+                    f"e2r: {place / str(step)}: cannot be used, {why}; step {older} before it is "
+                    "tried",
+                    file=sys.stderr,
+                )
+    raise ValueError(
+        f"{place / str(steps[-1])}: cannot be used, {why}; train again in another folder, or put a "
+        "whole checkpoint there"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lets nobody log: what is wrong with a checkpoint is said here, in one sentence."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _about(checkpointer: ocp.training.Checkpointer, step: int) -> dict[str, Any] | None:
+    """What stands beside a checkpoint, or None if that cannot be read, whatever is wrong."""
+    try:
+        found = checkpointer.metadata(step).custom_metadata
+    except Exception:
+        return None
+    return found if isinstance(found, dict) else {}
+
+
+def _load(checkpointer: ocp.training.Checkpointer, step: int, shapes: State) -> State | None:
+    """A state, or None if it cannot be read, whatever is wrong with it."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
     )
-    with ocp.training.Checkpointer(locate(folder).resolve()) as checkpointer:
-        try:
-            state: State = checkpointer.load(None, placed)
-        except (ValueError, KeyError, TypeError) as error:
-            first = str(error).strip().splitlines()[0][:200]
-            raise ValueError(
-                f"{folder}: the checkpoint does not fit these settings ({first}); "
-                "use the network it was trained with, or another output folder"
-            ) from None
+    try:
+        state: State = checkpointer.load(step, placed)
+    except Exception:
+        return None
     return state
+
+
+def set_aside(folder: Path, step: int) -> None:
+    """Renames the checkpoints after ``step``, which are broken, so that they can be made again."""
+    for later in _steps(folder):
+        if later > step:
+            (folder / str(later)).rename(_free(folder / f"{later}.broken"))
+
+
+def _free(path: Path) -> Path:
+    """The path, or one like it that is not there yet."""
+    names: Iterator[Path] = (path.with_name(f"{path.name}{n or ''}") for n in range(10_000))
+    return next(name for name in names if not name.exists())

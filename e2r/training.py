@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -280,6 +283,7 @@ def train(
       probe_every: steps between probes.
 
     Raises:
+      KeyboardInterrupt: SIGTERM or Ctrl-C came; the step at hand is done and saved.
       FloatingPointError: the loss is no longer finite; the message names the step.
       ValueError: ``output`` holds a run of other settings.
     """
@@ -292,12 +296,18 @@ def train(
         if begin is not None:
             state = state._replace(params=jax.tree.map(jnp.copy, begin))
     else:
-        if checkpoints.settings(folder) != settings:
-            raise ValueError(
-                f"{output}: holds a run with other settings; name another output folder, "
-                "or delete this one"
-            )
-        state = checkpoints.restore(folder, jax.eval_shape(fresh))
+
+        def shapes(found: dict[str, Any]) -> TrainState:
+            if found != settings:
+                raise ValueError(
+                    f"{output}: holds a run with other settings; name another output folder, "
+                    "or delete this one"
+                )
+            return jax.eval_shape(fresh)
+
+        saved = checkpoints.restore(folder, shapes)
+        checkpoints.set_aside(folder, saved.step)
+        state = saved.state
     output.mkdir(parents=True, exist_ok=True)
     about = {**settings, "versions": versions()}
     (output / "config.json").write_text(json.dumps(about, indent=1))
@@ -313,12 +323,14 @@ def train(
         checkpoints.writer(folder, keep=2) as writer,
         (output / "metrics.jsonl").open("a") as log,
         tqdm(total=end, initial=done, desc="train", unit="step") as bar,
+        _asked_to_stop() as asked,
     ):
         pending: list[Metrics] = []
         for step in range(done + 1, end + 1):
             state, metrics = update(state, bank, key)
             pending.append(metrics)
-            saves = step % config.optimisation.checkpoint_every == 0 or step == end
+            stops = asked()
+            saves = step % config.optimisation.checkpoint_every == 0 or step == end or stops
             figures: Any = ()
             if probe is not None and step % probe_every == 0:
                 figures = probe(state.params, bank, key, jnp.int32(step))
@@ -341,7 +353,33 @@ def train(
             )  # fmt: skip
             if saves:
                 checkpoints.save(writer, step, state, settings)
+            if stops:
+                raise KeyboardInterrupt
     return state
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM, or Ctrl-C for the first time, came: a run saves its step before it leaves.
+
+    Signals go to a program's main thread; elsewhere nothing is asked.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, _: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _plain(figures: Any) -> dict[str, float]:
@@ -372,12 +410,17 @@ def load(folder: Path) -> tuple[Config, Params]:
     Raises:
       ValueError: no usable checkpoint in ``folder``.
     """
-    settings = checkpoints.settings(folder)
-    config = from_settings(settings)
-    shapes = jax.eval_shape(partial(init_state, config), shape_example(config.network))
-    if settings.get("exported"):
-        shapes = shapes._replace(optimiser=())
-    return config, checkpoints.restore(folder, shapes).params
+    saved = _restore(folder)
+    return from_settings(saved.settings), saved.state.params
+
+
+def _restore(folder: Path) -> checkpoints.Saved[TrainState]:
+    def shapes(settings: dict[str, Any]) -> TrainState:
+        config = from_settings(settings)
+        found = jax.eval_shape(partial(init_state, config), shape_example(config.network))
+        return found._replace(optimiser=()) if settings.get("exported") else found
+
+    return checkpoints.restore(folder, shapes)
 
 
 def export(folder: Path, output: Path) -> int:
@@ -390,14 +433,12 @@ def export(folder: Path, output: Path) -> int:
     Raises:
       ValueError: no usable checkpoint in ``folder``, or ``output`` holds one already.
     """
-    settings = checkpoints.settings(folder)
-    _, params = load(folder)
-    step = checkpoints.latest_step(folder) or 0
+    saved = _restore(folder)
     if checkpoints.latest_step(output) is not None:
         raise ValueError(f"{output}: holds a checkpoint; name another folder, or delete this one")
-    state = TrainState(jnp.int32(step), params, ())
+    state = saved.state._replace(optimiser=())
     with checkpoints.writer(output / "checkpoint", keep=1) as writer:
-        checkpoints.save(writer, step, state, {**settings, "exported": True})
+        checkpoints.save(writer, saved.step, state, {**saved.settings, "exported": True})
     calibration = confidence.load(folder)
     if calibration is not None:
         confidence.save(calibration, output)
@@ -405,4 +446,4 @@ def export(folder: Path, output: Path) -> int:
     with (output / "metrics.jsonl").open("w") as log:
         for line in lines[:: max(1, len(lines) // 500)]:
             log.write(json.dumps({k: round(v, 4) for k, v in line.items()}) + "\n")
-    return step
+    return saved.step

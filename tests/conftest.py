@@ -132,6 +132,17 @@ def truth(simulated_cases):
     return cases.true_pose(simulated_cases[0])
 
 
+def crossed(first, second, *, plain) -> list:
+    """All pairs, for ``parametrize``; slow are those with neither the first of ``first`` nor
+    ``plain`` of ``second``: each of both is seen in every run of the tests, each pair in some."""
+    usual, *_ = first
+    return [
+        pytest.param(a, b, marks=[] if a == usual or b == plain else pytest.mark.slow)
+        for a in first
+        for b in second
+    ]
+
+
 def refused(capsys, words: str, *arguments: object) -> None:
     """The command line says one sentence with these words, and exits with 2."""
     capsys.readouterr()

@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import trimesh
+from conftest import TINY
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from test_cases import BROKEN
@@ -350,14 +351,15 @@ def test_bad_calls_get_one_sentence_and_exit_code_2(
 
 
 def test_train_and_simulate_from_the_command_line(tmp_path, capsys):
-    made = cli.Simulate(output=tmp_path / "cases", count=2, seed=5, fill=(0.3, 0.8))
+    made = cli.Simulate(output=tmp_path / "cases", count=4, seed=5, fill=(0.3, 0.8))
     assert cli.simulate(made) == 0
     found = cases.find(tmp_path / "cases")
-    assert len(found) == 2
+    assert len(found) == 4
+    network = asdict(TINY.network) | {"widths": "8 16"}  # a program that is there
+    flags = [f"--network.{name.replace('_', '-')} {value}" for name, value in network.items()]
     arguments = ["demo", "--cases", str(tmp_path / "cases"), "--output", str(tmp_path / "run"),
-                 "--network.points", "256", "--network.widths", "8", "16",
-                 "--network.neighbours", "4", "--schedule.steps", "3",
-                 "--optimisation.steps", "3", "--optimisation.batch", "2",
+                 *" ".join(flags).split(), "--schedule.steps", "3", "--schedule.last-scale", "2",
+                 "--optimisation.steps", "8", "--optimisation.batch", "2",
                  "--scenes.nodes", "32768"]  # fmt: skip
     assert train_command.main(arguments) == 0
     config, _ = training.load(tmp_path / "run")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import in_x64, numeric_gradient, scene_on, start_near
+from conftest import crossed, in_x64, numeric_gradient, scene_on, start_near
 
 from e2r import pipeline
 from e2r.geometry import correspondences, poses
@@ -38,8 +38,10 @@ def robust_weights(count, largest):
     return {name: np.asarray(k(square, np.ones(count), 3.0)) for name, k in KERNELS.items()}
 
 
-@pytest.mark.parametrize("look_up", ["project", "closest", "nearest", "soft"])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    ("name", "look_up"),
+    crossed(STEPS, ["project", "closest", "nearest", "soft"], plain="project"),
+)
 def test_gradients_forward_reverse_numeric(name, look_up, surface, truth, rng):
     """Through several steps, with respect to weights, points and start, in double precision."""
     scene = scene_on(surface, truth, rng, 12, noise=0.7)
@@ -79,7 +81,11 @@ def test_gradients_forward_reverse_numeric(name, look_up, surface, truth, rng):
                 assert (np.abs(np.asarray(reverse[0])[weights == 0]) > 1e-8).all()
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name",
+    ["point_to_point", "symmetric"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("point_to_plane", "generalised")],
+)
 def test_all_modes_agree_at_the_fixed_point(name, surface, truth, rng):
     """Steps x kernels x modes, where the run has settled: implicit, unrolled, numeric."""
     scene = scene_on(surface, truth, rng, 60, noise=0.4)
@@ -207,7 +213,9 @@ def error_of_weights(scene, surface, truth, start, count, mode):
     return error
 
 
-@pytest.mark.parametrize("mode", ["last", "one_step", "implicit"])
+@pytest.mark.parametrize(
+    "mode", ["last", pytest.param("one_step", marks=pytest.mark.slow), "implicit"]
+)
 def test_memory_does_not_grow_with_the_steps(mode, surface, truth, rng):
     """From the compiled program's own account, of forward and gradient."""
     scene = scene_on(surface, truth, rng, 256)

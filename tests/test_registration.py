@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import farthest, scene_on, start_near
+from conftest import crossed, farthest, scene_on, start_near
 
 from e2r import banks, losses, pipeline
 from e2r.datasets import cases
@@ -100,8 +100,7 @@ def bad_clips(points: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-@pytest.mark.parametrize("mode", unroll.MODES)
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(("name", "mode"), crossed(STEPS, unroll.MODES, plain="unrolled"))
 def test_bad_numbers_stay_finite_and_are_flagged(name, mode, surface, truth, rng):
     scene = scene_on(surface, truth, rng, 200)
     scales = unroll.annealed(8.0, 2.0, 4)

@@ -259,8 +259,18 @@ def test_names_that_are_no_vertebrae_do_not_turn_the_spine_over(simulated_cases)
     np.testing.assert_allclose(frames.anatomical(two).rotation, named.rotation, atol=1e-6)
 
 
-def test_a_procedural_spine_knows_its_own_frame():
+def test_a_procedural_spine_knows_its_own_frame(monkeypatch):
     for i in range(3):
         specimen = simulated.procedural(jax.random.key(i), "x")
         found = frames.anatomical(specimen.model)
         assert degrees_between(found.rotation, specimen.canonical.rotation) < 15.0
+        # The same of all levels in one surface, as some data sets have them.
+        whole = {"spine": trimesh.util.concatenate(list(specimen.model.values()))}
+        again = frames.anatomical(whole)
+        assert degrees_between(again.rotation, found.rotation) < 1.0
+        np.testing.assert_allclose(again.translation, found.translation, atol=1.0)
+        # And where they are grown together; then head and tail may be taken for each other.
+        with monkeypatch.context() as patch:
+            patch.setattr(trimesh.Trimesh, "split", lambda *_, **__: [])
+            fused = frames.anatomical(whole).rotation @ found.rotation.T
+        assert abs(fused[2, 2]) > 0.99 and fused[1, 1] > 0.99

@@ -19,6 +19,10 @@ ORDER = (
 """Level names from head to tail."""
 NODES = 16_000
 """Grid nodes around a level, of which those inside are its volume."""
+LONG = 1.3
+"""A body this much longer than wide is more than one level."""
+HEIGHT = 36.0
+"""mm: about that of a lumbar level and its disc."""
 
 
 def sort_levels(names: Sequence[str]) -> list[str]:
@@ -33,14 +37,18 @@ def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
     Cranial runs along the levels' centres, from tail to head by their names (where no two are
     vertebrae's, in the given order, head first); posterior is where a vertebra's mass thins out,
     the third moment of its volume, which left-right symmetry puts into the sagittal plane. Lumbar
-    levels decide, where there are two. Of a single level cranial is the axis it is thinnest along,
-    of either sign. The origin is the mean of the deciding levels' centroids.
+    levels decide, where there are two. A surface that holds several levels is taken apart first, and
+    its tail is where their spinous processes hang. Of a single level cranial is the axis it is thinnest along, of
+    either sign. The origin is the mean of the deciding levels' centroids.
 
     Args:
       meshes: level name -> surface, mm. Closed or nearly so (inside is where it winds around).
     """
     names = sort_levels(list(meshes))
     volumes = {name: _inside(meshes[name]) for name in names}
+    if len(names) == 1:
+        volumes = _apart(meshes[names[0]], volumes[names[0]])
+        names = list(volumes)
     known = [name for name in names if name.upper() in ORDER]
     lumbar = [name for name in known if name.upper().startswith("L")]
     chosen = next((some for some in (lumbar, known) if len(some) >= 2), names)
@@ -59,8 +67,38 @@ def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
     if np.linalg.norm(tail) < 1e-6:  # as symmetric as a ball: any direction is as good
         tail = np.cross(cranial, np.eye(3)[np.argmin(np.abs(cranial))])
     posterior = tail / np.linalg.norm(tail)
+    if len(meshes) == 1 and np.mean([_rise(volumes[n], posterior, cranial) for n in chosen]) > 0:
+        cranial = -cranial
     rotation = np.stack([np.cross(posterior, cranial), posterior, cranial])
     return Pose(rotation.astype(np.float32), (-rotation @ middle).astype(np.float32))
+
+
+def _rise(rows: np.ndarray, posterior: np.ndarray, cranial: np.ndarray) -> float:
+    """How much higher than the rest the posterior tenth of a volume lies: its spinous process."""
+    high = (rows - rows.mean(0)) @ cranial
+    back = rows @ posterior
+    return float(high[back >= np.quantile(back, 0.9)].mean() / np.maximum(high.std(), 1e-6))
+
+
+def _apart(mesh: trimesh.Trimesh, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The volumes of the levels that one surface holds, in order from one end: its connected parts,
+    or where they are grown together slices of a body that is long."""
+    parts = [_inside(part) for part in mesh.split(only_watertight=False) if len(part.faces) > 50]
+    spans = [float(np.prod(np.ptp(part, axis=0))) for part in parts]
+    parts = [part for part, span in zip(parts, spans, strict=True) if span > 0.1 * max(spans)]
+    if len(parts) < 2:
+        values, axes = np.linalg.eigh(np.cov((rows - rows.mean(0)).T))
+        if values[2] < LONG**2 * values[1]:
+            return {"one": rows}
+        along = rows @ axes[:, 2]
+        cuts = np.linspace(along.min(), along.max(), max(2, round(np.ptp(along) / HEIGHT)) + 1)
+        inside = [(along >= a) & (along <= b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        parts = [rows[some] for some in inside if some.sum() >= 50]
+    if len(parts) < 2:
+        return {"one": rows}
+    middles = np.array([part.mean(0) for part in parts])
+    axis = np.linalg.svd(middles - middles.mean(0))[2][0]
+    return {f"part {rank}": parts[i] for rank, i in enumerate(np.argsort(middles @ axis))}
 
 
 def _inside(mesh: trimesh.Trimesh) -> np.ndarray:

@@ -267,8 +267,8 @@ def test_a_procedural_spine_knows_its_own_frame(monkeypatch):
         # The same of all levels in one surface, as some data sets have them.
         whole = {"spine": trimesh.util.concatenate(list(specimen.model.values()))}
         again = frames.anatomical(whole)
-        assert degrees_between(again.rotation, found.rotation) < 1.0
-        np.testing.assert_allclose(again.translation, found.translation, atol=1.0)
+        assert degrees_between(again.rotation, found.rotation) < 3.0
+        assert np.linalg.norm(found.translation - again.translation) < 5.0
         # And where they are grown together; then head and tail may be taken for each other.
         with monkeypatch.context() as patch:
             patch.setattr(trimesh.Trimesh, "split", lambda *_, **__: [])

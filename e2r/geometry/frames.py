@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import igl
 import numpy as np
@@ -37,9 +38,9 @@ def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
     Cranial runs along the levels' centres, from tail to head by their names (where no two are
     vertebrae's, in the given order, head first); posterior is where a vertebra's mass thins out,
     the third moment of its volume, which left-right symmetry puts into the sagittal plane. Lumbar
-    levels decide, where there are two. A surface that holds several levels is taken apart first, and
-    its tail is where their spinous processes hang. Of a single level cranial is the axis it is thinnest along, of
-    either sign. The origin is the mean of the deciding levels' centroids.
+    levels decide, where there are two. A surface that holds several levels is taken apart first;
+    its tail is where their spinous processes hang. Of a single level cranial is the axis it is
+    thinnest along, of either sign. The origin is the mean of the deciding levels' centroids.
 
     Args:
       meshes: level name -> surface, mm. Closed or nearly so (inside is where it winds around).
@@ -85,14 +86,14 @@ def _apart(mesh: trimesh.Trimesh, rows: np.ndarray) -> dict[str, np.ndarray]:
     or where they are grown together slices of a body that is long."""
     parts = [_inside(part) for part in mesh.split(only_watertight=False) if len(part.faces) > 50]
     spans = [float(np.prod(np.ptp(part, axis=0))) for part in parts]
-    parts = [part for part, span in zip(parts, spans, strict=True) if span > 0.1 * max(spans)]
+    parts = [part for part, span in zip(parts, spans, strict=True) if span > 0.3 * max(spans)]
     if len(parts) < 2:
         values, axes = np.linalg.eigh(np.cov((rows - rows.mean(0)).T))
         if values[2] < LONG**2 * values[1]:
             return {"one": rows}
         along = rows @ axes[:, 2]
         cuts = np.linspace(along.min(), along.max(), max(2, round(np.ptp(along) / HEIGHT)) + 1)
-        inside = [(along >= a) & (along <= b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        inside = [(along >= a) & (along <= b) for a, b in pairwise(cuts)]
         parts = [rows[some] for some in inside if some.sum() >= 50]
     if len(parts) < 2:
         return {"one": rows}

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from e2r import files
+
 State = TypeVar("State")
 
 SUMS = "sums.json"
@@ -41,9 +43,9 @@ def save(
         about = {"settings": dict(settings), "digest": digest(state)}
         checkpointer.save(step, state, custom_metadata=about)
         place = Path(checkpointer.directory) / str(step)
-        part = place / f"{SUMS}.part"
-        part.write_text(json.dumps(_sums(place)))
-        part.replace(place / SUMS)
+        sums = _sums(place)
+        with files.whole(place / SUMS) as part:
+            part.write_text(json.dumps(sums))
 
 
 def digest(state: Any) -> str:
@@ -82,13 +84,13 @@ def locate(folder: Path) -> Path:
       ValueError: no checkpoint there.
     """
     for candidate in (folder / "checkpoint", folder):
-        if _steps(candidate):
+        if steps(candidate):
             return candidate
     what = "holds no checkpoint" if folder.is_dir() else "no such folder"
     raise ValueError(f"{folder}: {what}; give the output folder of experiments.train")
 
 
-def _steps(place: Path) -> list[int]:
+def steps(place: Path) -> list[int]:
     """The steps below a folder, whole or broken, the newest first."""
     if not place.is_dir():
         return []
@@ -96,11 +98,12 @@ def _steps(place: Path) -> list[int]:
 
 
 def latest_step(folder: Path) -> int | None:
-    """The step of the newest checkpoint below ``folder``, or None."""
+    """The step of the newest checkpoint below ``folder`` whose files are whole, or None."""
     try:
-        return _steps(locate(folder))[0]
+        place = locate(folder)
     except ValueError:
         return None
+    return next((step for step in steps(place) if _is_whole(place / str(step))), None)
 
 
 class Saved(NamedTuple, Generic[State]):
@@ -123,10 +126,10 @@ def restore(folder: Path, shapes: Callable[[dict[str, Any]], State]) -> Saved[St
       ValueError: no checkpoint, none that is whole, or one that e2r did not write.
     """
     place = locate(folder)
-    steps = _steps(place)
+    there = steps(place)
     why = ""
     with _quiet(), ocp.training.Checkpointer(place.resolve()) as checkpointer:
-        for step, older in zip(steps, [*steps[1:], None], strict=True):
+        for step, older in zip(there, [*there[1:], None], strict=True):
             about = _about(checkpointer, step) if _is_whole(place / str(step)) else None
             if about is None:
                 why = "it is broken"
@@ -145,7 +148,7 @@ def restore(folder: Path, shapes: Callable[[dict[str, Any]], State]) -> Saved[St
                     file=sys.stderr,
                 )
     raise ValueError(
-        f"{place / str(steps[-1])}: cannot be used, {why}; train again in another folder, or put a "
+        f"{place / str(there[-1])}: cannot be used, {why}; train again in another folder, or put a "
         "whole checkpoint there"
     )
 
@@ -185,7 +188,7 @@ def _load(checkpointer: ocp.training.Checkpointer, step: int, shapes: State) -> 
 
 def set_aside(folder: Path, step: int) -> None:
     """Renames the checkpoints after ``step``, which are broken, so that they can be made again."""
-    for later in _steps(folder):
+    for later in steps(folder):
         if later > step:
             (folder / str(later)).rename(_free(folder / f"{later}.broken"))
 

@@ -30,5 +30,9 @@ def run(command: Callable[[], int]) -> int:
         print(f"e2r: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("e2r: interrupted; the same command goes on where it was", file=sys.stderr)
+        print(
+            "e2r: interrupted; the same command goes on where it was, if it trains or evaluates, "
+            "and begins anew otherwise",
+            file=sys.stderr,
+        )
         return 130

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from e2r import files
+
 PREDICTIONS, ERRORS = "predictions.jsonl", "errors.jsonl"
 
 Line = dict[str, Any]
@@ -107,17 +109,11 @@ def opened(folder: Path, settings: Mapping[str, Any]) -> Iterator[Ledger]:
                     f"{about}: holds a job with other settings; name another output folder, or "
                     "delete this one"
                 )
-            replace(about, text)
+            with files.whole(about) as part:
+                part.write_text(text)
         yield ledger
     finally:
         os.close(locks)
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file that is there whole, or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _append(path: Path, line: Line) -> None:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -23,7 +20,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from e2r import checkpoints, confidence, losses, pipeline
+from e2r import checkpoints, confidence, files, losses, pipeline, stopping
 from e2r.banks import Bank, augment, draw_batch, shape_example
 from e2r.configs import Config, Optimisation, from_settings, to_settings, versions
 from e2r.geometry import poses
@@ -242,9 +239,10 @@ def make_update(
     config: Config,
     teacher: Teacher | None = None,
 ) -> Callable[[TrainState, Bank, Array], tuple[TrainState, Metrics]]:
-    """The compiled update: draws the step's batch from the bank, and steps. The same for the same.
+    """The compiled update: draws the step's batch from the bank, and steps.
 
-    Its keys come from the run's key and ``state.step``, so a resumed run repeats the whole one.
+    Kept for the last few configurations, so that their runs share it. Its keys come from the run's
+    key and ``state.step``, so a resumed run repeats the whole one.
     """
 
     def update(state: TrainState, bank: Bank, key: Array) -> tuple[TrainState, Metrics]:
@@ -291,7 +289,7 @@ def train(
     fresh = partial(init_state, config, example)
     settings = {**to_settings(config), "source": source}
     folder = output / "checkpoint"
-    if checkpoints.latest_step(folder) is None:
+    if not checkpoints.steps(folder):
         state = jax.jit(fresh)()
         if begin is not None:
             state = state._replace(params=jax.tree.map(jnp.copy, begin))
@@ -323,7 +321,7 @@ def train(
         checkpoints.writer(folder, keep=2) as writer,
         (output / "metrics.jsonl").open("a") as log,
         tqdm(total=end, initial=done, desc="train", unit="step") as bar,
-        _asked_to_stop() as asked,
+        stopping.asked() as asked,
     ):
         pending: list[Metrics] = []
         for step in range(done + 1, end + 1):
@@ -358,30 +356,6 @@ def train(
     return state
 
 
-@contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM, or Ctrl-C for the first time, came: a run saves its step before it leaves.
-
-    Signals go to a program's main thread; elsewhere nothing is asked.
-    """
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def note(number: int, _: Any) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _plain(figures: Any) -> dict[str, float]:
     """A probe's figures for ``metrics.jsonl``, as far as they are finite."""
     found = figures._asdict() if figures else {}
@@ -401,7 +375,8 @@ def _drop_after(path: Path, step: int) -> None:
     """Drops the lines of ``metrics.jsonl`` that a killed run wrote after its last checkpoint."""
     kept = [json.dumps(line) for line in curve(path.parent) if line["step"] <= step]
     if path.exists():
-        path.write_text("".join(line + "\n" for line in kept))
+        with files.whole(path) as part:
+            part.write_text("".join(line + "\n" for line in kept))
 
 
 def load(folder: Path) -> tuple[Config, Params]:
@@ -410,11 +385,17 @@ def load(folder: Path) -> tuple[Config, Params]:
     Raises:
       ValueError: no usable checkpoint in ``folder``.
     """
-    saved = _restore(folder)
+    saved = restore(folder)
     return from_settings(saved.settings), saved.state.params
 
 
-def _restore(folder: Path) -> checkpoints.Saved[TrainState]:
+def restore(folder: Path) -> checkpoints.Saved[TrainState]:
+    """The newest whole checkpoint of a trained run, or of an exported one, without its optimiser.
+
+    Raises:
+      ValueError: no usable checkpoint in ``folder``.
+    """
+
     def shapes(settings: dict[str, Any]) -> TrainState:
         config = from_settings(settings)
         found = jax.eval_shape(partial(init_state, config), shape_example(config.network))
@@ -433,8 +414,8 @@ def export(folder: Path, output: Path) -> int:
     Raises:
       ValueError: no usable checkpoint in ``folder``, or ``output`` holds one already.
     """
-    saved = _restore(folder)
-    if checkpoints.latest_step(output) is not None:
+    saved = restore(folder)
+    if checkpoints.steps(output / "checkpoint"):
         raise ValueError(f"{output}: holds a checkpoint; name another folder, or delete this one")
     state = saved.state._replace(optimiser=())
     with checkpoints.writer(output / "checkpoint", keep=1) as writer:

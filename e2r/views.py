@@ -13,7 +13,7 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from e2r import pictures
+from e2r import files, pictures
 from e2r.datasets import cases
 from e2r.results import Result, level_poses
 from e2r.types import Pose
@@ -153,10 +153,8 @@ def write(view: View, path: Path) -> None:
     for name, pose in {"trajectory": view.trajectory, **named}.items():
         arrays[f"R {name}"], arrays[f"t {name}"] = map(np.asarray, pose)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with files.whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    part.replace(path)
 
 
 def read(path: Path) -> View:

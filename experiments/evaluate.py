@@ -10,7 +10,7 @@ that training never uses. Writes predictions.jsonl (the learnt mask's, if it ran
 summary.json, report.html and views/ (the worst cases, for python -m e2r view).
 
 Interrupted or killed, the same command goes on, and does no case twice. Several processes may share
-the work: give the same command as often as you like, on any machines that share the folder.
+the work: give the same command as often as you like.
 
 Exit code: 0 all cases registered, 3 some failed, 2 bad call.
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import tyro
 from tqdm import tqdm
@@ -36,6 +36,7 @@ from e2r import (
     configs,
     console,
     evaluation,
+    files,
     jobs,
     ledger,
     pipeline,
@@ -131,8 +132,8 @@ def unclaimed(work: Sequence[Unit], book: ledger.Ledger) -> Iterator[Unit]:
 
 
 def to_do(work: Sequence[Unit], book: ledger.Ledger) -> Iterator[Item]:
-    """The cases of :func:`unclaimed` units that are not done, one unit read ahead."""
-    for items in ahead(lambda unit: unit.make(), unclaimed(work, book)):
+    """The cases of :func:`unclaimed` units that are not done, two units made ahead."""
+    for items in ahead(lambda unit: unit.make(), unclaimed(work, book), workers=2):
         for item in items:
             if (item[0] if isinstance(item, tuple) else item.id) not in book.done():
                 yield item
@@ -152,13 +153,9 @@ def evaluate(options: Evaluate) -> int:
     config, params = training.load(options.checkpoint)
     calibration = confidence.load(options.checkpoint)
     work = units(options, config.scenes.simulation)
-    origin = {
-        "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
-        "checkpoint": str(options.checkpoint),
-    }
     settings = {
         **json.loads(json.dumps(dataclasses.asdict(options), default=str)),
-        "step": checkpoints.latest_step(options.checkpoint),
+        "parameters": checkpoints.digest(params),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
     del settings["output"]
@@ -170,9 +167,9 @@ def evaluate(options: Evaluate) -> int:
                 bar.update()
                 if isinstance(item, results.Result):
                     line = results.prediction(item, job.head, calibration)
+                    book.add(line, results.scores(item))
                     with book.alone():
                         views.keep_worst(options.output / "views", item, job.head)
-                    book.add(line, results.scores(item))
                 else:
                     failed = True
                     print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
@@ -184,7 +181,7 @@ def evaluate(options: Evaluate) -> int:
             )
             return 3 if failed else 0
         with book.alone():
-            return summarise(book, work, job, config, origin, options)
+            return summarise(book, work, job, config, options)
 
 
 def summarise(
@@ -192,15 +189,19 @@ def summarise(
     work: Sequence[Unit],
     job: jobs.Job,
     config: configs.Config,
-    origin: dict[str, Any],
     options: Evaluate,
 ) -> int:
     """Writes summary and report of a job that is done, and prints its table."""
     by_id = {line["id"]: line for line in book.lines()}
     lines = [by_id[name] for unit in work for name in unit.ids]
     rows = book.rows(lines)
+    origin = {
+        "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
+        "checkpoint": str(options.checkpoint),
+    }
     figures = results.summary(lines, rows, job, config, origin)
-    ledger.replace(options.output / "summary.json", json.dumps(figures, indent=1))
+    with files.whole(options.output / "summary.json") as part:
+        part.write_text(json.dumps(figures, indent=1))
     report.write(
         options.output / "report.html", figures, lines, rows,
         views.read_worst(options.output / "views"), training.curve(options.checkpoint),

@@ -38,6 +38,7 @@ from e2r import (
     console,
     conversions,
     evaluation,
+    files,
     jobs,
     metrics,
     training,
@@ -251,10 +252,8 @@ def run_fold(options: Protocol, fold: Fold) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    """Writes JSON that is there whole, or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1))
-    part.replace(path)
+    with files.whole(path) as part:
+        part.write_text(json.dumps(value, indent=1))
 
 
 # Figures ------------------------------------------------------------------------------------------

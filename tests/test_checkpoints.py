@@ -71,6 +71,7 @@ def test_each_file_of_a_checkpoint_broken(folder, spoil, tmp_path, capfd):
         err = capfd.readouterr().err
         assert err.count("\n") == (0 if unharmed else 1), (name, err)
         assert unharmed or "step 6 before it is tried" in err
+        assert checkpoints.latest_step(copy) == saved.step
         checkpoints.set_aside(copy / "checkpoint", saved.step)
         assert checkpoints.latest_step(copy) == saved.step
 

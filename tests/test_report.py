@@ -1,5 +1,6 @@
 """The report of a job, of results made up: size, figures, names; views and their files."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -134,6 +135,14 @@ def test_the_page_says_what_the_summary_says(tmp_path):
     assert "a: no scene" in path.read_text()
 
 
+def test_statistics_need_no_scene():
+    """What a job's files hold is enough: a job that goes on has nothing else."""
+    figures, lines, rows = job([made_up(i, i + 0.5) for i in range(2)])
+    lines, rows = json.loads(json.dumps([lines, rows]))
+    again = results.summary(lines, rows, JOB, TINY, {"cases": "made up", "checkpoint": "nowhere"})
+    assert json.dumps(again) == json.dumps(figures)
+
+
 def test_the_worst_are_kept_and_no_more(tmp_path):
     for i, off in enumerate((3.0, 1.0, 40.0, 2.0, 7.0)):
         views.keep_worst(tmp_path, made_up(i, off), "learnt", most=3)
@@ -141,6 +150,11 @@ def test_the_worst_are_kept_and_no_more(tmp_path):
     before = sorted(tmp_path.iterdir())
     views.keep_worst(tmp_path, made_up(4, 7.0), "learnt", most=3)  # again, by a job that goes on
     assert sorted(tmp_path.iterdir()) == before
+    assert views.read_worst(tmp_path)[0].tre_mm == pytest.approx(40.0)
+    whole = made_up(0, 1.0, truth=False)
+    assert views.doubt(whole, "learnt") == pytest.approx(0.0, abs=1e-6)
+    half = whole.levels["learnt"]._replace(evidence=whole.levels["learnt"].evidence / 2)
+    assert views.doubt(whole._replace(levels={"learnt": half}), "learnt") == pytest.approx(0.5)
 
 
 def test_a_view_comes_back_from_its_file(tmp_path):

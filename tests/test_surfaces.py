@@ -269,6 +269,21 @@ def test_a_procedural_spine_knows_its_own_frame(monkeypatch):
         again = frames.anatomical(whole)
         assert degrees_between(again.rotation, found.rotation) < 3.0
         assert np.linalg.norm(found.translation - again.translation) < 5.0
+        # A vertebra by name is one level, in however many pieces.
+        level = specimen.model["L3"]
+        cut = trimesh.intersections.slice_faces_plane(
+            level.vertices, level.faces, found.rotation[1], level.center_mass
+        )
+        rest = trimesh.intersections.slice_faces_plane(
+            level.vertices, level.faces, -found.rotation[1], level.center_mass
+        )
+        halves = [trimesh.Trimesh(*half[:2]) for half in (cut, rest)]
+        pieces = {"L3": trimesh.util.concatenate(halves)}
+        assert len(pieces["L3"].split(only_watertight=False)) >= 2
+        turned = degrees_between(
+            frames.anatomical(pieces).rotation, frames.anatomical({"L3": level}).rotation
+        )
+        assert turned < 5.0
         # And where they are grown together; then head and tail may be taken for each other.
         with monkeypatch.context() as patch:
             patch.setattr(trimesh.Trimesh, "split", lambda *_, **__: [])

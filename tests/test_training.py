@@ -182,6 +182,25 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
         training.train(other, bank, tmp_path / "parts")
 
 
+def test_the_step_is_traced_once(bank):
+    update = training.make_update(TINY, None)
+    example = jax.tree.map(lambda leaf: leaf[0], bank.examples)
+    state = jax.jit(partial(training.init_state, TINY, example))()
+    state = jax.device_put(state, jax.devices()[0])
+    key = jax.random.key(3)
+    device = jax.tree.map(jnp.asarray, bank)
+    before = jax.tree.map(np.asarray, state.params)
+    for _ in range(3):
+        state, metrics = update(state, device, key)
+    assert update._cache_size() == 1
+    assert all(np.isfinite(leaf) for leaf in metrics)
+    moved = [
+        float(np.abs(a - b).max())
+        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)
+    ]
+    assert max(moved) > 0
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(bank, tmp_path):
     broken = bank._replace(
         surfaces=bank.surfaces._replace(planes=bank.surfaces.planes * np.float32(np.nan))

@@ -38,18 +38,20 @@ def anatomical(meshes: Mapping[str, trimesh.Trimesh]) -> Pose:
     Cranial runs along the levels' centres, from tail to head by their names (where no two are
     vertebrae's, in the given order, head first); posterior is where a vertebra's mass thins out,
     the third moment of its volume, which left-right symmetry puts into the sagittal plane. Lumbar
-    levels decide, where there are two. A surface that holds several levels is taken apart first;
-    its tail is where their spinous processes hang. Of a single level cranial is the axis it is
-    thinnest along, of either sign. The origin is the mean of the deciding levels' centroids.
+    levels decide, where there are two. Of a single level cranial is the axis it is thinnest along.
+    A single surface of another name may hold several levels, and is taken apart first. The tail of
+    a single surface is where spinous processes hang. The origin is the mean of the deciding levels'
+    centroids.
 
     Args:
       meshes: level name -> surface, mm. Closed or nearly so (inside is where it winds around).
     """
     names = sort_levels(list(meshes))
-    volumes = {name: _inside(meshes[name]) for name in names}
-    if len(names) == 1:
-        volumes = _apart(meshes[names[0]], volumes[names[0]])
+    if len(names) == 1 and names[0].upper() not in ORDER:
+        volumes = _apart(meshes[names[0]])
         names = list(volumes)
+    else:
+        volumes = {name: _inside(meshes[name]) for name in names}
     known = [name for name in names if name.upper() in ORDER]
     lumbar = [name for name in known if name.upper().startswith("L")]
     chosen = next((some for some in (lumbar, known) if len(some) >= 2), names)
@@ -81,13 +83,14 @@ def _rise(rows: np.ndarray, posterior: np.ndarray, cranial: np.ndarray) -> float
     return float(high[back >= np.quantile(back, 0.9)].mean() / np.maximum(high.std(), 1e-6))
 
 
-def _apart(mesh: trimesh.Trimesh, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _apart(mesh: trimesh.Trimesh) -> dict[str, np.ndarray]:
     """The volumes of the levels that one surface holds, in order from one end: its connected parts,
     or where they are grown together slices of a body that is long."""
     parts = [_inside(part) for part in mesh.split(only_watertight=False) if len(part.faces) > 50]
     spans = [float(np.prod(np.ptp(part, axis=0))) for part in parts]
     parts = [part for part, span in zip(parts, spans, strict=True) if span > 0.3 * max(spans)]
     if len(parts) < 2:
+        rows = _inside(mesh)
         values, axes = np.linalg.eigh(np.cov((rows - rows.mean(0)).T))
         if values[2] < LONG**2 * values[1]:
             return {"one": rows}
@@ -95,8 +98,6 @@ def _apart(mesh: trimesh.Trimesh, rows: np.ndarray) -> dict[str, np.ndarray]:
         cuts = np.linspace(along.min(), along.max(), max(2, round(np.ptp(along) / HEIGHT)) + 1)
         inside = [(along >= a) & (along <= b) for a, b in pairwise(cuts)]
         parts = [rows[some] for some in inside if some.sum() >= 50]
-    if len(parts) < 2:
-        return {"one": rows}
     middles = np.array([part.mean(0) for part in parts])
     axis = np.linalg.svd(middles - middles.mean(0))[2][0]
     return {f"part {rank}": parts[i] for rank, i in enumerate(np.argsort(middles @ axis))}

@@ -19,6 +19,7 @@ import scipy.sparse
 import trimesh
 from scipy.ndimage import distance_transform_edt
 
+from e2r import files
 from e2r.geometry import frames
 from e2r.types import Array, Pose, Surface
 
@@ -36,7 +37,7 @@ ROOM = 2**14
 """Triangles by which a stacked model's room grows."""
 BLOCK = 200_000
 """Nodes searched at a time, which bounds the memory."""
-FORMAT = 1
+FORMAT = 2
 """Of a saved surface; another one is built again."""
 
 
@@ -267,11 +268,9 @@ def fingerprint(meshes: Mapping[str, trimesh.Trimesh], **options: Any) -> str:
 
 def save(path: Path, surface: Surface, made_of: str = "") -> None:
     """Writes a surface as ``.npz``; replaces the file only once the new one is whole."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with files.whole(path) as part, part.open("wb") as file:
         leaves = {**surface._asdict(), "upright": np.column_stack(surface.upright)}
         np.savez(file, made_of=np.array(made_of), **leaves)
-    part.replace(path)
 
 
 def load(path: Path, made_of: str | None = None) -> Surface:

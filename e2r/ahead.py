@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def ahead(make: Callable[[T], U], items: Iterable[T], *, workers: int = 1) -> Iterator[U]:
+def ahead(make: Callable[[T], U], items: Iterable[T], *, workers: int = 1) -> Generator[U]:
     """``map(make, items)`` by threads, which are never more than ``workers`` items ahead."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[U]] = deque()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ class Bank(NamedTuple):
     examples: Example  # surface: None
     surfaces: Surface
     specimen: Array  # (scenes,) int32, row of `surfaces`
+    names: tuple[str, ...]  # (scenes,) of the cases
 
 
 def make_targets(case: cases.Case) -> Targets:
@@ -106,6 +107,7 @@ def make_bank(
     examples: list[Example] = []
     models: list[Surface] = []
     specimen: list[int] = []
+    names: list[str] = []
     for group in tqdm(groups, total=total, desc="scenes", unit="specimen"):
         for number, case in enumerate(group):
             if number == 0:
@@ -121,15 +123,14 @@ def make_bank(
             for close in looks:
                 examples.append(make_example(case, config.network, seed=len(examples), close=close))
                 specimen.append(len(models) - 1)
+                names.append(case.id)
+    stacked = surfaces.stack(models)
+    return Bank(stack(examples), stacked, np.array(specimen, np.int32), tuple(names))
 
-    def stack(*leaves: Array) -> np.ndarray:
-        return np.stack([np.asarray(leaf) for leaf in leaves])
 
-    return Bank(
-        jax.tree.map(stack, *examples),
-        surfaces.stack(models),
-        np.array(specimen, np.int32),
-    )
+def stack(examples: Sequence[Example]) -> Example:
+    """Examples as one, with a leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *examples)
 
 
 def simulated_bank(config: Config) -> Bank:
@@ -171,14 +172,11 @@ def read_bank(folder: Path, config: Config, *, without: Collection[str] = ()) ->
     return make_bank((group for _, group in groups), config)
 
 
-def draw_batch(bank: Bank, key: Array, batch: int) -> Example:
-    """Draws ``batch`` examples evenly from the bank."""
-    pick = jax.random.randint(key, (batch,), 0, bank.specimen.shape[0])
-    examples = jax.tree.map(lambda leaf: jnp.asarray(leaf)[pick], bank.examples)
-    row = jnp.asarray(bank.specimen)[pick]
-    return examples._replace(
-        surface=jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], bank.surfaces)
-    )
+def draw(bank: Bank, rows: np.ndarray) -> Example:
+    """These examples of the bank, with their surfaces; on the host."""
+    models = bank.specimen[rows]
+    examples = jax.tree.map(lambda leaf: leaf[rows], bank.examples)
+    return examples._replace(surface=jax.tree.map(lambda leaf: leaf[models], bank.surfaces))
 
 
 def augment(key: Array, example: Example) -> Example:

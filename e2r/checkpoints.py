@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from e2r import files
+from e2r import devices, files
 
 State = TypeVar("State")
 
@@ -43,9 +43,10 @@ def save(
         about = {"settings": dict(settings), "digest": digest(state)}
         checkpointer.save(step, state, custom_metadata=about)
         place = Path(checkpointer.directory) / str(step)
-        sums = _sums(place)
-        with files.whole(place / SUMS) as part:
-            part.write_text(json.dumps(sums))
+        if devices.leads():
+            with files.whole(place / SUMS) as part:
+                part.write_text(json.dumps(_sums(place)))
+        devices.wait(f"saved {step}")
 
 
 def digest(state: Any) -> str:
@@ -175,9 +176,9 @@ def _about(checkpointer: ocp.training.Checkpointer, step: int) -> dict[str, Any]
 
 def _load(checkpointer: ocp.training.Checkpointer, step: int, shapes: State) -> State | None:
     """A state, or None if it cannot be read, whatever is wrong with it."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    everywhere = jax.sharding.NamedSharding(devices.mesh(jax.device_count()), devices.SHARED)
     placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
     )
     try:
         state: State = checkpointer.load(step, placed)

@@ -70,9 +70,13 @@ class Optimisation:
     """mm: standard deviation of its origin along the spine: models have more levels or fewer"""
     checkpoint_every: int = 200
     """steps between checkpoints"""
+    accumulate: int = 1
+    """parts of a device's share of the batch, taken one after the other: less memory"""
+    skip_not_finite: bool = False
+    """skip, and count, steps whose loss is not finite, instead of stopping there"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "checkpoint_every"):
+        for name in ("steps", "batch", "checkpoint_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use 1 or more")
         if self.estimator not in masks.ESTIMATORS:

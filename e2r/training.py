@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TextIO, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from e2r import checkpoints, confidence, files, losses, pipeline, stopping
-from e2r.banks import Bank, augment, draw_batch, shape_example
+from e2r import checkpoints, confidence, devices, files, losses, pipeline, stopping, streams
+from e2r.banks import augment, shape_example
 from e2r.configs import Config, Optimisation, from_settings, to_settings, versions
 from e2r.geometry import poses
 from e2r.registration import coarse
@@ -45,8 +48,8 @@ Teacher: TypeAlias = Callable[[Array, Example], Array]
 """(mask logits (N,), example) -> loss of the mask, in place of the pose error."""
 
 
-Probe: TypeAlias = Callable[[Params, Bank, Array, Array], Any]
-"""(params, scenes, the run's key, step) -> figures (), a named tuple; see `probes.learning`."""
+Probe: TypeAlias = Callable[[Params, Example, Array, Array], Any]
+"""(params, batch, the run's key, step) -> figures (), a named tuple; see `probes.learning`."""
 
 
 class Terms(NamedTuple):
@@ -70,6 +73,19 @@ class Metrics(NamedTuple):
     spread_mm: Array  # () mean spread of the points kept
     entropy: Array  # () mean entropy of a keep probability, bits
     gradient: Array  # () global norm before clipping
+    skipped: Array  # () 1 where loss or gradient is not finite: that step is not taken
+
+
+class NotFiniteError(FloatingPointError):
+    """A step's loss or gradient is not finite; holds what is needed to find out why."""
+
+    def __init__(self, step: int, state: TrainState, batch: Example, names: list[str]) -> None:
+        super().__init__(
+            f"the loss or its gradient is not finite in step {step}, of the cases "
+            f"{', '.join(names)}; the steps before it are saved: lower optimisation.learning_rate, "
+            "leave the case out, or skip such steps with optimisation.skip_not_finite"
+        )
+        self.step, self.state, self.batch, self.names = step, state, batch, names
 
 
 def example_loss(
@@ -153,6 +169,7 @@ def example_terms(
         spread_mm=mask.spread_mm,
         entropy=mask.entropy,
         gradient=jnp.zeros(()),
+        skipped=jnp.zeros(()),
     )
 
 
@@ -191,12 +208,57 @@ def make_optimiser(options: Optimisation) -> optax.GradientTransformation:
     )
 
 
-def init_state(config: Config, example: Example) -> TrainState:
-    """The state before the first step; ``example`` gives shapes only (no leading axis)."""
+def init_state(config: Config) -> TrainState:
+    """The state before the first step."""
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    example = shape_example(config.network)
     params = pipeline.init(key, config.network, example.cloud, example.pyramid)
     optimiser = make_optimiser(config.optimisation).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimiser)
+
+
+def batch_gradient(
+    params: Params,
+    keys: Array,
+    batch: Example,
+    *,
+    config: Config,
+    teacher: Teacher | None = None,
+    axis: str | None = None,
+) -> tuple[Params, Metrics]:
+    """Gradient of the mean loss, and the metrics of each example (leading axis B).
+
+    Args:
+      params: of both networks.
+      keys: (B,), consumed.
+      batch: leading axis B; taken in ``optimisation.accumulate`` parts, one after the other.
+      config, teacher: of the run.
+      axis: of the mesh, where these are one device's rows: the gradient is that of all devices'.
+    """
+    module = pipeline.network(config.network)
+    parts = config.optimisation.accumulate
+    one = partial(example_loss, module=module, config=config, teacher=teacher)
+
+    def part(rows: tuple[Array, Example]) -> tuple[Params, Metrics]:
+        def mean_loss(params: Params) -> tuple[jax.Array, Metrics]:
+            loss, metrics = jax.vmap(partial(one, params))(*rows)
+            return jnp.mean(loss), metrics
+
+        return jax.grad(mean_loss, has_aux=True)(params)
+
+    if parts == 1:
+        gradient, metrics = part((keys, batch))
+    else:
+        split = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), (keys, batch))
+        zero = jax.tree.map(jnp.zeros_like, params)
+
+        def add(total: Params, rows: tuple[Array, Example]) -> tuple[Params, Metrics]:
+            gradient, metrics = part(rows)
+            return jax.tree.map(lambda a, b: a + b / parts, total, gradient), metrics
+
+        gradient, metrics = jax.lax.scan(add, zero, split)
+        metrics = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), metrics)
+    return (gradient if axis is None else jax.lax.pmean(gradient, axis)), metrics
 
 
 def train_step(
@@ -206,21 +268,35 @@ def train_step(
     *,
     config: Config,
     teacher: Teacher | None = None,
+    over: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One step of gradient descent on a batch (leading axis B); pure."""
-    module = pipeline.network(config.network)
+    """One step of gradient descent on a batch (leading axis B); pure.
+
+    A step whose loss or gradient is not finite changes nothing but the number of steps.
+
+    Args:
+      state: before it.
+      batch: leading axis B.
+      key: consumed.
+      config, teacher: of the run.
+      over: the mesh among whose devices the batch is divided; without it, one device has it all.
+    """
     keys = jax.random.split(key, batch.pose.translation.shape[0])
-
-    def batch_loss(params: Params) -> tuple[jax.Array, Metrics]:
-        one = partial(example_loss, params, module=module, config=config, teacher=teacher)
-        loss, metrics = jax.vmap(one)(keys, batch)
-        return jnp.mean(loss), metrics
-
-    (loss, metrics), gradient = jax.value_and_grad(batch_loss, has_aux=True)(state.params)
+    how = partial(batch_gradient, config=config, teacher=teacher)
+    if over is not None:
+        how = jax.shard_map(
+            partial(how, axis=devices.AXIS), mesh=over, check_vma=False,
+            in_specs=(devices.SHARED, devices.DIVIDED, devices.DIVIDED),
+            out_specs=(devices.SHARED, devices.DIVIDED),
+        )  # fmt: skip
+    gradient, metrics = how(state.params, keys, batch)
+    loss, norm = jnp.mean(metrics.loss), optax.global_norm(gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, optimiser = make_optimiser(config.optimisation).update(
         gradient, state.optimiser, state.params
     )
     params = optax.apply_updates(state.params, updates)
+    params, optimiser = choose(finite, (params, optimiser), (state.params, state.optimiser))
     return TrainState(state.step + 1, params, optimiser), Metrics(
         loss=loss,
         tre_mm=jnp.median(metrics.tre_mm),
@@ -230,32 +306,46 @@ def train_step(
         effective=jnp.mean(metrics.effective),
         spread_mm=jnp.mean(metrics.spread_mm),
         entropy=jnp.mean(metrics.entropy),
-        gradient=optax.global_norm(gradient),
+        gradient=norm,
+        skipped=jnp.where(finite, 0.0, 1.0),
     )
+
+
+def choose(which: Array, a: Any, b: Any) -> Any:
+    """The one pytree or the other, by a flag ()."""
+    return jax.tree.map(lambda x, y: jnp.where(which, x, y), a, b)
 
 
 @lru_cache(maxsize=4)
 def make_update(
     config: Config,
     teacher: Teacher | None = None,
-) -> Callable[[TrainState, Bank, Array], tuple[TrainState, Metrics]]:
-    """The compiled update: draws the step's batch from the bank, and steps.
+    over: Mesh | None = None,
+) -> Callable[[TrainState, Example, Array, Array], tuple[TrainState, Metrics]]:
+    """The compiled update: (state, batch, the run's key, step to take) -> the state after it.
 
     Kept for the last few configurations, so that their runs share it. Its keys come from the run's
-    key and ``state.step``, so a resumed run repeats the whole one.
+    key and ``state.step``, so a resumed run repeats the whole one. The state stays before the first
+    step that is not finite, unless the run skips such steps.
     """
+    skips = config.optimisation.skip_not_finite
 
-    def update(state: TrainState, bank: Bank, key: Array) -> tuple[TrainState, Metrics]:
-        k_batch, k_step = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = draw_batch(bank, k_batch, config.optimisation.batch)
-        return train_step(state, batch, k_step, config=config, teacher=teacher)
+    def update(
+        state: TrainState, batch: Example, key: Array, step: Array
+    ) -> tuple[TrainState, Metrics]:
+        _, k_step = jax.random.split(jax.random.fold_in(key, state.step))
+        after, metrics = train_step(state, batch, k_step, config=config, teacher=teacher, over=over)
+        if not skips:
+            taken = (state.step == step - 1) & (metrics.skipped == 0.0)
+            after = choose(taken, after, state)
+        return after, metrics
 
     return jax.jit(update, donate_argnums=0)
 
 
 def train(
     config: Config,
-    bank: Bank,
+    stream: streams.Stream,
     output: Path,
     *,
     stop_after: int | None = None,
@@ -264,14 +354,17 @@ def train(
     begin: Params | None = None,
     probe: Probe | None = None,
     probe_every: int = 50,
+    log_every: int = 10,
 ) -> TrainState:
     """Trains to the end of ``config``, from the newest checkpoint in ``output`` if there is one.
 
-    Writes ``config.json``, ``metrics.jsonl`` and ``checkpoint/``.
+    Runs on all devices of all processes (see :func:`e2r.devices.join`), each of which calls it; the
+    first one writes. Results depend on the number of devices by rounding only, and a run goes on
+    with any number of them. Writes ``config.json``, ``metrics.jsonl`` and ``checkpoint/``.
 
     Args:
       config: the run.
-      bank: its scenes.
+      stream: its batches.
       output: folder of the run.
       stop_after: stop (with a checkpoint) once this many steps are done in all.
       source: where the scenes come from; a run goes on with its own scenes only.
@@ -279,14 +372,16 @@ def train(
       begin: parameters to begin with, random ones without them.
       probe: figures to put into ``metrics.jsonl`` as ``probe_...``; it changes nothing.
       probe_every: steps between probes.
+      log_every: steps between lines of ``metrics.jsonl``, which hold means over them.
 
     Raises:
       KeyboardInterrupt: SIGTERM or Ctrl-C came; the step at hand is done and saved.
-      FloatingPointError: the loss is no longer finite; the message names the step.
-      ValueError: ``output`` holds a run of other settings.
+      NotFiniteError: a loss is not finite; the steps before it are saved.
+      ValueError: ``output`` holds a run of other settings, or the batch cannot be divided among the
+        devices.
     """
-    example = jax.tree.map(lambda leaf: leaf[0], bank.examples)
-    fresh = partial(init_state, config, example)
+    over = devices.mesh(config.optimisation.batch)
+    fresh = partial(init_state, config)
     settings = {**to_settings(config), "source": source}
     folder = output / "checkpoint"
     if not checkpoints.steps(folder):
@@ -304,56 +399,78 @@ def train(
             return jax.eval_shape(fresh)
 
         saved = checkpoints.restore(folder, shapes)
-        checkpoints.set_aside(folder, saved.step)
         state = saved.state
-    output.mkdir(parents=True, exist_ok=True)
-    about = {**settings, "versions": versions()}
-    (output / "config.json").write_text(json.dumps(about, indent=1))
-    state = jax.device_put(state, jax.devices()[0])  # new and restored alike, for one program
-    update = make_update(config, teacher)
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    bank = jax.tree.map(jnp.asarray, bank)
+        devices.wait("restored")
+        if devices.leads():
+            checkpoints.set_aside(folder, saved.step)
     done = int(state.step)
     end = config.optimisation.steps if stop_after is None else stop_after
-    _drop_after(output / "metrics.jsonl", done)
-    began = time.perf_counter()
+    log = _open_log(output, done, {**settings, "versions": versions()})
+    state, key = devices.share((state, streams.keys(config)), over)  # new and restored alike
+    update = make_update(config, teacher, over)
+    alone = jax.process_count() == 1
+    began, waited = time.perf_counter(), 0.0
     with (
+        log,
         checkpoints.writer(folder, keep=2) as writer,
-        (output / "metrics.jsonl").open("a") as log,
-        tqdm(total=end, initial=done, desc="train", unit="step") as bar,
+        tqdm(
+            total=end, initial=done, desc="train", unit="step", disable=not devices.leads()
+        ) as bar,
         stopping.asked() as asked,
+        closing(stream.batches(done + 1, end)) as batches,
     ):
         pending: list[Metrics] = []
         for step in range(done + 1, end + 1):
-            state, metrics = update(state, bank, key)
+            before = time.perf_counter()
+            batch = devices.divide(next(batches), over)
+            waited += time.perf_counter() - before
+            state, metrics = update(state, batch, key, np.int32(step))
             pending.append(metrics)
-            stops = asked()
+            # Processes agree where all of them look at their figures anyway.
+            stops = (alone or step % log_every == 0) and devices.any_says(asked())
             saves = step % config.optimisation.checkpoint_every == 0 or step == end or stops
             figures: Any = ()
             if probe is not None and step % probe_every == 0:
-                figures = probe(state.params, bank, key, jnp.int32(step))
-            if step % 10 and not saves and not figures:
+                figures = probe(state.params, batch, key, np.int32(step))
+            if step % log_every and not saves and not figures:
                 continue
-            line = jax.tree.map(lambda *leaves: float(np.mean(leaves)), *pending)
-            if not (math.isfinite(line.loss) and math.isfinite(line.gradient)):
-                raise FloatingPointError(
-                    f"the loss or its gradient is not finite in the {len(pending)} steps up to "
-                    f"{step}; the last checkpoint is whole: lower optimisation.learning_rate"
-                )
+            found = [jax.tree.map(float, one) for one in pending]
+            good = [one for one in found if not one.skipped]
+            bad = next((i for i, one in enumerate(found) if one.skipped), None)
+            if bad is not None and not config.optimisation.skip_not_finite:
+                at = step - len(found) + 1 + bad
+                checkpoints.save(writer, at - 1, state, settings)
+                with closing(stream.batches(at, at)) as again:
+                    raise NotFiniteError(at, state, next(again), stream.names(at))
             pending = []
-            about = {"step": step, "seconds": time.perf_counter() - began, **line._asdict()}
-            log.write(json.dumps({**about, **_plain(figures)}) + "\n")
+            took = time.perf_counter() - began
+            line: dict[str, float] = {"step": step, "seconds": took, "waited": waited / took}
+            if good:
+                line |= jax.tree.map(lambda *each: float(np.mean(each)), *good)._asdict()
+            line["skipped"] = len(found) - len(good)
+            log.write(json.dumps({**line, **_plain(figures)}) + "\n")
             log.flush()
             bar.update(step - bar.n)
-            bar.set_postfix(
-                tre_mm=f"{line.tre_mm:.2f}", keep=f"{line.keep:.2f}",
-                coarse_mm=f"{line.coarse_mm:.1f}",
-            )  # fmt: skip
+            bar.set_postfix({
+                name: f"{line[name]:.2f}" for name in ("tre_mm", "keep", "coarse_mm", "waited")
+                if name in line
+            })  # fmt: skip
             if saves:
                 checkpoints.save(writer, step, state, settings)
             if stops:
                 raise KeyboardInterrupt
     return state
+
+
+def _open_log(output: Path, done: int, about: dict[str, Any]) -> TextIO:
+    """``metrics.jsonl`` to append to, after ``config.json`` is written; nowhere, for a process that
+    does not write."""
+    if not devices.leads():
+        return open(os.devnull, "a", encoding="utf-8")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.json").write_text(json.dumps(about, indent=1))
+    _drop_after(output / "metrics.jsonl", done)
+    return (output / "metrics.jsonl").open("a")
 
 
 def _plain(figures: Any) -> dict[str, float]:
@@ -398,7 +515,7 @@ def restore(folder: Path) -> checkpoints.Saved[TrainState]:
 
     def shapes(settings: dict[str, Any]) -> TrainState:
         config = from_settings(settings)
-        found = jax.eval_shape(partial(init_state, config), shape_example(config.network))
+        found = jax.eval_shape(partial(init_state, config))
         return found._replace(optimiser=()) if settings.get("exported") else found
 
     return checkpoints.restore(folder, shapes)

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from e2r import banks, configs, console, evaluation, jobs, losses, metrics, training
+from e2r import banks, configs, console, evaluation, jobs, losses, metrics, streams, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import correspondences, poses
 from e2r.results import Result
@@ -172,7 +172,8 @@ def run_seed(options: Ablation, seed: int, test: list[cases.Case]) -> dict[str, 
     ) -> Params:
         teacher = None if error is None else partial(label_loss, error=error)
         state = training.train(
-            settings, bank, folder / arm.replace(" ", "_").replace(",", ""), teacher=teacher,
+            settings, streams.of_bank(settings, bank),
+            folder / arm.replace(" ", "_").replace(",", ""), teacher=teacher,
             begin=begin, source=f"ablation, {arm}",
         )  # fmt: skip
         return state.params

@@ -125,9 +125,9 @@ def time_parts(repeats: int) -> list[dict[str, Any]]:
     )
     keys = jax.random.split(key, 16)
     group = simulated.photograph(key, specimen, config.scenes.simulation, count=8)
-    bank = jax.tree.map(jnp.asarray, banks.make_bank([group], config))
-    batch = banks.draw_batch(bank, key, config.optimisation.batch)
-    state = training.init_state(config, jax.tree.map(lambda leaf: leaf[0], bank.examples))
+    bank = banks.make_bank([group], config)
+    batch = jax.tree.map(jnp.asarray, banks.draw(bank, np.arange(config.optimisation.batch)))
+    state = training.init_state(config)
     step = jax.jit(lambda s, b, k: training.train_step(s, b, k, config=config))
     probe = learning.make_probe(config)
     calls: dict[str, tuple[int, Callable[[int], Any]]] = {
@@ -143,7 +143,7 @@ def time_parts(repeats: int) -> list[dict[str, Any]]:
             config.optimisation.batch,
             lambda _: step(state, batch, key),
         ),
-        "a probe of the gradient": (1, lambda _: probe(state.params, bank, key, jnp.int32(0))),
+        "a probe of the gradient": (1, lambda _: probe(state.params, batch, key, jnp.int32(0))),
     }
     found = medians({name: call for name, (_, call) in calls.items()}, min(repeats, 5))
     rows = [row(name, found[name] / count) for name, (count, _) in calls.items()]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from e2r import banks, configs, console, metrics, training
+from e2r import banks, configs, console, metrics, streams, training
 from e2r.datasets import simulated
 from e2r.segmentation import masks
 from experiments.ablation import score
@@ -71,7 +71,7 @@ def compare(options: Estimators) -> int:
             how = replace(demo.optimisation, estimator=name, steps=options.steps)
             config = replace(demo, seed=seed, scenes=scenes, optimisation=how)
             folder = options.output / f"{name}{seed}"
-            state = training.train(config, bank, folder)
+            state = training.train(config, streams.of_bank(config, bank), folder)
             errors = score(test, config, state.params, ("learnt",))["learnt"]
             ended = training.curve(folder)[-1]
             runs[f"{name} {seed}"] = {

@@ -26,7 +26,7 @@ import tyro
 from e2r import banks, configs, console, evaluation, losses, pipeline, training
 from e2r.datasets import cases
 from e2r.geometry import poses, surfaces
-from e2r.probes import chain, conditioning, estimators, influence, landscape, paths
+from e2r.probes import chain, conditioning, estimators, faults, influence, landscape, paths
 from e2r.registration import unroll
 from e2r.segmentation import masks
 from e2r.types import Array, Example, Judge, Params, Pose
@@ -136,7 +136,7 @@ def examine(
         lambda pose: final(track(weights, pose)), example.pose, jnp.mean(surface.points, axis=0)
     )
     probes: dict[str, Callable[[], Any]] = {
-        "faults": lambda: faults(config, schedule, params, k_chain, example, centres, start),
+        "faults": lambda: first_fault(config, schedule, params, k_chain, example, centres, start),
         "influence": lambda: jax.jit(
             partial(influence.influence, lambda weights: final(track(weights, start)))
         )(logits, order[: options.points]),
@@ -156,7 +156,7 @@ def examine(
     return found | {name: probes[name]() for name in options.parts}
 
 
-def faults(
+def first_fault(
     config: configs.Config,
     schedule: pipeline.Schedule,
     params: Params,
@@ -164,7 +164,7 @@ def faults(
     example: Example,
     centres: Array,
     start: Pose,
-) -> chain.Fault | None:
+) -> faults.Fault | None:
     """The first value that is not finite, on the way there or back."""
 
     @jax.jit
@@ -180,7 +180,7 @@ def faults(
 
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (params, example, start))
     there, back = stages(*one)
-    return chain.first_fault(there) or chain.first_fault(back)
+    return faults.first_fault(there) or faults.first_fault(back)
 
 
 def qualities(

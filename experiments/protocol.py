@@ -41,6 +41,7 @@ from e2r import (
     files,
     jobs,
     metrics,
+    streams,
     training,
 )
 from e2r import results as outcomes
@@ -205,7 +206,8 @@ def trained(options: Protocol, fold: Fold, folder: Path) -> tuple[configs.Config
     if checkpoints.latest_step(run) != options.config.optimisation.steps:
         bank = banks.read_bank(options.output / "cases", options.config, without=fold.held_out)
         source = f"{options.data_set} without {', '.join(sorted(fold.held_out))}"
-        training.train(options.config, bank, run, source=source)
+        stream = streams.of_bank(options.config, bank)
+        training.train(options.config, stream, run, source=source)
     return training.load(run)
 
 

@@ -5,7 +5,8 @@ Time:     about 11 minutes on two cores (scenes 100 s, steps 9 min)
 Expect:   then experiments.evaluate: median TRE 0.39 mm, with no start
 
 Interrupted, the same command goes on from the last checkpoint, and ends with the same
-parameters, bit for bit, as a run that was never interrupted.
+parameters, bit for bit, as a run that was never interrupted. It trains on all devices it finds,
+and with --coordinator on those of several processes; another number of them may go on with it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
-from e2r import banks, configs, console, training
-from e2r.probes import learning
+from e2r import banks, configs, console, devices, streams, training
+from e2r.probes import faults, learning
 
 
 @dataclass(frozen=True)
@@ -34,28 +36,51 @@ class Train:
     """stop, with a checkpoint, after this many steps in all"""
     probe_every: int = 0
     """steps between probes of the gradient, whose figures go into metrics.jsonl; 0: none"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl, which hold means over them"""
+    coordinator: str = ""
+    """to train in several processes: auto on a cluster that JAX recognises, or the first process's
+    host:port"""
+    processes: int = 0
+    """with a host:port: how many processes there are"""
+    process: int = 0
+    """with a host:port: which one this is, from 0"""
 
     def __post_init__(self) -> None:
-        if self.probe_every < 0:
-            raise ValueError(f"--probe-every is {self.probe_every}; use 0 or more")
+        if self.probe_every < 0 or self.log_every < 1:
+            raise ValueError("--probe-every is 0 or more, --log-every 1 or more")
 
 
 def train(options: Train) -> int:
     """Runs the training."""
+    devices.join(options.coordinator, options.processes, options.process)
     config = options.config
+    devices.mesh(config.optimisation.batch)  # before the scenes are made
     if options.cases is not None:
         bank = banks.read_bank(options.cases, config)
     else:
         bank = banks.simulated_bank(config)
-    count = bank.specimen.shape[0]
-    print(f"{count} scenes of {bank.surfaces.points.shape[0]} models; {configs.versions()}")
+    if devices.leads():
+        models = bank.surfaces.points.shape[0]
+        print(
+            f"{len(bank.names)} scenes of {models} models; {jax.device_count()} devices of "
+            f"{jax.process_count()} processes; {configs.versions()}"
+        )
     source = "simulated" if options.cases is None else str(options.cases.resolve())
-    state = training.train(
-        config, bank, options.output, stop_after=options.stop_after, source=source,
-        probe=learning.make_probe(config) if options.probe_every else None,
-        probe_every=options.probe_every,
-    )  # fmt: skip
-    print(f"{int(state.step)} steps done; checkpoint in {options.output / 'checkpoint'}")
+    try:
+        state = training.train(
+            config, streams.of_bank(config, bank), options.output, stop_after=options.stop_after,
+            source=source, probe=learning.make_probe(config) if options.probe_every else None,
+            probe_every=options.probe_every, log_every=options.log_every,
+        )  # fmt: skip
+    except training.NotFiniteError as broken:
+        raise FloatingPointError(f"{broken}; {faults.explain(config, broken)}") from None
+    if devices.leads():
+        lines = training.curve(options.output)
+        print(
+            f"{int(state.step)} steps done, {lines[-1]['waited']:.1%} of the time waiting for "
+            f"scenes; checkpoint in {options.output / 'checkpoint'}"
+        )
     return 0
 
 

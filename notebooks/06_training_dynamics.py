@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, configs, losses, pictures, pipeline, training
+from e2r import banks, configs, losses, pictures, pipeline, streams, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 from e2r.probes import learning
@@ -50,8 +50,8 @@ if SMALL:
         schedule=pipeline.Schedule(step="point_to_plane", steps=3, last_scale=2.0),
         optimisation=configs.Optimisation(steps=8, batch=2),
     )
-bank = jax.tree.map(jnp.asarray, banks.simulated_bank(config))
-print(f"{bank.specimen.shape[0]} examples, of {config.scenes.specimens} specimens")
+bank = banks.simulated_bank(config)
+print(f"{len(bank.names)} examples, of {config.scenes.specimens} specimens")
 
 # %% [markdown]
 # ## A frame to watch
@@ -92,17 +92,18 @@ def watch(params):
 
 # %%
 update, probe = training.make_update(config), learning.make_probe(config)
-state = training.init_state(config, jax.tree.map(lambda leaf: leaf[0], bank.examples))
-key = jax.random.fold_in(jax.random.key(config.seed), 2)
+state, key = training.init_state(config), streams.keys(config)
+batches = streams.of_bank(config, bank).batches(1, config.optimisation.steps + 1)
 every = 2 if SMALL else 20
 story = []
 for step in range(config.optimisation.steps + 1):
+    batch = next(batches)
     if step % every == 0:
         logits, tre = watch(state.params)
-        at = jax.tree.map(float, probe(state.params, bank, key, jnp.int32(step)))
+        at = jax.tree.map(float, probe(state.params, batch, key, jnp.int32(step)))
         story.append((step, np.asarray(logits), float(tre), at))
     if step < config.optimisation.steps:
-        state, metrics = update(state, bank, key)
+        state, metrics = update(state, batch, key, jnp.int32(step + 1))
 watched = [step for step, *_ in story]
 print(f"after {watched[-1]} steps: TRE of the watched frame {story[-1][2]:.2f} mm")
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from e2r import __main__ as cli
-from e2r import banks, configs, pipeline, training
+from e2r import banks, configs, pipeline, streams, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 from e2r.types import Scene
@@ -89,7 +89,7 @@ def checkpoint(bank, tmp_path_factory):
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("run")
-        training.train(TINY, bank, folder)
+        training.train(TINY, streams.of_bank(TINY, bank), folder)
         return folder
 
     return once(tmp_path_factory, "run", make)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from e2r import confidence, pipeline, training
+from e2r import confidence, pipeline, streams, training
 from e2r.datasets import cases
 from e2r.geometry import frames, poses
 from experiments import ablation, basin, benchmark, calibrate, export, noise, occlusion, roll
@@ -193,10 +193,11 @@ def test_the_label_loss_falls_as_the_mask_learns_its_labels(example):
 def test_a_teacher_takes_the_place_of_the_pose_error(bank, tmp_path):
     """The same run, taught by labels: another result; begun from parameters: another again."""
     short = replace(TINY, optimisation=replace(TINY.optimisation, steps=2))
-    plain = training.train(short, bank, tmp_path / "a")
+    stream = streams.of_bank(short, bank)
+    plain = training.train(short, stream, tmp_path / "a")
     teacher = partial(ablation.label_loss, error=2.0)
-    taught = training.train(short, bank, tmp_path / "b", teacher=teacher, source="labels")
-    begun = training.train(short, bank, tmp_path / "c", begin=plain.params)
+    taught = training.train(short, stream, tmp_path / "b", teacher=teacher, source="labels")
+    begun = training.train(short, stream, tmp_path / "c", begin=plain.params)
     leaves = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(s.params["mask"])])
               for s in (plain, taught, begun)]  # fmt: skip
     assert len({leaf.tobytes() for leaf in leaves}) == 3

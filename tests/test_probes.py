@@ -13,10 +13,19 @@ import pytest
 import scipy.stats
 from conftest import TINY, in_x64, numeric_gradient, scene_on, start_near
 
-from e2r import banks, evaluation, losses, pipeline, training
+from e2r import banks, evaluation, losses, pipeline, streams, training
 from e2r.datasets import cases
 from e2r.geometry import poses, procrustes
-from e2r.probes import chain, conditioning, estimators, influence, landscape, learning, paths
+from e2r.probes import (
+    chain,
+    conditioning,
+    estimators,
+    faults,
+    influence,
+    landscape,
+    learning,
+    paths,
+)
 from e2r.registration import kernels, steps, unroll
 from e2r.segmentation import masks
 from e2r.types import Pose, Scene, Targets
@@ -269,7 +278,7 @@ def test_conditioning_knows_what_a_plane_and_a_line_leave_open(surface, truth, r
 
 @pytest.fixture(scope="module")
 def example(bank):
-    return jax.tree.map(lambda leaf: leaf[0], banks.draw_batch(bank, jax.random.key(0), 1))
+    return jax.tree.map(lambda leaf: leaf[0], banks.draw(bank, np.array([0])))
 
 
 def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
@@ -288,7 +297,7 @@ def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
 
     def fault(change, index):
         batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), (params, example))
-        return chain.first_fault(stages(*change(*jax.tree.map(np.copy, batch), index)))
+        return faults.first_fault(stages(*change(*jax.tree.map(np.copy, batch), index)))
 
     def whole(params, example, _):
         return params, example
@@ -307,7 +316,7 @@ def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
     found = fault(broken_layer, 0)
     assert (found.stage, found.case) == ("network", 0)
     assert found.numbers > 0
-    assert chain.first_fault({"a": np.zeros((2, 3)), "b": {"c": np.array([[0.0], [np.inf]])}}) == (
+    assert faults.first_fault({"a": np.zeros((2, 3)), "b": {"c": np.array([[0.0], [np.inf]])}}) == (
         "b", 1, "['c']", 1
     )  # fmt: skip
 
@@ -316,7 +325,7 @@ def test_the_first_fault_is_named(example, checkpoint, simulated_cases):
 def test_probes_change_nothing_in_training(bank, checkpoint, tmp_path):
     """Bit for bit; their figures stand in metrics.jsonl, at their own steps."""
     probe = learning.make_probe(TINY)
-    state = training.train(TINY, bank, tmp_path, probe=probe, probe_every=4)
+    state = training.train(TINY, streams.of_bank(TINY, bank), tmp_path, probe=probe, probe_every=4)
     _, params = training.load(checkpoint)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)

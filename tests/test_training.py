@@ -13,15 +13,26 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from e2r import banks, checkpoints, confidence, configs, losses, pipeline, training
+from e2r import (
+    banks,
+    checkpoints,
+    confidence,
+    configs,
+    devices,
+    losses,
+    pipeline,
+    streams,
+    training,
+)
 from e2r.geometry import correspondences, poses
+from e2r.probes import faults
 from e2r.registration import kernels, steps, unroll
 from e2r.segmentation import masks
 from e2r.types import Cloud, Example
 
 
 def first_example(bank) -> Example:
-    return jax.tree.map(lambda leaf: leaf[0], banks.draw_batch(bank, jax.random.key(0), 1))
+    return jax.tree.map(lambda leaf: leaf[0], banks.draw(bank, np.array([0])))
 
 
 def test_no_label_enters_the_loss():
@@ -108,7 +119,7 @@ def test_augmentation_keeps_the_truth(bank):
 
 
 def run(bank, output, **options):
-    return training.train(TINY, bank, output, **options)
+    return training.train(TINY, streams.of_bank(TINY, bank), output, **options)
 
 
 def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatch):
@@ -132,14 +143,14 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
     # Killed at step 8, after the checkpoint of step 6: the same again.
     update, calls = training.make_update, []
 
-    def dying(config, teacher=None):
-        step = update(config, teacher)
+    def dying(*how):
+        step = update(*how)
 
-        def one(state, bank, key):
+        def one(state, *inputs):
             calls.append(int(state.step))
             if len(calls) == 8:
                 raise KeyboardInterrupt
-            return step(state, bank, key)
+            return step(state, *inputs)
 
         return one
 
@@ -154,13 +165,13 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
     assert [json.loads(line)["step"] for line in logged] == [3, 6, 8]
 
     # Asked to stop in the fifth step: it is done and saved before the run leaves.
-    def asking(config, teacher=None):
-        step = update(config, teacher)
+    def asking(*how):
+        step = update(*how)
 
-        def one(state, bank, key):
+        def one(state, *inputs):
             if int(state.step) == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return step(state, bank, key)
+            return step(state, *inputs)
 
         return one
 
@@ -173,25 +184,22 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(asked), strict=True):
         np.testing.assert_array_equal(a, b)
     # New, resumed or killed, all of them ran one program.
-    assert update(TINY, None)._cache_size() == 1
+    assert update(TINY, None, devices.mesh(2))._cache_size() == 1
     # Other settings, or other scenes, do not overwrite a run.
     with pytest.raises(ValueError, match="other settings"):
         run(bank, tmp_path / "parts", source="elsewhere")
     other = dataclasses.replace(TINY, seed=1)
     with pytest.raises(ValueError, match="other settings"):
-        training.train(other, bank, tmp_path / "parts")
+        training.train(other, streams.of_bank(other, bank), tmp_path / "parts")
 
 
 def test_the_step_is_traced_once(bank):
-    update = training.make_update(TINY, None)
-    example = jax.tree.map(lambda leaf: leaf[0], bank.examples)
-    state = jax.jit(partial(training.init_state, TINY, example))()
-    state = jax.device_put(state, jax.devices()[0])
-    key = jax.random.key(3)
-    device = jax.tree.map(jnp.asarray, bank)
+    over = devices.mesh(2)
+    update = training.make_update(TINY, None, over)
+    state, key = devices.share((training.init_state(TINY), jax.random.key(3)), over)
     before = jax.tree.map(np.asarray, state.params)
-    for _ in range(3):
-        state, metrics = update(state, device, key)
+    for step, batch in enumerate(streams.of_bank(TINY, bank).batches(1, 3)):
+        state, metrics = update(state, devices.divide(batch, over), key, np.int32(step + 1))
     assert update._cache_size() == 1
     assert all(np.isfinite(leaf) for leaf in metrics)
     moved = [
@@ -201,19 +209,47 @@ def test_the_step_is_traced_once(bank):
     assert max(moved) > 0
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(bank, tmp_path):
-    broken = bank._replace(
-        surfaces=bank.surfaces._replace(planes=bank.surfaces.planes * np.float32(np.nan))
-    )
-    with pytest.raises(FloatingPointError, match="not finite in the 3 steps up to 3"):
-        run(broken, tmp_path)
+@pytest.fixture(scope="module")
+def broken(bank):
+    """A bank with one bad example, and the first step whose batch holds it; none before does."""
+    colors = np.array(bank.examples.cloud.colors)
+    colors[2] = np.nan
+    cloud = bank.examples.cloud._replace(colors=colors)
+    stream = streams.of_bank(TINY, bank._replace(examples=bank.examples._replace(cloud=cloud)))
+    bad = [bank.names[2] in stream.names(step) for step in range(1, 9)]
+    assert 1 < bad.index(True) + 1 < 9
+    return stream, bank.names[2], bad
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(broken, bank, tmp_path):
+    """Before the step that makes it; step, case and function are named."""
+    stream, name, bad = broken
+    first = bad.index(True) + 1
+    with pytest.raises(training.NotFiniteError, match=f"not finite in step {first}, of") as caught:
+        training.train(TINY, stream, tmp_path / "bad")
+    assert checkpoints.latest_step(tmp_path / "bad") == first - 1
+    good = run(bank, tmp_path / "good", stop_after=first - 1)
+    for a, b in zip(jax.tree.leaves(caught.value.state), jax.tree.leaves(good), strict=True):
+        np.testing.assert_array_equal(a, b)
+    sentence = faults.explain(TINY, caught.value)
+    assert sentence.endswith(f"is colors of cloud, in {name}"), sentence
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted_on_request(broken, tmp_path):
+    stream, _, bad = broken
+    how = dataclasses.replace(TINY.optimisation, skip_not_finite=True)
+    config = dataclasses.replace(TINY, optimisation=how)
+    state = training.train(config, stream, tmp_path)
+    assert int(state.step) == 8
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    lines = training.curve(tmp_path)
+    assert sum(line["skipped"] for line in lines) == sum(bad)
 
 
 def test_the_training_step_exports_for_tpu_cuda_and_cpu(bank):
     """As it stands, from this machine; no LAPACK, no host callback, no custom call at all."""
-    example = jax.tree.map(lambda leaf: leaf[0], bank.examples)
-    state = training.init_state(TINY, example)
-    batch = banks.draw_batch(bank, jax.random.key(0), 2)
+    state = training.init_state(TINY)
+    batch = banks.draw(bank, np.array([0, 1]))
 
     def step(state, batch, seed):
         return training.train_step(state, batch, jax.random.key(seed), config=TINY)

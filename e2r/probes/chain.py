@@ -1,5 +1,4 @@
-"""The whole chain of one example, stage by stage: whose gradient reaches the network, and which
-stage is the first that is not finite."""
+"""The whole chain of one example, stage by stage, and whose gradient reaches the network."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from e2r import losses, pipeline
 from e2r.geometry import correspondences
@@ -187,43 +185,3 @@ def backward(
         "gradient of the logits": by_logit,
         "gradient of the mask network": to_params(by_logit)[0],
     }
-
-
-class Fault(NamedTuple):
-    """The first place where something is not finite."""
-
-    stage: str  # "step 3", say
-    case: int  # of the batch; the first of those that fail there
-    leaf: str  # which array of the stage
-    numbers: int  # how many of that array's numbers, in that case
-
-
-def first_fault(stages: Stages | dict[str, Any]) -> Fault | None:
-    """Where a batch first goes wrong, or None; on the host.
-
-    Args:
-      stages: of :func:`walk` or :func:`backward` under ``vmap``: leading axis B everywhere.
-    """
-    for name, tree in _named(stages).items():
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            values = np.asarray(leaf)
-            wrong = ~np.isfinite(values.reshape(len(values), -1))
-            if wrong.any():
-                case = int(np.argmax(wrong.any(axis=1)))
-                where = jax.tree_util.keystr(path).lstrip(".") or name
-                return Fault(name, case, where, int(wrong[case].sum()))
-    return None
-
-
-def _named(stages: Stages | dict[str, Any]) -> dict[str, Any]:
-    """Stages by name, each step of the trajectory one of its own."""
-    if isinstance(stages, dict):
-        return stages
-    named: dict[str, Any] = {}
-    for name, tree in stages._asdict().items():
-        if name == "trajectory":
-            for step in range(tree.translation.shape[1]):
-                named[f"step {step + 1}"] = jax.tree.map(lambda x, step=step: x[:, step], tree)
-        else:
-            named[name] = tree
-    return named

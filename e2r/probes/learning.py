@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from e2r import banks, losses, pipeline, training
+from e2r import losses, pipeline, training
 from e2r.configs import Config
 from e2r.probes import conditioning, paths
 from e2r.segmentation import masks
@@ -77,7 +77,7 @@ def learning(
 
 
 def make_probe(config: Config, teacher: training.Teacher | None = None) -> training.Probe:
-    """The compiled probe of a training run: means over a few examples of its scenes.
+    """The compiled probe of a training run: means over the first examples of a step's batch.
 
     It draws by keys of its own and returns figures only: training goes on as if it had not been.
     """
@@ -103,10 +103,10 @@ def make_probe(config: Config, teacher: training.Teacher | None = None) -> train
             terms, params["mask"], k_terms, error, scene, surface, start, config.schedule
         )
 
-    def probe(params: Params, bank: banks.Bank, key: Array, step: Array) -> Learning:
-        k_batch, k_each = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), step))
-        batch = banks.draw_batch(bank, k_batch, EXAMPLES)
-        found = jax.vmap(partial(one, params))(jax.random.split(k_each, EXAMPLES), batch)
+    def probe(params: Params, batch: Example, key: Array, step: Array) -> Learning:
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), step), EXAMPLES)
+        some = jax.tree.map(lambda leaf: leaf[:EXAMPLES], batch)
+        found = jax.vmap(partial(one, params))(keys[: some.pose.translation.shape[0]], some)
         return jax.tree.map(lambda leaf: jnp.mean(leaf.astype(jnp.float32)), found)
 
     return jax.jit(probe)

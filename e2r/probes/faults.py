@@ -1,0 +1,106 @@
+"""The first value that is not finite: in which function, of which case."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r import devices, pipeline, streams, training
+from e2r.configs import Config
+from e2r.probes.chain import PATHS, Stages, backward, walk
+from e2r.segmentation import masks
+from e2r.types import Array, Example, Params
+
+
+class Fault(NamedTuple):
+    """The first place where something is not finite."""
+
+    stage: str  # "step 3", say
+    case: int  # of the batch; the first of those that fail there
+    leaf: str  # which array of the stage
+    numbers: int  # how many of that array's numbers, in that case
+
+
+def first_fault(stages: Stages | dict[str, Any]) -> Fault | None:
+    """Where a batch first goes wrong, or None; on the host.
+
+    Args:
+      stages: of :func:`walk` or :func:`backward` under ``vmap``: leading axis B everywhere.
+    """
+    for name, tree in _named(stages).items():
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            values = np.asarray(leaf)
+            wrong = ~np.isfinite(values.reshape(len(values), -1))
+            if wrong.any():
+                case = int(np.argmax(wrong.any(axis=1)))
+                where = jax.tree_util.keystr(path).lstrip(".") or name
+                return Fault(name, case, where, int(wrong[case].sum()))
+    return None
+
+
+def _named(stages: Stages | dict[str, Any]) -> dict[str, Any]:
+    """Stages by name, each step of the trajectory one of its own."""
+    if isinstance(stages, dict):
+        return stages
+    named: dict[str, Any] = {}
+    for name, tree in stages._asdict().items():
+        if name == "trajectory":
+            for step in range(tree.translation.shape[1]):
+                named[f"step {step + 1}"] = jax.tree.map(lambda x, step=step: x[:, step], tree)
+        else:
+            named[name] = tree
+    return named
+
+
+def explain(config: Config, broken: training.NotFiniteError) -> str:
+    """Why a training step is not finite, in one sentence: function and case. On the host.
+
+    Args:
+      config: of the run.
+      broken: what the run stopped with.
+    """
+    state = broken.state
+    own = devices.mine(config.optimisation.batch)
+    _, k_step = jax.random.split(jax.random.fold_in(streams.keys(config), int(state.step)))
+    keys = jax.random.split(k_step, config.optimisation.batch)[own]
+    estimator = masks.named(
+        config.optimisation.estimator, temperature=config.optimisation.temperature
+    )
+    module = pipeline.network(config.network)
+    params = jax.tree.map(np.asarray, state.params)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0))
+    def stages(params: Params, key: Array, example: Example) -> tuple[Stages, dict[str, Any]]:
+        k_mask, k_coarse, example, start = training.posed(key, example, config)
+        how = (config.network, config.schedule)
+        there = walk(
+            *how, (params["mask"],) * len(PATHS), params["coarse"], k_mask, example,
+            jnp.zeros((1, 3)), estimator=estimator, start=start,
+        )  # fmt: skip
+
+        def terms(params: Params) -> jax.Array:
+            found, _ = training.example_terms(
+                params, (k_mask, k_coarse), example, start, module=module, config=config
+            )
+            return jnp.stack(found)
+
+        back = backward(*how, params, k_mask, example, start, estimator=estimator)
+        each = training.Terms(*jnp.moveaxis(terms(params), -1, 0))
+        sides = training.Terms(*(jax.tree.map(lambda g, i=i: g[i], jax.jacrev(terms)(params))
+                                 for i in range(len(each))))  # fmt: skip
+        back |= {f"loss of {name}": value for name, value in each._asdict().items()}
+        return there, back | {f"gradient of the {n} loss": g for n, g in sides._asdict().items()}
+
+    there, back = stages(params, keys, broken.batch)
+    fault = first_fault(there) or first_fault(back)
+    if fault is None:
+        return "no case of this process's is not finite by itself"
+    return (
+        f"the first value that is not finite is {fault.leaf} of {fault.stage}, in "
+        f"{broken.names[own][fault.case]}"
+    )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+_BEGAN = time.perf_counter()  # before the other imports, which take a second or two
+
 import json
 import sys
 from dataclasses import dataclass, field
@@ -66,6 +70,8 @@ class Register:
     """of the perturbed start, or of the search's draws"""
     output: Path = field(default_factory=lambda: Path("predictions.jsonl"))
     """file to which the prediction is appended, one JSON line"""
+    timings: bool = False
+    """also print what the seconds went to"""
 
 
 @dataclass(frozen=True)
@@ -139,14 +145,31 @@ def simulate(options: Simulate) -> int:
 
 def register(options: Register) -> int:
     """Runs ``register``."""
+    from e2r import timings
+
+    imports = time.perf_counter() - _BEGAN
+    with timings.collected() as seconds:
+        with timings.spent("other"):
+            code = _register(options)
+        if options.timings:
+            print(timings.table({"imports": imports, **seconds}))
+    return code
+
+
+def _register(options: Register) -> int:
     import numpy as np
 
-    from e2r import confidence, evaluation, jobs, results, training
-    from e2r.datasets import cases
+    from e2r.timings import spent
 
-    case = cases.read(options.case)
-    checkpoint = options.checkpoint or training.PACKAGED
-    config, params = training.load(checkpoint)
+    with spent("e2r's imports"):
+        from e2r import confidence, evaluation, jobs, results, training
+        from e2r.datasets import cases
+    with spent("case"):
+        case = cases.read(options.case)
+    with spent("trained model"):
+        checkpoint = options.checkpoint or training.PACKAGED
+        config, params = training.load(checkpoint)
+        calibration = confidence.load(checkpoint)
     job = jobs.Job(
         start=jobs.Start(options.start, options.start_degrees, options.start_mm),
         batch=1, seed=options.seed, keep_surface=options.case / "model" / "surface.npz",
@@ -154,7 +177,7 @@ def register(options: Register) -> int:
     (result,) = evaluation.run([case], config, params, job)
     if not isinstance(result, results.Result):
         raise ValueError(result[1])
-    line = results.prediction(result, "learnt", confidence.load(checkpoint))
+    line = results.prediction(result, "learnt", calibration)
     for name, matrix in line["T_camera_model"].items():
         print(f"{name}  T_camera_model =")
         print(np.array2string(np.array(matrix), precision=4, suppress_small=True))

@@ -170,14 +170,37 @@ def find(
         result = pipeline.register_scene(scene, surface, start, schedule)
         return result, agreement(scene, surface, result.pose, exposed, search.scale)
 
-    ends, scores = jax.vmap(short)(begin)
-    if search.parents:
-        parents = starts.distinct(ends, scores, corners, count=search.parents, apart=search.apart)
-        more = starts.nearby(parents, surface, centre)
-        later, marks = jax.vmap(short)(more)
-        ends = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ends, later)
-        scores = jnp.concatenate([scores, marks])
-    best = starts.distinct(ends, scores, corners, count=search.finalists, apart=search.apart)
+    # Both rounds are one loop, which is compiled once; the smaller one is filled up with copies.
+    counts = [begin.translation.shape[0], search.parents * len(starts.MOVES)]
+    counts = counts[: 2 if search.parents else 1]
+    room = max(counts)
+
+    def filled(several: Pose) -> Pose:
+        pick = np.minimum(np.arange(room), several.translation.shape[0] - 1)
+        return jax.tree.map(lambda leaf: leaf[pick], several)
+
+    def search_round(
+        state: tuple[Pose, Pose, Array], number: Array
+    ) -> tuple[tuple[Pose, Pose, Array], None]:
+        begin, ends, scores = state
+        found, marks = jax.vmap(short)(begin)
+        marks = jnp.where(jnp.arange(room) < jnp.asarray(counts)[number], marks, -jnp.inf)
+        ends = jax.tree.map(lambda a, b: a.at[number].set(b), ends, found)
+        scores = scores.at[number].set(marks)
+        if search.parents:
+            parents = starts.distinct(
+                _flat(ends), scores.ravel(), corners, count=search.parents, apart=search.apart
+            )
+            begin = filled(starts.nearby(parents, surface, centre))
+        return (begin, ends, scores), None
+
+    begin = filled(begin)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(counts)), begin)
+    state = (begin, several, jnp.full((len(counts), room), -jnp.inf))
+    (_, ends, scores), _ = jax.lax.scan(search_round, state, jnp.arange(len(counts)))
+    best = starts.distinct(
+        _flat(ends), scores.ravel(), corners, count=search.finalists, apart=search.apart
+    )
     results, scores = jax.vmap(long)(best)
     order = jnp.argsort(-scores)
     results = jax.tree.map(lambda leaf: leaf[order], results)
@@ -187,6 +210,11 @@ def find(
     before = jnp.tri(search.finalists, k=-1, dtype=bool)  # what is nearly the same counts once
     new = ~jnp.any((gap < search.apart) & before, axis=1)
     return Found(first, Hypotheses(results.pose, scores[order], results.evidence, new))
+
+
+def _flat(several: Pose) -> Pose:
+    """Two leading axes as one."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), several)
 
 
 def only(

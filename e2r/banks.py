@@ -214,7 +214,9 @@ def shape_example(settings: pipeline.Network) -> Example:
     """An example with the shapes of ``settings`` and meaningless numbers, without a surface."""
     rng = np.random.default_rng(0)
     points = rng.normal(size=(settings.points, 3)) + np.array([0.0, 0.0, 500.0])
-    case = cases.Case(id="shape", model={}, points=points, colors=np.zeros_like(points))
+    case = cases.Case(
+        id="shape", model={}, points=points, colors=np.zeros_like(points), normals=points
+    )
     seen = pipeline.see(case, settings, seed=0)
     cloud, pyramid = jax.tree.map(lambda leaf: leaf[0], (seen.cloud, seen.pyramid))
     targets = Targets(np.zeros((TARGETS, 3)), np.zeros((TARGETS, 3)), np.zeros(TARGETS, bool))

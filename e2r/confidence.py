@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 RIGHT_MM = 5.0
@@ -98,6 +97,8 @@ def fit(
         odds = _linear(w, plain)
         fits = np.logaddexp(0.0, np.where(right, -odds, odds)).sum()
         return float(fits + 0.5 * np.sum(w[1:] ** 2))
+
+    from scipy.optimize import minimize  # noqa: PLC0415 - half a second, for calibration alone
 
     weights = minimize(loss, np.zeros(4)).x
     odds = (weights[0] - np.sum(weights[1:] * centre / spread), *(weights[1:] / spread))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -49,6 +50,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0) -> None:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--coordinator {coordinator}: {error}") from None
+    wait("joined")  # they meet before one of them has compiled for a minute
 
 
 def mesh(batch: int, *, local: bool = False) -> Mesh:
@@ -86,7 +88,7 @@ def _put(tree: T, sharding: NamedSharding) -> T:
     def one(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(one(jax.random.key_data(leaf)))
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import trimesh
+from jax.export import register_namedtuple_serialization
+from jax.sharding import Mesh
 
-from e2r import automatic, configs, metrics, pipeline
+from e2r import automatic, configs, devices, metrics, pipeline
+from e2r.ahead import ahead
 from e2r.datasets import cases
 from e2r.geometry import poses, surfaces
 from e2r.jobs import Job, Start
+from e2r.programs import Program
 from e2r.results import Result, level_poses
 from e2r.segmentation import masks
+from e2r.timings import spent
 from e2r.types import (
     Array,
     Cloud,
@@ -142,14 +150,19 @@ class Predicted(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs of a job; each takes the parameters and a batch."""
 
-    glance: Callable[[Params, Cloud, Pyramid], tuple[Array, Array]]
-    """first look -> interest (B, V * N), and where its middle is (B, 3) mm"""
-    predict: Callable[[Params, Prepared], Predicted]
+    glance: Callable[..., tuple[Array, Array]]
+    """(params, cloud, pyramid) of a first look -> interest (B, V * N), and its middle (B, 3) mm"""
+    predict: Callable[..., Predicted]
+    """(params, prepared cases) -> what they come to"""
+    over: Mesh
 
 
 @lru_cache(maxsize=4)
 def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
-    """The compiled programs: a first look, and a registration and the weights for each mask."""
+    """The compiled programs: a first look, and a registration and the weights for each mask.
+
+    Each takes a batch, divided among this process's devices.
+    """
 
     def glance(params: Params, cloud: Cloud, pyramid: Pyramid) -> tuple[Array, Array]:
         interest = automatic.read(settings, params, cloud, pyramid).interest
@@ -198,11 +211,30 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
 
         return Predicted(by_name(whole), by_name(levels), by_name(hypotheses), by_name(kept))
 
-    return Programs(jax.jit(jax.vmap(glance, (None, 0, 0))), jax.jit(jax.vmap(predict, (None, 0))))
+    over, once = devices.mesh(job.batch, local=True), job.batch == 1
+
+    def batched(one: Callable[..., Any], inputs: int) -> Callable[..., Any]:
+        several = jax.vmap(one, (None, *[0] * inputs))
+        if over.size == 1:
+            return several
+        return jax.shard_map(
+            several, mesh=over, in_specs=(devices.SHARED, *[devices.DIVIDED] * inputs),
+            out_specs=devices.DIVIDED, check_vma=False,
+        )  # fmt: skip
+
+    return Programs(
+        Program(batched(glance, 2), "glance", settings, once=once),
+        Program(batched(predict, 1), "predict", settings, job, once=once),
+        over,
+    )
 
 
-class _Waiting(NamedTuple):
-    """A case that waits for its batch."""
+for _kind in (Prepared, Predicted):
+    register_namedtuple_serialization(_kind, serialized_name=f"e2r.{_kind.__name__}")
+
+
+class _Looked(NamedTuple):
+    """A case that was looked at once."""
 
     case: cases.Case
     surface: Surface
@@ -210,44 +242,130 @@ class _Waiting(NamedTuple):
     seconds: float
 
 
+Failure: TypeAlias = tuple[str, str]
+"""The id of a case that came to nothing, and why."""
+
+
 def run(
     source: Iterable[cases.Case | tuple[str, ValueError]],
     config: configs.Config,
     params: Params,
     job: Job,
-) -> Iterator[Result | tuple[str, str]]:
+    programs: Programs | None = None,
+) -> Iterator[Result | Failure]:
     """Evaluates cases in batches; a broken one yields its id and one sentence, and no stop.
+
+    While the device is at work on a batch, the host looks at the cases of the next.
 
     Args:
       source: cases, or the id and error of one that could not be read.
       config, params: the trained network.
       job: starts, schedule, masks.
+      programs: instead of those of :func:`compile_programs`.
+
+    Raises:
+      ValueError: the start cannot be used, or the batch not be divided among the devices.
     """
     given = read_start(job.start)
-    flush = partial(
-        _flush, programs=compile_programs(config.network, job), params=params, job=job,
-        closer=partial(automatic.closer, least=config.network.points // 4),
-        prepare=partial(prepare, settings=config.network, job=job, given=given),
-    )  # fmt: skip
+    programs = programs or compile_programs(config.network, job)
+    params = devices.share(params, programs.over)
     models: dict[str, Surface] = {}
-    waiting: list[_Waiting] = []
-    for item in source:
+    one_builds = threading.Lock()
+
+    def look(item: cases.Case | tuple[str, ValueError]) -> _Looked | Failure:
         if isinstance(item, tuple):
-            yield item[0], str(item[1])
-            continue
+            return item[0], str(item[1])
         try:
-            surface = _surface(item, models, job)
+            with one_builds, spent("the models' lattices"):
+                surface = _surface(item, models, job)
             began = time.perf_counter()
-            first = pipeline.see(item, config.network, seed=stable_seed(item.id))
+            with spent("first look, host"):
+                first = pipeline.see(item, config.network, seed=stable_seed(item.id))
         except ValueError as error:
-            yield item.id, str(error)
-            continue
-        waiting.append(_Waiting(item, surface, first, time.perf_counter() - began))
-        if len(waiting) == job.batch:
-            yield from flush(waiting)
-            waiting = []
-    if waiting:
-        yield from flush(waiting)
+            return item.id, str(error)
+        return _Looked(item, surface, first, time.perf_counter() - began)
+
+    def look_again(
+        item: _Looked, interest: np.ndarray, centre: np.ndarray
+    ) -> tuple[Prepared, float] | Failure:
+        began = time.perf_counter()
+        try:
+            with spent("second look, host"):
+                within = automatic.closer(
+                    item.case.points, pipeline.flatten(item.first.cloud), interest, centre,
+                    config.network.points // 4,
+                )  # fmt: skip
+                prepared = prepare(
+                    item.case, config.network, surface=item.surface, job=job, given=given,
+                    within=within,
+                )  # fmt: skip
+        except ValueError as error:
+            return item.case.id, str(error)
+        return prepared, time.perf_counter() - began
+
+    def glanced(group: list[_Looked]) -> _Glanced:
+        began = time.perf_counter()
+        looks = _batched([(item.first.cloud, item.first.pyramid) for item in group], job.batch)
+        with spent("device"):
+            found = programs.glance(params, *devices.divide(looks, programs.over))
+        return _Glanced(group, found, began)
+
+    def ready(glance: _Glanced) -> Iterator[_Ready | Failure]:
+        with spent("device"):
+            interests, centres = jax.tree.map(np.asarray, glance.found)
+        took = (time.perf_counter() - glance.began) / len(glance.group)
+        rows = list(zip(glance.group, interests, centres, strict=False))
+        found = ahead(lambda row: look_again(*row), rows, workers=2)
+        for item, one in zip(glance.group, found, strict=True):
+            if isinstance(one[0], str):
+                yield one  # type: ignore[misc]
+            else:
+                yield _Ready(item.case, one[0], item.seconds + took + one[1])  # type: ignore[arg-type]
+
+    # The device gets the first look at a batch before the registration of the one before, so that
+    # the host can take the second look while that is under way.
+    glance: _Glanced | None = None
+    running: _Running | None = None
+    with closing(_grouped(ahead(look, source, workers=2), job.batch)) as groups:
+        for group in itertools.chain(groups, (None, None)):
+            if isinstance(group, tuple):
+                yield group
+                continue
+            found: list[_Ready] = []
+            for one in ready(glance) if glance else ():
+                if isinstance(one, _Ready):
+                    found.append(one)
+                else:
+                    yield one
+            glance = glanced(group) if group else None
+            after = _started(found, programs, params, job) if found else None
+            if running is not None:
+                yield from _ended(running)
+            running = after
+
+
+class _Glanced(NamedTuple):
+    """A batch at which the device takes its first look."""
+
+    group: list[_Looked]
+    found: tuple[Array, Array]
+    began: float
+
+
+def _grouped(found: Generator[_Looked | Failure], size: int) -> Generator[list[_Looked] | Failure]:
+    """So many cases at a time, and the failures as they come."""
+    group: list[_Looked] = []
+    with closing(found):
+        for item in found:
+            if not isinstance(item, _Looked):
+                yield item
+                continue
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    if group:
+        yield group
 
 
 def _surface(case: cases.Case, models: dict[str, Surface], job: Job) -> Surface:
@@ -268,31 +386,26 @@ def _batched(items: Sequence[Any], size: int) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
 
-def _flush(
-    waiting: list[_Waiting],
-    *,
-    programs: Programs,
-    params: Params,
-    job: Job,
-    closer: Callable[..., np.ndarray | None],
-    prepare: Callable[..., Prepared],
-) -> Iterator[Result | tuple[str, str]]:
+class _Ready(NamedTuple):
+    """A case, ready for its batch."""
+
+    case: cases.Case
+    prepared: Prepared
+    seconds: float
+
+
+class _Running(NamedTuple):
+    """A batch that the device is at work on."""
+
+    ready: list[_Ready]
+    predicted: Predicted
+    began: float
+
+
+def _started(ready: list[_Ready], programs: Programs, params: Params, job: Job) -> _Running:
+    """Gives a batch to the device, and does not wait."""
     began = time.perf_counter()
-    looks = _batched([(item.first.cloud, item.first.pyramid) for item in waiting], job.batch)
-    interests, centres = jax.tree.map(np.asarray, programs.glance(params, *looks))
-    ready: list[tuple[cases.Case, Prepared, float]] = []
-    for item, interest, centre in zip(waiting, interests, centres, strict=False):
-        look = pipeline.flatten(item.first.cloud)
-        within = closer(item.case.points, look, interest, centre)
-        try:
-            prepared = prepare(item.case, surface=item.surface, within=within)
-        except ValueError as error:
-            yield item.case.id, str(error)
-            continue
-        ready.append((item.case, prepared, item.seconds))
-    if not ready:
-        return
-    items = [prepared for _, prepared, _ in ready]
+    items = [one.prepared for one in ready]
     models = [item.surface for item in items]
     surface = surfaces.stack([*models, *[models[-1]] * (job.batch - len(models))])
     key = jnp.stack([item.key for item in items] + [items[-1].key] * (job.batch - len(items)))
@@ -308,9 +421,17 @@ def _flush(
         for item in items
     ]  # fmt: skip
     batch = _batched(plain, job.batch)._replace(surface=surface, key=key)
-    predicted = jax.tree.map(np.asarray, programs.predict(params, batch))
-    seconds = (time.perf_counter() - began) / len(ready)
-    for i, (case, prepared, before) in enumerate(ready):
+    with spent("device"):
+        predicted = programs.predict(params, devices.divide(batch, programs.over))
+    return _Running(ready, predicted, began)
+
+
+def _ended(running: _Running) -> Iterator[Result | Failure]:
+    """Waits for a batch, and says what its cases came to."""
+    with spent("device"):
+        predicted = jax.tree.map(np.asarray, running.predicted)
+    seconds = (time.perf_counter() - running.began) / len(running.ready)
+    for i, (case, prepared, before) in enumerate(running.ready):
         registrations, each, hypotheses, weights = jax.tree.map(
             lambda leaf, i=i: leaf[i], predicted
         )
@@ -318,12 +439,13 @@ def _flush(
             yield case.id, f"{case.id}: the registration is not finite; is its scene in mm?"
             continue
         errors = {}
-        targets = cases.scored_targets(case)
         if case.truth:
-            for name, several in each.items():
-                errors[name] = metrics.case_errors(
-                    level_poses(case, several), case.truth, targets, case.model
-                )
+            with spent("errors"):
+                targets = cases.scored_targets(case)
+                for name, several in each.items():
+                    errors[name] = metrics.case_errors(
+                        level_poses(case, several), case.truth, targets, case.model
+                    )
         yield Result(
             case,
             pipeline.flatten(prepared.cloud),

@@ -354,7 +354,7 @@ def register_levels(
     scene = unroll.finite(scene)
     count = centres.shape[0]
     one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), whole.pose)
-    several = levels.refine(scene, surface, whole.pose, centres, scales)
+    several, gain = levels.refine_and_judge(scene, surface, whole.pose, centres, scales)
     single = levels.explain(scene, surface, one, scales[-1])
-    bent = levels.gain(scene, surface, whole.pose, centres, scales) > levels.GAIN
+    bent = gain > levels.GAIN
     return jax.tree.map(lambda each, same: jnp.where(bent, each, same), several, single)

@@ -42,6 +42,7 @@ from e2r import (
     pipeline,
     report,
     results,
+    timings,
     training,
     views,
 )
@@ -86,6 +87,8 @@ class Evaluate:
     """cases on the device at a time"""
     seed: int = 0
     """of held-out specimens, starts and bootstrap"""
+    timings: bool = False
+    """also print what the seconds went to"""
 
 
 class Unit(NamedTuple):
@@ -116,7 +119,8 @@ def units(options: Evaluate, simulation: simulated.Simulation) -> list[Unit]:
 
 def _read(path: Path) -> list[Item]:
     try:
-        return [cases.read(path)]
+        with timings.spent("reading"):
+            return [cases.read(path)]
     except (ValueError, OSError) as error:
         return [(cases.id_of(path), ValueError(str(error)))]
 
@@ -158,22 +162,25 @@ def evaluate(options: Evaluate) -> int:
         "parameters": checkpoints.digest(params),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
-    del settings["output"]
+    del settings["output"], settings["timings"]
     failed = False
-    with ledger.opened(options.output, settings) as book:
+    with ledger.opened(options.output, settings) as book, timings.collected() as seconds:
         total = sum(len(unit.ids) for unit in work)
         with tqdm(total=total, initial=len(book.done()), desc="evaluate", unit="case") as bar:
             for item in evaluation.run(to_do(work, book), config, params, job):
                 bar.update()
-                if isinstance(item, results.Result):
-                    line = results.prediction(item, job.head, calibration)
-                    book.add(line, results.scores(item))
-                    with book.alone():
-                        views.keep_worst(options.output / "views", item, job.head)
-                else:
-                    failed = True
-                    print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
-                    book.add(results.failure(*item))
+                with timings.spent("writing"):
+                    if isinstance(item, results.Result):
+                        line = results.prediction(item, job.head, calibration)
+                        book.add(line, results.scores(item))
+                        with book.alone():
+                            views.keep_worst(options.output / "views", item, job.head)
+                    else:
+                        failed = True
+                        print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
+                        book.add(results.failure(*item))
+        if options.timings:
+            print(timings.table(seconds))
         if len(book.done()) < total:
             print(
                 f"{len(book.done())} of {total} cases are done; other processes are at work on the "

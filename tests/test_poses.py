@@ -104,3 +104,26 @@ def test_a_matrix_survives_the_round_trip(rng):
 def test_a_matrix_that_is_not_rigid_is_refused(rng, change, words):
     with pytest.raises(ValueError, match=words):
         poses.from_matrix(change(matrix(random_pose(rng))), "truth.json: T_camera_model.L3")
+
+
+def test_a_nearby_rotation_is_the_polar_factor():
+    rng = np.random.default_rng(4)
+    with jax.enable_x64(True):
+        for degrees in (0.0, 5.0, 45.0, 80.0):
+            axis = rng.normal(size=3)
+            a = poses.exp_rotation(jnp.asarray(rng.normal(size=3)))
+            b = poses.exp_rotation(jnp.asarray(np.deg2rad(degrees) * axis / np.linalg.norm(axis)))
+            share = 0.3
+            mean = share * a + (1.0 - share) * jnp.matmul(a, b)
+            u, _, vt = np.linalg.svd(mean)
+            tolerance = 1e-12 if degrees <= 45.0 else 1e-4
+            np.testing.assert_allclose(poses.nearby_rotation(mean), u @ vt, atol=tolerance)
+            way = jnp.asarray(rng.normal(size=(3, 3)))
+
+            def along(t, mean=mean, way=way):
+                return jnp.sum(jnp.sin(poses.nearby_rotation(mean + t * way)))
+
+            _, forward = jax.jvp(along, (0.0,), (1.0,))
+            numeric = (along(1e-6) - along(-1e-6)) / 2e-6
+            np.testing.assert_allclose(forward, numeric, rtol=1e-6)
+            np.testing.assert_allclose(jax.jit(jax.grad(along))(0.0), forward, rtol=1e-10)

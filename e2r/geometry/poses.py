@@ -88,6 +88,20 @@ def exp_rotation(omega: Array) -> jax.Array:
     return jnp.eye(3, dtype=k.dtype) + a * k + b * jnp.matmul(k, k, precision="highest")
 
 
+def nearby_rotation(matrix: Array) -> jax.Array:
+    """The rotation nearest to a mean (3, 3) of rotations that are less than a right angle apart.
+
+    By Newton and Schulz's iteration for the polar factor (Higham, "Functions of Matrices", 2008,
+    equation 8.20), whose error squares each time: 45 degrees apart, five steps reach rounding.
+    """
+    x = matrix
+    for _ in range(5):
+        x = 1.5 * x - 0.5 * jnp.matmul(
+            x, jnp.matmul(x.T, x, precision="highest"), precision="highest"
+        )
+    return x
+
+
 def rotation_angle(rotation: Array) -> jax.Array:
     """Angle of a rotation matrix ``(3, 3)`` in radians, by atan2: exact at 0 and at 180 degrees.
 

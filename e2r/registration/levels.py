@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from e2r.geometry import correspondences, poses, procrustes
+from e2r.geometry import correspondences, poses
 from e2r.registration import kernels, steps, unroll
 from e2r.types import Array, Levels, Pose, Scene, Surface
 
@@ -101,32 +101,38 @@ def explain(scene: Scene, surface: Surface, pose: Pose, scale: Array) -> Levels:
     return found
 
 
-def gain(
-    scene: Scene,
-    surface: Surface,
-    whole: Pose,
-    centres: Array,
-    scales: Array,
-    *,
-    hold: float = HOLD,
-) -> Array:
-    """How many times the points that one pose explains, poses by level explain. By two-fold
-    cross-validation: more freedom always explains more of the points it was fitted to, and where
-    the posture is the scan's it explains fewer of the others.
+def refine_and_judge(
+    scene: Scene, surface: Surface, whole: Pose, centres: Array, scales: Array
+) -> tuple[Levels, Array]:
+    """Poses by level, and how many times the points that one pose explains they explain.
+
+    The latter by two-fold cross-validation: more freedom always explains more of the points it was
+    fitted to, and where the posture is the scan's it explains fewer of the others.
 
     Args:
       scene: its points' order is random, as a cloud's is; each half is every other point.
-      surface, centres, scales, hold: as in :func:`refine`.
+      surface, centres, scales: as in :func:`refine`.
       whole: the pose of the whole model, fitted to all points.
     """
     one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(centres), *leaf.shape)), whole)
-    halves = [jax.tree.map(lambda leaf, i=i: leaf[i::2], scene) for i in (0, 1)]
-    several, single = jnp.zeros(()), jnp.zeros(())
-    for seen, unseen in (halves, halves[::-1]):
-        each = refine(seen, surface, whole, centres, scales, hold=hold).pose
-        several += jnp.sum(explain(unseen, surface, each, scales[-1]).evidence)
-        single += jnp.sum(explain(unseen, surface, one, scales[-1]).evidence)
-    return several / jnp.maximum(single, 1.0)
+    last = scales[-1]
+    odd = jnp.arange(scene.weights.shape[0]) % 2
+    seen = jnp.stack([jnp.ones_like(odd), 1 - odd, odd]) * jnp.asarray(scene.weights)
+    each = jax.lax.map(  # one after the other: compiled once
+        lambda weights: (
+            refine(scene._replace(weights=weights), surface, whole, centres, scales).pose
+        ),
+        seen,
+    )
+    fitted = jax.tree.map(lambda leaf: leaf[0], each)
+    asked = jax.tree.map(lambda several, a: jnp.concatenate([several[1:], a[None]]), each, one)
+    unseen = jnp.stack([seen[2], seen[1], seen[0]])
+    explained = jax.lax.map(
+        lambda pair: explain(scene._replace(weights=pair[1]), surface, pair[0], last).evidence,
+        (asked, unseen),
+    )
+    apart, together = jnp.sum(explained[:2]), jnp.sum(explained[2])
+    return explain(scene, surface, fitted, last), apart / jnp.maximum(together, 1.0)
 
 
 def _mean(several: Pose, share: Array, point: Array, fallback: Pose) -> Pose:
@@ -135,7 +141,7 @@ def _mean(several: Pose, share: Array, point: Array, fallback: Pose) -> Pose:
     share = share / jnp.where(total > 0, total, 1.0)
     turn = jnp.sum(share[:, None, None] * several.rotation, axis=0)
     turn = jnp.where(total > 0, turn, fallback.rotation)
-    rotation = procrustes.rotation_from_covariance(turn)
+    rotation = poses.nearby_rotation(turn)
     places = jax.vmap(lambda pose: poses.apply(pose, point))(several)
     place = jnp.sum(share[:, None] * places, axis=0)
     place = jnp.where(total > 0, place, poses.apply(fallback, point))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import trimesh
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
@@ -111,14 +112,7 @@ def make_bank(
     for group in tqdm(groups, total=total, desc="scenes", unit="specimen"):
         for number, case in enumerate(group):
             if number == 0:
-                models.append(
-                    surfaces.build(
-                        case.model,
-                        seed=config.seed,
-                        nodes=config.scenes.nodes,
-                        exact=config.schedule.correspondence == "closest",
-                    )
-                )
+                models.append(make_surface(case.model, config))
             looks = (True, False) if len(examples) % WHOLE == 0 else (True,)
             for close in looks:
                 examples.append(make_example(case, config.network, seed=len(examples), close=close))
@@ -157,19 +151,41 @@ def read_bank(folder: Path, config: Config, *, without: Collection[str] = ()) ->
     Raises:
       ValueError: a case is broken or has no truth to learn from, or all are left out.
     """
+    paths = find(folder, without=without)
+    groups = itertools.groupby(map(read, paths), key=lambda case: surfaces.fingerprint(case.model))
+    return make_bank((group for _, group in groups), config)
+
+
+def find(folder: Path, *, without: Collection[str] = ()) -> list[Path]:
+    """The cases of a folder but for those of some sources.
+
+    Raises:
+      ValueError: there are none.
+    """
     paths = [path for path in cases.find(folder) if cases.source_of(path) not in without]
     if not paths:
         raise ValueError(f"{folder}: holds no case of another source to train on; add one")
+    return paths
 
-    def each() -> Iterator[cases.Case]:
-        for path in paths:
-            case = cases.read(path)
-            if case.truth is None:
-                raise ValueError(f"{path}: has no truth.json, which training needs; leave it out")
-            yield case
 
-    groups = itertools.groupby(each(), key=lambda case: surfaces.fingerprint(case.model))
-    return make_bank((group for _, group in groups), config)
+def read(path: Path) -> cases.Case:
+    """A case to train on.
+
+    Raises:
+      ValueError: it is broken, or has no truth to learn from.
+    """
+    case = cases.read(path)
+    if case.truth is None:
+        raise ValueError(f"{path}: has no truth.json, which training needs; leave it out")
+    return case
+
+
+def make_surface(model: Mapping[str, trimesh.Trimesh], config: Config) -> Surface:
+    """The search lattice of a model, as training uses it."""
+    return surfaces.build(
+        model, seed=config.seed, nodes=config.scenes.nodes,
+        exact=config.schedule.correspondence == "closest",
+    )  # fmt: skip
 
 
 def draw(bank: Bank, rows: np.ndarray) -> Example:

@@ -170,7 +170,7 @@ def from_settings(settings: dict[str, Any]) -> Config:
             schedule=build(pipeline.Schedule, settings["schedule"]),
             optimisation=build(Optimisation, settings["optimisation"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"the checkpoint's settings are of another version of e2r ({error}); train again"
         ) from None

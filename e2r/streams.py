@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import grain
 import jax
 import numpy as np
+from absl import flags
+from tqdm import tqdm
 
-from e2r import banks, devices
+from e2r import banks, devices, pipeline
 from e2r.ahead import ahead
 from e2r.configs import Config
-from e2r.types import Array, Example
+from e2r.datasets import cases
+from e2r.geometry import surfaces
+from e2r.types import Array, Example, Surface
 
 
 class Stream(NamedTuple):
@@ -45,3 +52,87 @@ def of_bank(config: Config, bank: banks.Bank) -> Stream:
         return ahead(lambda step: banks.draw(bank, rows(step)[mine]), range(first, last + 1))
 
     return Stream(batches, lambda step: [bank.names[row] for row in rows(step)])
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the examples of a folder by their number in the run; grain's workers have it, too."""
+
+    paths: list[Path]
+    settings: pipeline.Network
+
+    def __call__(self, pair: tuple[int, int]) -> tuple[int, Example]:
+        number, row = pair
+        case = banks.read(self.paths[row])
+        close = number % (banks.WHOLE + 1) != 0
+        return row, banks.make_example(case, self.settings, seed=number, close=close)
+
+
+def of_folder(
+    config: Config, folder: Path, *, without: Collection[str] = (), workers: int = 0
+) -> Stream:
+    """Case folders, read while training goes on: only the models are held in memory.
+
+    Every pass over the folder has an order of its own (by ``grain``), and each example its own
+    sample of points. A step's examples follow from its number, so a run goes on anywhere.
+
+    Args:
+      config: the run.
+      folder: of the cases.
+      without: sources (specimens, sequences) to leave out.
+      workers: processes that read; 0 for threads of this one.
+
+    Raises:
+      ValueError: a case is broken or has no truth, or all are left out.
+    """
+    paths, size = banks.find(folder, without=without), config.optimisation.batch
+    models, place = _read_models(paths, config)
+    order = grain.MapDataset.range(len(paths)).shuffle(seed=config.seed % 2**32).repeat()
+    reader = _Reader(paths, config.network)
+
+    def numbers(step: int) -> range:
+        return range((step - 1) * size, step * size)
+
+    def stacked(found: list[tuple[int, Example]]) -> Example:
+        rows = place[[row for row, _ in found]]
+        examples = banks.stack([example for _, example in found])
+        return examples._replace(surface=jax.tree.map(lambda leaf: leaf[rows], models))
+
+    def batches(first: int, last: int) -> Generator[Example]:
+        mine = [n for step in range(first, last + 1) for n in numbers(step)[devices.mine(size)]]
+        asked = grain.MapDataset.source([(n, order[n]) for n in mine]).map(reader)
+        few = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * size)
+        read = asked.to_iter_dataset(few)
+        if workers:
+            flags.FLAGS.mark_as_parsed()  # grain asks absl, which nobody has given a command line
+            read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        each = size // jax.process_count()
+        waiting: list[tuple[int, Example]] = []
+        for one in read:
+            waiting.append(one)
+            if len(waiting) == each:
+                yield stacked(waiting)
+                waiting = []
+
+    def names(step: int) -> list[str]:
+        return [cases.id_of(paths[order[n]]) for n in numbers(step)]
+
+    return Stream(batches, names)
+
+
+def _read_models(paths: list[Path], config: Config) -> tuple[Surface, np.ndarray]:
+    """The different models (leading axis), and which of them each case has.
+
+    Every case is read once, so that a broken one is known before the training begins.
+    """
+    found: dict[str, int] = {}
+    models: list[Surface] = []
+    place = []
+    checked = ahead(lambda path: banks.read(path).model, paths, workers=2)
+    for model in tqdm(checked, total=len(paths), desc="models", unit="case"):
+        key = surfaces.fingerprint(model)
+        if key not in found:
+            found[key] = len(models)
+            models.append(banks.make_surface(model, config))
+        place.append(found[key])
+    return surfaces.stack(models), np.array(place)

@@ -32,6 +32,10 @@ class Train:
     """folder of the run: checkpoint/, config.json, metrics.jsonl"""
     cases: Path | None = None
     """train on these case folders (with truth.json) instead of simulated scenes"""
+    stream: bool = False
+    """with --cases: read them while training goes on, instead of holding all in memory"""
+    workers: int = 0
+    """with --stream: processes that read; 0 for threads of this one"""
     stop_after: int | None = None
     """stop, with a checkpoint, after this many steps in all"""
     probe_every: int = 0
@@ -56,20 +60,20 @@ def train(options: Train) -> int:
     devices.join(options.coordinator, options.processes, options.process)
     config = options.config
     devices.mesh(config.optimisation.batch)  # before the scenes are made
-    if options.cases is not None:
-        bank = banks.read_bank(options.cases, config)
+    if options.cases is not None and options.stream:
+        stream = streams.of_folder(config, options.cases, workers=options.workers)
+    elif options.cases is not None:
+        stream = streams.of_bank(config, banks.read_bank(options.cases, config))
     else:
-        bank = banks.simulated_bank(config)
+        stream = streams.of_bank(config, banks.simulated_bank(config))
     if devices.leads():
-        models = bank.surfaces.points.shape[0]
         print(
-            f"{len(bank.names)} scenes of {models} models; {jax.device_count()} devices of "
-            f"{jax.process_count()} processes; {configs.versions()}"
+            f"{jax.device_count()} devices of {jax.process_count()} processes; {configs.versions()}"
         )
     source = "simulated" if options.cases is None else str(options.cases.resolve())
     try:
         state = training.train(
-            config, streams.of_bank(config, bank), options.output, stop_after=options.stop_after,
+            config, stream, options.output, stop_after=options.stop_after,
             source=source, probe=learning.make_probe(config) if options.probe_every else None,
             probe_every=options.probe_every, log_every=options.log_every,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from functools import partial
 
@@ -24,6 +25,7 @@ from e2r import (
     streams,
     training,
 )
+from e2r.datasets import cases
 from e2r.geometry import correspondences, poses
 from e2r.probes import faults
 from e2r.registration import kernels, steps, unroll
@@ -295,3 +297,24 @@ def test_the_packaged_model_is_whole_and_small():
     assert training.curve(training.PACKAGED)[-1]["step"] == config.optimisation.steps
     files = [path for path in training.PACKAGED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 10e6
+
+
+def test_case_folders_are_read_as_training_goes_on(data_set, tmp_path):
+    """Of the same numbers from any step on, by threads and by processes; and a run on them."""
+    stream = streams.of_folder(TINY, data_set)
+    two = [*stream.batches(1, 4)]
+    assert len(two) == 4 and two[0].cloud.points.shape[0] == 2
+    ids = {path.name for path in cases.find(data_set)}
+    assert {name for step in range(1, 7) for name in stream.names(step)} == ids
+    assert len(set(stream.names(1) + stream.names(2)[:1])) == 3  # a pass sees each case once
+    by_processes = streams.of_folder(TINY, data_set, workers=1)
+    for expected, one in zip(two[2:], by_processes.batches(3, 4), strict=True):
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(one), strict=True):
+            np.testing.assert_array_equal(a, b)
+    state = training.train(TINY, stream, tmp_path / "run", stop_after=2, source="folder")
+    assert int(state.step) == 2
+    assert 0 < training.curve(tmp_path / "run")[-1]["waited"] < 1
+    broken = shutil.copytree(data_set, tmp_path / "broken")
+    (cases.find(broken)[1] / "truth.json").unlink()
+    with pytest.raises(ValueError, match=r"has no truth\.json"):
+        streams.of_folder(TINY, broken)

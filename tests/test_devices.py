@@ -1,0 +1,65 @@
+"""One run on one device, on eight, and in two processes; and what cannot be divided."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from e2r import devices
+from experiments import devices as devices_command
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.devices", *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def agree(told: str, lines: int) -> None:
+    gaps = [float(line.rsplit(" ", 1)[1]) for line in told.splitlines()]
+    assert len(gaps) == lines and max(gaps) < devices_command.TOLERANCE, told
+
+
+def test_two_processes_train_as_one_and_go_on_with_its_checkpoint(tmp_path):
+    done = command(
+        "--output", tmp_path / "out", "--steps", 4, "--setups", "1 device", "2 processes"
+    )
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout
+    agree(done.stdout, 4)
+
+
+@pytest.mark.slow
+def test_all_set_ups_are_one_run(tmp_path):
+    done = command("--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout
+    agree(done.stdout, 16)
+
+
+def test_what_all_share_and_what_is_divided():
+    over = devices.mesh(6)
+    key = jax.random.key(5)
+    shared = devices.share({"a": np.arange(3.0), "key": key}, over)
+    np.testing.assert_array_equal(shared["a"], np.arange(3.0))
+    np.testing.assert_array_equal(jax.random.key_data(shared["key"]), jax.random.key_data(key))
+    assert devices.share(shared, over)["a"] is shared["a"]  # already there
+    rows = devices.divide(np.arange(12.0).reshape(6, 2), over)
+    np.testing.assert_array_equal(rows, np.arange(12.0).reshape(6, 2))
+    assert rows.sharding.spec == devices.DIVIDED
+    assert devices.mine(6) == slice(0, 6)
+    assert devices.leads() and devices.any_says(True) and not devices.any_says(False)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 3)
+    with pytest.raises(ValueError, match="a batch of 8 cannot be divided among 3 devices"):
+        devices.mesh(8)
+
+
+def test_processes_that_do_not_fit_together_are_refused():
+    devices.join()  # a process of its own
+    for processes, process in ((0, 0), (2, 2), (2, -1)):
+        with pytest.raises(ValueError, match="how many processes there are"):
+            devices.join("127.0.0.1:1", processes, process)

@@ -1,0 +1,87 @@
+"""Traces are kept, found again, and made again where they are broken; seconds count once."""
+
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from e2r import programs, timings
+from e2r.geometry import poses
+from e2r.types import Pose
+
+
+@pytest.fixture
+def cache(tmp_path):
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path / "traced"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def program(traced, factor=2.0, **options):
+    """A program that notes when it is traced."""
+
+    def function(key, pose, points):
+        traced.append(points.shape)
+        return poses.apply(pose, factor * points) + jax.random.normal(key, points.shape)
+
+    return programs.Program(function, factor, **options)
+
+
+def test_a_program_is_traced_once_a_machine(cache):
+    key, points = jax.random.key(3), jnp.arange(6.0).reshape(2, 3)
+    pose = Pose(np.eye(3, dtype=np.float32), np.ones(3, np.float32))
+    traced: list = []
+    first = program(traced)(key, pose, points)
+    expected = 2.0 * points + 1.0 + jax.random.normal(key, points.shape)
+    np.testing.assert_allclose(first, expected, rtol=1e-6)
+    assert len(traced) == 1 and len(list(cache.iterdir())) == 1
+    again = program(traced)  # as another process would
+    np.testing.assert_array_equal(again(key, pose, points), first)
+    assert len(traced) == 1
+    # Other shapes or settings are another trace; one that is broken is made again.
+    again(key, pose, jnp.zeros((5, 3)))
+    np.testing.assert_allclose(
+        program(traced, factor=3.0)(key, pose, points), expected + points, rtol=1e-6
+    )
+    assert len(traced) == 3 and len(list(cache.iterdir())) == 3
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    np.testing.assert_array_equal(program(traced, once=True)(key, pose, points), first)
+    assert len(traced) == 4
+    np.testing.assert_array_equal(program(traced)(key, pose, points), first)
+    assert len(traced) == 4
+
+
+def test_without_a_cache_it_is_jit(cache):
+    jax.config.update("jax_compilation_cache_dir", None)
+    traced: list = []
+    pose = poses.identity()
+    one = program(traced)
+    for _ in range(2):
+        one(jax.random.key(0), pose, jnp.zeros((2, 3)))
+    assert len(traced) == 1 and not cache.exists()
+
+
+def test_each_second_counts_once():
+    def elsewhere():
+        with timings.spent("thread"):
+            time.sleep(0.05)
+
+    with timings.collected() as found, timings.spent("outer"):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        with timings.spent("inner"):
+            time.sleep(0.1)
+        thread.join()
+    assert list(found) == ["thread", "inner", "outer"]
+    assert found["inner"] >= 0.1 and found["thread"] >= 0.05
+    assert found["outer"] < found["inner"]  # the inner block's seconds are not its own
+    with timings.spent("nobody asks"):
+        pass
+    assert "nobody asks" not in found
+    rows = timings.table(found).splitlines()
+    assert [row.split()[0] for row in rows] == ["thread", "inner", "outer", "in"]

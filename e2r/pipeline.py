@@ -57,6 +57,10 @@ FOCUS = 110.0
 """mm: farthest that the second look goes from its middle, which up to five exposed levels need."""
 
 
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+"""Of a network's layers; None follows its inputs, which tests make double."""
+
+
 DENSITY = 6
 """Normals are estimated among so many times the network's points, whatever the picture's size."""
 
@@ -86,6 +90,8 @@ class Network:
     """channels of the coarse stage, a multiple of 4"""
     coarse_layers: int = 3
     """layers of the coarse stage"""
+    precision: str = "float32"
+    """of the networks' layers: float32 or bfloat16; parameters and geometry are float32 always"""
 
     def __post_init__(self) -> None:
         if not self.widths or min(*self.widths, self.blocks, self.neighbours, 1) < 1:
@@ -95,6 +101,10 @@ class Network:
         if self.coarse_width % 4 or not self.tokens <= self.points or self.samples > 4096:
             raise ValueError(
                 "network: coarse_width is a multiple of 4, tokens at most points, samples 4096"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"network.precision is {self.precision!r}; use {' or '.join(PRECISIONS)}"
             )
         part = 4 ** (len(self.widths) - 1)
         if self.points < 4 * part or self.points % part:
@@ -166,12 +176,17 @@ class Schedule:
 
 def network(settings: Network) -> MaskNetwork:
     """The Linen module that ``settings`` describe."""
-    return MaskNetwork(widths=settings.widths, blocks=settings.blocks)
+    return MaskNetwork(
+        widths=settings.widths, blocks=settings.blocks, dtype=PRECISIONS[settings.precision]
+    )
 
 
 def coarse_network(settings: Network) -> coarse.CoarseNetwork:
     """The Linen module of the coarse stage."""
-    return coarse.CoarseNetwork(width=settings.coarse_width, layers=settings.coarse_layers)
+    return coarse.CoarseNetwork(
+        width=settings.coarse_width, layers=settings.coarse_layers,
+        dtype=PRECISIONS[settings.precision],
+    )  # fmt: skip
 
 
 def init(key: Array, settings: Network, cloud: Cloud, pyramid: Pyramid) -> Params:

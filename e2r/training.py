@@ -249,7 +249,9 @@ def batch_gradient(
     if parts == 1:
         gradient, metrics = part((keys, batch))
     else:
-        split = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), (keys, batch))
+        split = jax.tree.map(
+            lambda leaf: leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:]), (keys, batch)
+        )
         zero = jax.tree.map(jnp.zeros_like, params)
 
         def add(total: Params, rows: tuple[Array, Example]) -> tuple[Params, Metrics]:
@@ -381,6 +383,12 @@ def train(
         devices.
     """
     over = devices.mesh(config.optimisation.batch)
+    share, parts = config.optimisation.batch // over.size, config.optimisation.accumulate
+    if share % parts:
+        raise ValueError(
+            f"optimisation.accumulate is {parts}, and a device's share of the batch {share}; use a "
+            "divisor of it"
+        )
     fresh = partial(init_state, config)
     settings = {**to_settings(config), "source": source}
     folder = output / "checkpoint"

@@ -11,6 +11,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import TINY
 
@@ -209,6 +210,50 @@ def test_the_step_is_traced_once(bank):
         for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True)
     ]
     assert max(moved) > 0
+
+
+def test_parts_of_a_batch_give_its_gradient(bank):
+    """Accumulated over two parts, as one."""
+    batch, state = banks.draw(bank, np.array([0, 1, 2, 3])), training.init_state(TINY)
+    keys = jax.random.split(jax.random.key(4), 4)
+
+    def gradient(parts):
+        how = dataclasses.replace(TINY.optimisation, accumulate=parts)
+        config = dataclasses.replace(TINY, optimisation=how)
+        return jax.jit(partial(training.batch_gradient, config=config))(state.params, keys, batch)
+
+    (whole, figures), (parts, same) = gradient(1), gradient(2)
+    np.testing.assert_allclose(same.loss, figures.loss, rtol=1e-5)
+    norm = float(optax.global_norm(whole))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * norm)
+
+
+def test_networks_in_bfloat16_read_nearly_the_same(bank):
+    """Their parameters are float32, and so is what they say."""
+    example = first_example(bank)
+    params = training.init_state(TINY).params
+    half = dataclasses.replace(TINY.network, precision="bfloat16")
+
+    cloud, full = example.cloud, TINY.network
+
+    @jax.jit
+    def read():
+        several = [pipeline.network(settings).apply(params["mask"], cloud, example.pyramid)
+                   for settings in (full, half)]  # fmt: skip
+        tokens = pipeline.tokens_of(jax.random.key(0), cloud, several[0], full)
+        where = [pipeline.locate(settings, params, tokens, example.surface, jnp.float32(0.3))
+                 for settings in (full, half)]  # fmt: skip
+        return tuple(zip(several, where, strict=True))
+
+    found, rough = read()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(rough), strict=True):
+        assert a.dtype == b.dtype
+        if a.dtype == jnp.float32:
+            assert 0 < float(jnp.linalg.norm(a - b)) < 0.1 * float(jnp.linalg.norm(a))
+    config = dataclasses.replace(TINY, network=half)
+    fresh = jax.eval_shape(partial(training.init_state, config))
+    assert {leaf.dtype for leaf in jax.tree.leaves(fresh.params)} == {jnp.dtype("float32")}
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,10 @@ def read_mesh(path: Path, *, merge: bool = True) -> trimesh.Trimesh:
         raise ValueError(
             f"{path}: is {extent:.3g} mm large, so it is in metres; multiply it by 1000"
         )
+    if not extent < 10_000.0:
+        raise ValueError(
+            f"{path}: is {extent:.3g} mm large, which no spine is; export it again, in mm"
+        )
     if not mesh.area > 0:
         raise ValueError(f"{path}: its surface has no area; export it again")
     if merge:

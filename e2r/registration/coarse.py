@@ -11,7 +11,8 @@ the refinement tells which was right.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -121,35 +122,41 @@ class CoarseNetwork(nn.Module):
       width: channels.
       layers: of the scene's side; the model's side has one less, and one at least.
       heads: of the attention.
+      dtype: of the layers, that of the inputs without it; places and confidence have that of the
+        inputs always.
     """
 
     width: int = 96
     layers: int = 3
     heads: int = 4
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, tokens: Tokens, samples: Samples) -> Correspondences:
         """Correspondences of tokens that are in the upright frame, mm."""
-        place = nn.Dense(self.width)
-        m = place(_position(samples.points)) + nn.Dense(self.width)(
+        dense = partial(nn.Dense, dtype=self.dtype)
+        norm = partial(nn.LayerNorm, dtype=self.dtype)
+        layer = partial(Layer, self.heads, self.dtype)
+        place = dense(self.width)
+        m = place(_position(samples.points)) + dense(self.width)(
             jnp.concatenate([samples.normals, samples.apart / UNIT, _waves(samples.apart)], axis=1)
         )
         for _ in range(max(1, self.layers - 1)):
-            m = Layer(self.heads)(m, m, None)
-        m = nn.LayerNorm()(m)
-        s = nn.Dense(self.width)(_position(tokens.points)) + nn.Dense(self.width)(
+            m = layer()(m, m, None)
+        m = norm()(m)
+        s = dense(self.width)(_position(tokens.points)) + dense(self.width)(
             jnp.concatenate([tokens.normals, tokens.features], axis=1)
         )
         for _ in range(self.layers):
-            s = Layer(self.heads)(s, s, tokens.use)
-            s = Layer(self.heads)(s, m, None)
-        s = nn.LayerNorm()(s)
-        query, key = nn.Dense(self.width)(s), nn.Dense(self.width)(m)
-        share = jax.nn.softmax(query @ key.T / np.sqrt(self.width), axis=1)
+            s = layer()(s, s, tokens.use)
+            s = layer()(s, m, None)
+        s = norm()(s)
+        query, key = dense(self.width)(s), dense(self.width)(m)
+        likeness = (query @ key.T).astype(samples.points.dtype)
+        share = jax.nn.softmax(likeness / np.sqrt(self.width), axis=1)
         mean = jnp.matmul(share, samples.points, precision="highest")
-        out = nn.Dense(4, kernel_init=nn.initializers.normal(0.01))(
-            nn.gelu(nn.Dense(self.width)(s))
-        )
+        out = dense(4, kernel_init=nn.initializers.normal(0.01))(nn.gelu(dense(self.width)(s)))
+        out = out.astype(samples.points.dtype)
         confidence = jnp.where(tokens.use, jax.nn.sigmoid(out[:, 3]), 0.0)
         return Correspondences(mean + UNIT * out[:, :3], confidence)
 
@@ -158,17 +165,20 @@ class Layer(nn.Module):
     """Attention and an MLP, each after a norm and beside a shortcut."""
 
     heads: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, onto: Array, use: Array | None) -> jax.Array:
         """From ``x`` (N, C) onto ``onto`` (M, C), where ``use`` (M,) allows."""
+        dense = partial(nn.Dense, dtype=self.dtype)
+        norm = partial(nn.LayerNorm, dtype=self.dtype)
         width = x.shape[1]
         mask = None if use is None else jnp.broadcast_to(use, (1, x.shape[0], onto.shape[0]))
-        y = nn.LayerNorm()(x)
+        y = norm()(x)
         other = y if onto is x else onto
-        x = x + nn.MultiHeadDotProductAttention(self.heads)(y, other, mask=mask)
-        y = nn.gelu(nn.Dense(2 * width)(nn.LayerNorm()(x)))
-        out: jax.Array = x + nn.Dense(width)(y)
+        x = x + nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype)(y, other, mask=mask)
+        y = nn.gelu(dense(2 * width)(norm()(x)))
+        out: jax.Array = x + dense(width)(y)
         return out
 
 

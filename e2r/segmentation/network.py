@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -35,15 +36,21 @@ class MaskNetwork(nn.Module):
       blocks: layers of each level on the way down.
       bias: start of the logit's bias; positive keeps most points at first, so that the mask
         cannot die before it has seen a gradient.
+      dtype: of the layers, that of the inputs without it; parameters, coordinates and what is read
+        have that of the inputs always.
     """
 
     widths: Sequence[int] = (32, 64, 96)
     blocks: int = 1
     bias: float = 1.0
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, cloud: Cloud, pyramid: Pyramid) -> Reading:
         """Reads one cloud."""
+        dense = partial(nn.Dense, dtype=self.dtype)
+        norm = partial(nn.LayerNorm, dtype=self.dtype)
+        neighbours = partial(Neighbours, dtype=self.dtype)
         valid = jnp.asarray(cloud.valid)[:, None]
         count = jnp.maximum(jnp.sum(valid), 1)
         centre = jnp.sum(jnp.where(valid, cloud.points, 0.0), axis=0) / count
@@ -52,16 +59,16 @@ class MaskNetwork(nn.Module):
         colors = (cloud.colors - 0.5) * 2.0
         features = jnp.concatenate([xyz, cloud.normals, colors, distance], axis=1)
 
-        h = nn.gelu(nn.Dense(self.widths[0])(features))
+        h = nn.gelu(dense(self.widths[0])(features))
         skips = []
         for level, width in enumerate(self.widths):
             if level:
                 skips.append(h)
                 index = pyramid.down[level - 1]
-                h = Neighbours(width)(h, xyz, index, xyz[: index.shape[0]])
+                h = neighbours(width)(h, xyz, index, xyz[: index.shape[0]])
             index = pyramid.within[level]
             for _ in range(self.blocks):
-                h = nn.LayerNorm()(h + Neighbours(width)(h, xyz, index, xyz[: index.shape[0]]))
+                h = norm()(h + neighbours(width)(h, xyz, index, xyz[: index.shape[0]]))
         n = h.shape[0]
         use = valid[:n]
         mean = jnp.sum(jnp.where(use, h, 0.0), axis=0) / jnp.maximum(jnp.sum(use), 1)
@@ -69,34 +76,38 @@ class MaskNetwork(nn.Module):
         # by zero where a compiler computes `h` twice and rounds it differently.
         winner = jnp.argmax(jnp.where(use, jax.lax.stop_gradient(h), -jnp.inf), axis=0)
         peak = jnp.where(jnp.any(use), h[winner, jnp.arange(h.shape[1])], 0.0)
-        whole = nn.gelu(nn.Dense(h.shape[1])(jnp.concatenate([mean, peak])))
+        whole = nn.gelu(dense(h.shape[1])(jnp.concatenate([mean, peak])))
         h = jnp.concatenate([h, jnp.broadcast_to(whole, h.shape)], axis=1)
         for level in reversed(range(len(self.widths) - 1)):
             index = pyramid.up[level]
-            h = nn.Dense(self.widths[level])(h)
+            h = dense(self.widths[level])(h)
             apart = xyz[: index.shape[0], None] - xyz[index]
             near = 1.0 / (jnp.sum(apart * apart, axis=-1) + 1e-4)
             near = near / jnp.sum(near, axis=1, keepdims=True)
             h = jnp.sum(near[..., None] * h[index], axis=1)
-            h = nn.gelu(nn.Dense(self.widths[level])(jnp.concatenate([h, skips[level]], axis=1)))
-            h = nn.LayerNorm()(h + nn.Dense(self.widths[level])(nn.gelu(nn.Dense(h.shape[1])(h))))
+            h = nn.gelu(dense(self.widths[level])(jnp.concatenate([h, skips[level]], axis=1)))
+            h = norm()(h + dense(self.widths[level])(nn.gelu(dense(h.shape[1])(h))))
         bias = jnp.array([self.bias, 0.0])
-        logits = nn.Dense(2, bias_init=lambda *_: bias)(h)
-        return Reading(logits[:, 0], logits[:, 1], h)
+        logits = dense(2, bias_init=lambda *_: bias)(h)
+        wide = features.dtype
+        logits = logits.astype(wide)
+        return Reading(logits[:, 0], logits[:, 1], h.astype(wide))
 
 
 class Neighbours(nn.Module):
     """``max_j (W h_j + V (x_j - x_i))`` over the neighbours, then an MLP."""
 
     width: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, h: Array, xyz: Array, index: Array, centres: Array) -> jax.Array:
         """From features ``h (n, C)`` at ``xyz[:n]`` to (m, width) at ``centres (m, 3)``."""
-        place = nn.Dense(self.width, use_bias=False)
-        pair = nn.Dense(self.width)(h) + place(8.0 * xyz[: h.shape[0]])
+        dense = partial(nn.Dense, self.width, dtype=self.dtype)
+        place = dense(use_bias=False)
+        pair = dense()(h) + place(8.0 * xyz[: h.shape[0]])
         peak = max_over_neighbours(pair, index) - place(8.0 * centres)
-        return nn.Dense(self.width)(nn.gelu(peak))
+        return dense()(nn.gelu(peak))
 
 
 def max_over_neighbours(h: Array, index: Array) -> jax.Array:

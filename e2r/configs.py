@@ -121,10 +121,10 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(network=pipeline.Network(tokens=96)),
     ),
     "base": (
-        "An hour on two cores: 150 specimens, of three to seven levels, at every distance.",
+        "Two hours on two cores: 400 specimens, of three to seven levels, at every distance.",
         Config(
             scenes=Scenes(
-                specimens=150,
+                specimens=400,
                 frames=6,
                 simulation=simulated.Simulation(
                     width=256,
@@ -138,7 +138,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
                     last=("L4", "L5", "L5", "S1", "S1"),
                 ),
             ),
-            optimisation=Optimisation(steps=3200),
+            optimisation=Optimisation(steps=6000),
         ),
     ),
 }

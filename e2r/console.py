@@ -8,20 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run(command: Callable[[], int]) -> int:
-    """Runs a command; bad input becomes one sentence on stderr and exit code 2.
-
-    XLA's compiled programs are kept between runs in ``E2R_CACHE`` (``~/.cache/e2r`` by default).
-    """
+def keep_programs() -> None:
+    """Keeps compiled programs between runs, in ``E2R_CACHE`` (``~/.cache/e2r`` by default)."""
     import jax
 
     cache = Path(os.environ.get("E2R_CACHE", Path.home() / ".cache" / "e2r"))
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     except OSError:
-        pass  # a read-only home only costs compile time
+        return  # a read-only home only costs compile time
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def run(command: Callable[[], int]) -> int:
+    """Runs a command; bad input becomes one sentence on stderr and exit code 2."""
+    keep_programs()
     try:
         return command()
     except (ValueError, FloatingPointError, OSError) as error:

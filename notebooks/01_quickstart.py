@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, losses, pictures, pipeline
+from e2r import banks, console, losses, pictures, pipeline
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 
+console.keep_programs()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]

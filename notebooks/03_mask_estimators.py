@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, losses, pipeline
+from e2r import banks, console, losses, pipeline
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 from e2r.probes import estimators
@@ -31,6 +31,7 @@ from e2r.types import Cloud
 SMALL = bool(os.environ.get("E2R_SMALL"))
 POINTS = 6 if SMALL else 12
 DRAWS = 100 if SMALL else 2000
+console.keep_programs()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]

@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, losses, pictures, pipeline
+from e2r import banks, console, losses, pictures, pipeline
 from e2r.datasets import cases, simulated
 from e2r.geometry import correspondences, poses, surfaces
 from e2r.probes import conditioning, landscape
 from e2r.registration import kernels, steps
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
+console.keep_programs()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]

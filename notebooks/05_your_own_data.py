@@ -25,11 +25,12 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from e2r import confidence, evaluation, jobs, pictures, pipeline, results, training
+from e2r import confidence, console, evaluation, jobs, pictures, pipeline, results, training
 from e2r.datasets import cases, ct, simulated
 from e2r.geometry import poses
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
+console.keep_programs()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, configs, losses, pictures, pipeline, streams, training
+from e2r import banks, configs, console, losses, pictures, pipeline, streams, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 from e2r.probes import learning
 from e2r.segmentation import masks
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
+console.keep_programs()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]
@@ -60,7 +61,7 @@ print(f"{len(bank.names)} examples, of {config.scenes.specimens} specimens")
 
 # %%
 specimen = simulated.procedural(jax.random.key(21), "watched")
-(case,) = simulated.photograph(jax.random.key(22), specimen, close, count=1)
+case, *_ = simulated.photograph(jax.random.key(22), specimen, close, count=config.scenes.frames)
 surface = surfaces.build(case.model, seed=0, nodes=config.scenes.nodes, exact=False)
 seen = pipeline.see(case, config.network, seed=0)
 cloud, pyramid = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (seen.cloud, seen.pyramid))

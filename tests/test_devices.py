@@ -1,5 +1,7 @@
 """One run on one device, on eight, and in two processes; and what cannot be divided."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -63,3 +65,26 @@ def test_processes_that_do_not_fit_together_are_refused():
     for processes, process in ((0, 0), (2, 2), (2, -1)):
         with pytest.raises(ValueError, match="how many processes there are"):
             devices.join("127.0.0.1:1", processes, process)
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_the_same_on_two_devices(checkpoint, data_set, tmp_path):
+    found = []
+    for count in (1, 2):
+        flags = f"--xla_force_host_platform_device_count={count}"
+        out = tmp_path / str(count)
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.evaluate", "--checkpoint", checkpoint, "--cases",
+             data_set, "--output", out, "--batch", "2", "--views", "1", "--schedule.steps", "4",
+             "--search.rolls", "2", "--search.parents", "2", "--search.shifts", "0", "20",
+             "--search.finalists", "2", "--timings"],
+            env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        lines = (out / "predictions.jsonl").read_text().splitlines()
+        found.append({one["id"]: one["T_camera_model"] for one in map(json.loads, lines)})
+        assert "device" in done.stdout and "in all" in done.stdout
+    assert len(found[0]) == 3
+    for name, several in found[0].items():
+        for level, matrix in several.items():
+            np.testing.assert_allclose(found[1][name][level], matrix, atol=1e-3)

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -23,30 +23,52 @@ SUMS = "sums.json"
 """Beside a checkpoint's files, what each of them holds: so that none that is broken is opened."""
 
 
-def writer(folder: Path, *, keep: int) -> ocp.training.Checkpointer:
-    """Opens a folder for checkpoints, of which the latest ``keep`` stay; close it after use."""
+@contextmanager
+def writer(folder: Path, *, keep: int) -> Iterator[ocp.training.Checkpointer]:
+    """A folder opened for checkpoints, of which the latest ``keep`` stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    return ocp.training.Checkpointer(
+    checkpointer = ocp.training.Checkpointer(
         folder.resolve(),
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
         cleanup_tmp_directories=True,
     )
+    try:
+        yield checkpointer
+    except BaseException:
+        with _quiet(), suppress(Exception):  # it would tell again what went wrong with a save
+            checkpointer.close()
+        raise
+    checkpointer.close()
 
 
 def save(
     checkpointer: ocp.training.Checkpointer, step: int, state: Any, settings: Mapping[str, Any]
 ) -> None:
-    """Writes the state after ``step`` steps, atomically, unless that step is there already."""
+    """Writes the state after ``step`` steps, atomically, unless that step is there already.
+
+    Raises:
+      OSError: it cannot be written; those before it are as they were.
+    """
     latest = checkpointer.latest
-    if latest is None or latest.step < step:
-        about = {"settings": dict(settings), "digest": digest(state)}
-        checkpointer.save(step, state, custom_metadata=about)
-        place = Path(checkpointer.directory) / str(step)
+    if latest is not None and latest.step >= step:
+        return
+    about = {"settings": dict(settings), "digest": digest(state)}
+    place = Path(checkpointer.directory) / str(step)
+    try:
+        with _quiet():
+            checkpointer.save(step, state, custom_metadata=about)
         if devices.leads():
             with files.whole(place / SUMS) as part:
                 part.write_text(json.dumps(_sums(place)))
-        devices.wait(f"saved {step}")
+    except (ValueError, OSError) as error:
+        full = "No space left" in str(error)
+        before = "none is there yet" if latest is None else f"that of step {latest.step} is whole"
+        raise OSError(
+            f"{place}: cannot be written, {'the disk is full' if full else error}; {before}. Make "
+            "room, and give the same command again"
+        ) from None
+    devices.wait(f"saved {step}")
 
 
 def digest(state: Any) -> str:

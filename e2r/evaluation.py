@@ -304,23 +304,21 @@ def run(
         return prepared, time.perf_counter() - began
 
     def glanced(group: list[_Looked]) -> _Glanced:
-        began = time.perf_counter()
         looks = _batched([(item.first.cloud, item.first.pyramid) for item in group], job.batch)
         with spent("device"):
             found = programs.glance(params, *devices.divide(looks, programs.over))
-        return _Glanced(group, found, began)
+        return _Glanced(group, found)
 
     def ready(glance: _Glanced) -> Iterator[_Ready | Failure]:
         with spent("device"):
             interests, centres = jax.tree.map(np.asarray, glance.found)
-        took = (time.perf_counter() - glance.began) / len(glance.group)
         rows = list(zip(glance.group, interests, centres, strict=False))
         found = ahead(lambda row: look_again(*row), rows, workers=2)
         for item, one in zip(glance.group, found, strict=True):
             if isinstance(one[0], str):
                 yield one  # type: ignore[misc]
             else:
-                yield _Ready(item.case, one[0], item.seconds + took + one[1])  # type: ignore[arg-type]
+                yield _Ready(item.case, one[0], item.seconds + one[1])  # type: ignore[arg-type]
 
     # The device gets the first look at a batch before the registration of the one before, so that
     # the host can take the second look while that is under way.
@@ -349,7 +347,6 @@ class _Glanced(NamedTuple):
 
     group: list[_Looked]
     found: tuple[Array, Array]
-    began: float
 
 
 def _grouped(found: Generator[_Looked | Failure], size: int) -> Generator[list[_Looked] | Failure]:

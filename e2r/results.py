@@ -36,7 +36,7 @@ class Result(NamedTuple):
     weights: dict[str, np.ndarray]  # mask name -> (N,)
     errors: dict[str, dict[str, Any]]  # mask name -> metrics.case_errors; empty without truth
     dropped: int  # triangles of the model without area, which were left out
-    seconds: float  # sampling and neighbours, then its share of the batch, all masks together
+    seconds: float  # its two looks on the host, and its share of the batch's time on the device
 
 
 def level_poses(case: cases.Case, levels: Levels) -> dict[str, Pose]:

@@ -92,3 +92,19 @@ def test_nothing_whole_is_one_sentence(folder):
         checkpoints.restore(folder, shapes)
     with pytest.raises(ValueError, match="holds no checkpoint"):
         checkpoints.restore(folder.parent, shapes)
+
+
+def test_a_full_disk_costs_no_checkpoint(folder, capfd):
+    """One sentence, also where closing would tell it again; what was there is whole."""
+
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    with (
+        pytest.raises(OSError, match=r"12: .*disk is full; that of step 9 is whole\. Make room"),
+        checkpoints.writer(folder / "checkpoint", keep=2) as writer,
+    ):
+        writer.save = full
+        checkpoints.save(writer, 12, state_of(12), {"name": "one"})
+    assert checkpoints.restore(folder, shapes).step == 9
+    assert capfd.readouterr().err == ""

@@ -137,13 +137,15 @@ class Saved(NamedTuple, Generic[State]):
     state: State
 
 
-def restore(folder: Path, shapes: Callable[[dict[str, Any]], State]) -> Saved[State]:
+def restore(
+    folder: Path, shapes: Callable[[dict[str, Any], dict[str, Any]], State]
+) -> Saved[State]:
     """The newest whole checkpoint of ``folder``; one that is broken is passed over, and said so.
 
     Args:
       folder: of a run.
-      shapes: the settings of a checkpoint -> its state's shapes (``jax.eval_shape``); raises
-        ValueError for settings it cannot use.
+      shapes: (settings of a checkpoint, the shapes it says it holds, in dictionaries) -> its
+        state's shapes; raises ValueError for settings it cannot use.
 
     Raises:
       ValueError: no checkpoint, none that is whole, or one that e2r did not write.
@@ -153,13 +155,14 @@ def restore(folder: Path, shapes: Callable[[dict[str, Any]], State]) -> Saved[St
     why = ""
     with _quiet(), ocp.training.Checkpointer(place.resolve()) as checkpointer:
         for step, older in zip(there, [*there[1:], None], strict=True):
-            about = _about(checkpointer, step) if _is_whole(place / str(step)) else None
-            if about is None:
+            found = _about(checkpointer, step) if _is_whole(place / str(step)) else None
+            if found is None:
                 why = "it is broken"
-            elif "settings" not in about:
+            elif "settings" not in found[0]:
                 why = "it holds no e2r settings; train it with e2r"
             else:
-                wanted = shapes(about["settings"])
+                about, stored = found
+                wanted = shapes(about["settings"], stored)
                 state = _load(checkpointer, step, wanted)
                 if state is not None and about.get("digest") in (None, digest(state)):
                     return Saved(step, about["settings"], state)
@@ -187,13 +190,20 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _about(checkpointer: ocp.training.Checkpointer, step: int) -> dict[str, Any] | None:
-    """What stands beside a checkpoint, or None if that cannot be read, whatever is wrong."""
+def _about(
+    checkpointer: ocp.training.Checkpointer, step: int
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What stands beside a checkpoint, and the shapes of what it holds; or None if that cannot be
+    read, whatever is wrong."""
     try:
-        found = checkpointer.metadata(step).custom_metadata
+        found = checkpointer.metadata(step)
+        stored = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found.metadata
+        )
     except Exception:
         return None
-    return found if isinstance(found, dict) else {}
+    about = found.custom_metadata
+    return about if isinstance(about, dict) else {}, stored if isinstance(stored, dict) else {}
 
 
 def _load(checkpointer: ocp.training.Checkpointer, step: int, shapes: State) -> State | None:

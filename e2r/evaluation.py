@@ -45,7 +45,7 @@ from e2r.types import (
 class Prepared(NamedTuple):
     """A case, ready for the device."""
 
-    key: Array
+    seed: Array  # () uint32, the case's own
     cloud: Cloud  # leading axis V, the views
     pyramid: Pyramid  # leading axis V
     surface: Surface
@@ -59,6 +59,11 @@ class Prepared(NamedTuple):
 def stable_seed(text: str) -> int:
     """The same small number for the same text, on every machine."""
     return zlib.crc32(text.encode())
+
+
+def case_key(job: Job, seed: Array | int) -> Array:
+    """The key of a case in a job, by the case's seed."""
+    return jax.random.fold_in(jax.random.key(job.seed), jnp.uint32(seed))
 
 
 def read_start(start: Start) -> Pose | None:
@@ -104,7 +109,6 @@ def prepare(
     """
     seed = stable_seed(case.id)
     seen = pipeline.see(case, settings, seed=seed, views=job.views, within=within)
-    key = jax.random.fold_in(jax.random.key(job.seed), seed)
     start = job.start
     begin = poses.identity() if given is None else given
     if start.kind == "truth":
@@ -115,7 +119,11 @@ def prepare(
             for name, points in cases.scored_targets(case).items()
         ])  # fmt: skip
         begin = poses.perturb(
-            key, cases.true_pose(case), goals.mean(0), degrees=start.degrees, mm=start.mm
+            case_key(job, seed),
+            cases.true_pose(case),
+            goals.mean(0),
+            degrees=start.degrees,
+            mm=start.mm,
         )
     begin = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), begin)
     if "oracle" in job.masks:
@@ -127,7 +135,15 @@ def prepare(
     if case.exposed:
         exposed[: len(case.model)] = [name in case.exposed for name in case.model]
     return Prepared(
-        key, seen.cloud, seen.pyramid, surface, begin, oracle, seen.rows, centres, exposed
+        np.uint32(seed),
+        seen.cloud,
+        seen.pyramid,
+        surface,
+        begin,
+        oracle,
+        seen.rows,
+        centres,
+        exposed,
     )
 
 
@@ -169,12 +185,12 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
         return interest, automatic.middle(pipeline.flatten(cloud), interest)
 
     def predict(params: Params, item: Prepared) -> Predicted:
-        cloud = pipeline.flatten(item.cloud)
+        key, cloud = case_key(job, item.seed), pipeline.flatten(item.cloud)
         reading = automatic.read(settings, params, item.cloud, item.pyramid)
         named = {
             "all": jnp.ones(cloud.points.shape[0]),
             "oracle": item.oracle.reshape(-1),
-            "learnt": masks.deterministic(item.key, reading.logits),
+            "learnt": masks.deterministic(key, reading.logits),
         }
         kept = jnp.stack([jnp.where(cloud.valid, named[name], 0.0) for name in job.masks])
         # The coarse stage's points are drawn by the mask at hand.
@@ -188,7 +204,7 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
             scene = pipeline.masked(cloud, weights)
             if job.start.kind == "auto":
                 whole, hypotheses = automatic.find(
-                    settings, params, item.key, cloud, weights, reading._replace(logits=logits),
+                    settings, params, key, cloud, weights, reading._replace(logits=logits),
                     item.surface, item.exposed, job.schedule, job.search,
                 )  # fmt: skip
             else:
@@ -405,11 +421,10 @@ def _started(ready: list[_Ready], programs: Programs, params: Params, job: Job) 
     items = [one.prepared for one in ready]
     models = [item.surface for item in items]
     surface = surfaces.stack([*models, *[models[-1]] * (job.batch - len(models))])
-    key = jnp.stack([item.key for item in items] + [items[-1].key] * (job.batch - len(items)))
     most = max(len(item.centres) for item in items)
     plain = [
         item._replace(
-            surface=None, key=None,  # type: ignore[arg-type]
+            surface=None,  # type: ignore[arg-type]
             centres=np.pad(
                 item.centres, ((0, most - len(item.centres)), (0, 0)), constant_values=np.nan
             ),
@@ -417,7 +432,7 @@ def _started(ready: list[_Ready], programs: Programs, params: Params, job: Job) 
         )
         for item in items
     ]  # fmt: skip
-    batch = _batched(plain, job.batch)._replace(surface=surface, key=key)
+    batch = _batched(plain, job.batch)._replace(surface=surface)
     with spent("device"):
         predicted = programs.predict(params, devices.divide(batch, programs.over))
     return _Running(ready, predicted, began)

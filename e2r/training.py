@@ -398,7 +398,7 @@ def train(
             state = state._replace(params=jax.tree.map(jnp.copy, begin))
     else:
 
-        def shapes(found: dict[str, Any]) -> TrainState:
+        def shapes(found: dict[str, Any], _: dict[str, Any]) -> TrainState:
             if found != settings:
                 raise ValueError(
                     f"{output}: holds a run with other settings; name another output folder, "
@@ -521,10 +521,11 @@ def restore(folder: Path) -> checkpoints.Saved[TrainState]:
       ValueError: no usable checkpoint in ``folder``.
     """
 
-    def shapes(settings: dict[str, Any]) -> TrainState:
+    def shapes(settings: dict[str, Any], stored: dict[str, Any]) -> TrainState:
         config = from_settings(settings)
-        found = jax.eval_shape(partial(init_state, config))
-        return found._replace(optimiser=()) if settings.get("exported") else found
+        if settings.get("exported") and {"step", "params"} <= set(stored):
+            return TrainState(stored["step"], stored["params"], ())  # a second sooner than:
+        return jax.eval_shape(partial(init_state, config))
 
     return checkpoints.restore(folder, shapes)
 

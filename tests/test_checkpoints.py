@@ -14,7 +14,8 @@ def state_of(step):
     return {"weights": jnp.arange(300.0) * step, "more": (jnp.int32(step), jnp.ones((3, 4)) / step)}
 
 
-def shapes(settings):
+def shapes(settings, stored):
+    assert stored["weights"].shape == (300,)
     assert settings == {"name": "one"}
     return jax.eval_shape(lambda: state_of(1))
 

@@ -1,7 +1,7 @@
 """Train on one device, on several and in several processes: is it the same run?
 
 Command:  python -m experiments.devices --output runs/devices
-Time:     MINUTES on two cores
+Time:     eight minutes on two cores
 Expect:   "largest relative difference of a loss" below 1e-4 on every line, exit code 0
 
 The devices are simulated ones of the CPU, the processes real ones that find each other on this

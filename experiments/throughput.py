@@ -1,7 +1,7 @@
 """A job of thousands of cases, some of them broken: is it whole, flat in memory, and quick?
 
 Command:  python -m experiments.throughput --output runs/throughput
-Time:     MINUTES on two cores
+Time:     twenty minutes on two cores
 Expect:   1960 predictions, 40 error lines, exit code 3; below 6 programs compiled; 2,000 cases at
           the rate of 200 within 10 %, and within 20 % of what the device does alone
 

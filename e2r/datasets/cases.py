@@ -6,10 +6,12 @@ read, and refused in one sentence that names the file and the remedy.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,26 +201,33 @@ def read_mesh(path: Path, *, merge: bool = True) -> trimesh.Trimesh:
       merge: make one of vertices at one place; without it they keep the file's order.
     """
     try:
-        mesh = trimesh.load(path, force="mesh", process=False)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; export the level's surface there") from None
+    try:
+        return _mesh(content, path.suffix.lower(), merge).copy()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+@lru_cache(maxsize=32)
+def _mesh(content: bytes, suffix: str, merge: bool) -> trimesh.Trimesh:
+    """What is in a surface's file; the frames of one operation share it, each in its own folder."""
+    try:
+        mesh = trimesh.load(io.BytesIO(content), file_type=suffix[1:], force="mesh", process=False)
     except Exception as error:  # trimesh raises whatever its parsers do
-        raise ValueError(f"{path}: cannot be read as a mesh ({error}); export it again") from None
+        raise ValueError(f"cannot be read as a mesh ({error}); export it again") from None
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
-        raise ValueError(f"{path}: holds no triangle; export the level's surface as triangles")
+        raise ValueError("holds no triangle; export the level's surface as triangles")
     if not np.isfinite(mesh.vertices).all():
-        raise ValueError(f"{path}: holds vertices that are not finite; export it again")
+        raise ValueError("holds vertices that are not finite; export it again")
     extent = float(np.ptp(mesh.vertices, axis=0).max())
     if extent < 1.0:
-        raise ValueError(
-            f"{path}: is {extent:.3g} mm large, so it is in metres; multiply it by 1000"
-        )
+        raise ValueError(f"is {extent:.3g} mm large, so it is in metres; multiply it by 1000")
     if not extent < 10_000.0:
-        raise ValueError(
-            f"{path}: is {extent:.3g} mm large, which no spine is; export it again, in mm"
-        )
+        raise ValueError(f"is {extent:.3g} mm large, which no spine is; export it again, in mm")
     if not mesh.area > 0:
-        raise ValueError(f"{path}: its surface has no area; export it again")
+        raise ValueError("its surface has no area; export it again")
     if merge:
         mesh.merge_vertices()
     corners = np.asarray(mesh.triangles) - mesh.vertices.mean(0)

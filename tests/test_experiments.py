@@ -204,8 +204,8 @@ def test_a_teacher_takes_the_place_of_the_pose_error(bank, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def test_a_threshold_shifts_the_logits_alone(bank, example):
-    state = training.init_state(TINY, example)
+def test_a_threshold_shifts_the_logits_alone(example):
+    state = training.init_state(TINY)
     module = pipeline.network(TINY.network)
     low, high = (
         module.apply(ablation.shifted(state.params, t)["mask"], example.cloud, example.pyramid)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 from jax import export
@@ -20,11 +20,17 @@ from e2r.timings import spent
 
 T = TypeVar("T")
 
-for _kind in (
+
+def may_be_kept(*kinds: type[NamedTuple]) -> None:
+    """Lets programs that take or give these named tuples be kept; once for each."""
+    for kind in kinds:
+        export.register_namedtuple_serialization(kind, serialized_name=f"e2r.{kind.__name__}")
+
+
+may_be_kept(
     types.Pose, types.Cloud, types.Surface, types.Registration, types.Levels, types.Hypotheses,
     types.Pyramid,
-):  # fmt: skip
-    export.register_namedtuple_serialization(_kind, serialized_name=f"e2r.{_kind.__name__}")
+)  # fmt: skip
 
 
 class Program(Generic[T]):
@@ -35,7 +41,7 @@ class Program(Generic[T]):
 
     Args:
       function: pure.
-      settings: what it closes over; their ``repr`` says all of it.
+      settings: its name and what it closes over; their ``repr`` says all of it.
       once: it runs a few times only, so let it compile in two thirds of the time.
     """
 
@@ -44,7 +50,7 @@ class Program(Generic[T]):
             {"xla_cpu_use_fusion_emitters": False} if once else {}
         )
         self._jit = jax.jit(function)
-        self._about = f"{getattr(function, '__name__', function)} {settings!r}"
+        self._about = repr(settings)
         self._known: dict[Any, Callable[..., T]] = {}
 
     def __call__(self, *arguments: Any) -> T:

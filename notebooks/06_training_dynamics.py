@@ -40,9 +40,9 @@ coarse = {"tokens": 32, "samples": 64, "coarse_width": 16, "coarse_layers": 1}
 close = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
 config = configs.Config(
     network=pipeline.Network(points=1024, widths=(16, 32, 48), neighbours=8, **coarse),
-    scenes=configs.Scenes(specimens=8, frames=5, simulation=close, nodes=2**16),
+    scenes=configs.Scenes(specimens=6, frames=5, simulation=close, nodes=2**16),
     schedule=pipeline.Schedule(step="point_to_plane", steps=6, first_scale=8.0, last_scale=2.0),
-    optimisation=configs.Optimisation(steps=500, batch=6, learning_rate=4e-3),
+    optimisation=configs.Optimisation(steps=240, batch=6, learning_rate=6e-3),
 )
 if SMALL:
     config = configs.Config(
@@ -95,7 +95,7 @@ def watch(params):
 update, probe = training.make_update(config), learning.make_probe(config)
 state, key = training.init_state(config), streams.keys(config)
 batches = streams.of_bank(config, bank).batches(1, config.optimisation.steps + 1)
-every = 2 if SMALL else 20
+every = 2 if SMALL else 15
 story = []
 for step in range(config.optimisation.steps + 1):
     batch = next(batches)

@@ -14,8 +14,11 @@ import trimesh
 from e2r.ahead import ahead
 from e2r.datasets import cases
 from e2r.geometry import frames, poses
+from e2r.programs import Program, may_be_kept
 from e2r.synthetic import anatomy, scene
 from e2r.types import Array, Pose
+
+may_be_kept(anatomy.Bones, scene.Frame)
 
 BATCH = 4
 """Frames photographed at a time."""
@@ -81,7 +84,7 @@ class Specimen(NamedTuple):
 
 @cache
 def _baker(levels: tuple[str, ...]) -> Callable[[Array], anatomy.Bones]:
-    return jax.jit(partial(anatomy.specimen, levels=levels))
+    return Program(partial(anatomy.specimen, levels=levels), "specimen", levels, once=True)
 
 
 @cache
@@ -90,7 +93,7 @@ def _photographer(settings: Simulation) -> Callable[[Array, anatomy.Bones], scen
         scene.photograph, width=settings.width, height=settings.height, fill=settings.fill,
         degrees=settings.posture_degrees, mm=settings.posture_mm, still=settings.still,
     )  # fmt: skip
-    return jax.jit(jax.vmap(one, (0, None)))
+    return Program(jax.vmap(one, (0, None)), "photograph", settings, once=True)
 
 
 def procedural(key: Array, name: str, settings: Simulation | None = None) -> Specimen:

@@ -156,7 +156,7 @@ class Watched(NamedTuple):
     code: int
     seconds: float  # from the first breath to the last
     rate: float  # cases a second, between first and last prediction
-    memory: tuple[float, float]  # MiB at a third of the cases, and the most after it
+    memory: list[float]  # MiB, the most in each third of the cases
     programs: int  # compiled by XLA that took a tenth of a second or more
     predictions: int
     errors: int
@@ -184,9 +184,12 @@ def watch(command: list[str], folder: Path, total: int, processes: int = 1) -> W
         seen.append((time.monotonic(), lines, sum(_memory(p.pid) for p in started)))
     seconds = time.monotonic() - began
     moving = [(at, lines) for at, lines, _ in seen if lines > 0]
-    (first, low), (_, high) = moving[0], moving[-1]
-    last = next(at for at, lines in moving if lines == high)
-    third = [memory for _, lines, memory in seen if lines >= total / 3]
+    (first, few), (_, most) = moving[0], moving[-1]
+    last = next(at for at, lines in moving if lines == most)
+    thirds = [
+        max((m for _, lines, m in seen if low <= 3 * lines / total <= low + 1), default=0.0)
+        for low in range(3)
+    ]
     written = (folder / ledger.PREDICTIONS).read_text().splitlines()
     failed = sum(json.loads(line)["error"] is not None for line in written)
     compiled = sum(
@@ -196,8 +199,8 @@ def watch(command: list[str], folder: Path, total: int, processes: int = 1) -> W
         if "Finished XLA compilation" in line
     )
     return Watched(
-        max(process.returncode for process in started), seconds, (high - low) / (last - first),
-        (third[0], max(third)), compiled,
+        max(process.returncode for process in started), seconds, (most - few) / (last - first),
+        thirds, compiled,
         len(written) - failed, failed,
     )  # fmt: skip
 
@@ -267,7 +270,7 @@ def throughput(options: Throughput) -> int:
             f"{name}: exit code {one.code}, {one.predictions} predictions, {one.errors} error "
             f"lines; {one.rate:.2f} cases a second ({one.rate / device:.0%} of the device alone), "
             f"{one.seconds:.0f} s in all; {one.programs} programs compiled; "
-            f"{one.memory[0]:.0f} MiB at a third, {one.memory[1]:.0f} at most after it",
+            f"at most {', '.join(f'{m:.0f}' for m in one.memory)} MiB in each third",
             flush=True,
         )
     small, large, two = found.values()

@@ -282,6 +282,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(broken, bank, tmp_path):
     assert sentence.endswith(f"is colors of cloud, in {name}"), sentence
 
 
+@pytest.mark.slow
+def test_where_all_is_well_no_fault_is_found(bank):
+    """Neither on the way there nor on the way back."""
+    batch = banks.draw(bank, np.array([0, 1]))
+    error = training.NotFiniteError(1, training.init_state(TINY), batch, ["a", "b"])
+    assert faults.explain(TINY, error).startswith("no case")
+
+
 def test_steps_that_are_not_finite_are_skipped_and_counted_on_request(broken, tmp_path):
     stream, _, bad = broken
     how = dataclasses.replace(TINY.optimisation, skip_not_finite=True)

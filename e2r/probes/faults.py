@@ -73,15 +73,21 @@ def explain(config: Config, broken: training.NotFiniteError) -> str:
     module = pipeline.network(config.network)
     params = jax.tree.map(np.asarray, state.params)
 
+    how = (config.network, config.schedule)
+
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0))
-    def stages(params: Params, key: Array, example: Example) -> tuple[Stages, dict[str, Any]]:
-        k_mask, k_coarse, example, start = training.posed(key, example, config)
-        how = (config.network, config.schedule)
-        there = walk(
+    def there(params: Params, key: Array, example: Example) -> Stages:
+        k_mask, _, example, start = training.posed(key, example, config)
+        return walk(
             *how, (params["mask"],) * len(PATHS), params["coarse"], k_mask, example,
             jnp.zeros((1, 3)), estimator=estimator, start=start,
         )  # fmt: skip
+
+    @jax.jit  # and compiled only where all is well on the way there
+    @partial(jax.vmap, in_axes=(None, 0, 0))
+    def back(params: Params, key: Array, example: Example) -> dict[str, Any]:
+        k_mask, k_coarse, example, start = training.posed(key, example, config)
 
         def terms(params: Params) -> jax.Array:
             found, _ = training.example_terms(
@@ -89,15 +95,15 @@ def explain(config: Config, broken: training.NotFiniteError) -> str:
             )
             return jnp.stack(found)
 
-        back = backward(*how, params, k_mask, example, start, estimator=estimator)
+        named = backward(*how, params, k_mask, example, start, estimator=estimator)
         each = training.Terms(*jnp.moveaxis(terms(params), -1, 0))
         sides = training.Terms(*(jax.tree.map(lambda g, i=i: g[i], jax.jacrev(terms)(params))
                                  for i in range(len(each))))  # fmt: skip
-        back |= {f"loss of {name}": value for name, value in each._asdict().items()}
-        return there, back | {f"gradient of the {n} loss": g for n, g in sides._asdict().items()}
+        named |= {f"loss of {name}": value for name, value in each._asdict().items()}
+        return named | {f"gradient of the {n} loss": g for n, g in sides._asdict().items()}
 
-    there, back = stages(params, keys, broken.batch)
-    fault = first_fault(there) or first_fault(back)
+    given = (params, keys, broken.batch)
+    fault = first_fault(there(*given)) or first_fault(back(*given))
     if fault is None:
         return "no case of this process's is not finite by itself"
     return (

@@ -1,7 +1,8 @@
 """Kill a training run and an evaluation job again and again, and see that nothing is lost.
 
 Command:  python -m experiments.faults --output runs/faults
-Time:     five minutes on two cores for 4 kills of each (--kills 4); hours for 100
+Time:     five minutes on two cores for 4 kills of each (--kills 4); hours for 100,
+          and interrupted, the same command goes on
 Expect:   "training: ... bit for bit", "evaluation: ... once each", exit code 0
 
 Each run is killed (SIGKILL) at random moments, from its first breath on, and given again, until the
@@ -12,6 +13,7 @@ killed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -82,28 +84,43 @@ def given(command: Sequence[str], output: Path, seconds: float | None = None) ->
     return True
 
 
+def timed(command: Sequence[str], output: Path) -> float:
+    """Gives a command, unless it has ended already, and returns how many seconds it took."""
+    kept = output.with_name(f"{output.name}.seconds")
+    if not kept.exists():
+        began = time.monotonic()
+        given(command, output)
+        kept.write_text(str(time.monotonic() - began))
+    return float(kept.read_text())
+
+
 def harassed(
-    command: Sequence[str], output: Path, kills: int, longest: float, rng: random.Random
+    command: Sequence[str], output: Path, kills: int, longest: float, seed: int
 ) -> list[Path]:
     """Gives a command again and again, and kills it so many times.
+
+    What happened is kept in a file, so that the kills may be counted over several sittings.
 
     Args:
       command: of Python, but for its output folder.
       output: of the first round; where a round ends with kills left over, another begins.
       kills: how often.
-      longest: seconds before a kill, at most.
-      rng: of the moments.
+      longest: s, after which at most it is killed.
+      seed: of the moments.
 
     Returns:
-      the folders of the rounds, each of which was let end.
+      the folders of all rounds, each ended by itself at last.
     """
-    folders: list[Path] = []
-    while kills:
-        folders.append(output.with_name(f"{output.name}{len(folders)}"))
-        while kills and not given(command, folders[-1], rng.uniform(0.0, longest)):
-            kills -= 1
-    given(command, folders[-1])
-    return folders
+    kept = output.with_name(f"{output.name}.ends")
+    ends = kept.read_text().split() if kept.exists() else []
+    while ends.count("killed") < kills or ends[-1] != "ended":
+        left = ends.count("killed") < kills
+        moment = random.Random(f"{seed} {len(ends)}").uniform(0.0, longest)
+        folder = output.with_name(f"{output.name}{ends.count('ended')}")
+        ends.append("ended" if given(command, folder, moment if left else None) else "killed")
+        with kept.open("a") as file:
+            file.write(f"{ends[-1]}\n")
+    return [output.with_name(f"{output.name}{number}") for number in range(ends.count("ended"))]
 
 
 def states_equal(a: Path, b: Path) -> bool:
@@ -120,31 +137,38 @@ def poses_by_id(folder: Path) -> list[tuple[str, Any]]:
     return [(line["id"], line["T_camera_model"]) for line in map(json.loads, lines)]
 
 
-def faults(options: Faults) -> int:
-    """Runs both."""
-    rng = random.Random(options.seed)
+def scenes(options: Faults, about: str) -> None:
+    """Writes the cases of both, and what they are for."""
     out = options.output
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is there already; name another folder, or delete this one")
     simulation = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
-    specimens = -(-options.cases // 4)
     for group in simulated.simulate(
-        jax.random.key(options.seed), simulation, specimens=specimens, frames=4
+        jax.random.key(options.seed), simulation, specimens=-(-options.cases // 4), frames=4
     ):
         for case in group:
             cases.write(case, out / "cases" / case.id)
     for path in cases.find(out / "cases")[options.cases :]:
         shutil.rmtree(path)
-    few = out / "few"
     for path in cases.find(out / "cases")[:4]:
-        shutil.copytree(path, few / path.name)
+        shutil.copytree(path, out / "part" / path.name)
+    (out / "settings.json").write_text(about)
+    (out / "part").rename(out / "few")
 
-    train = ["experiments.train", "demo", "--cases", str(few), *SMALL,
+
+def faults(options: Faults) -> int:
+    """Runs both."""
+    out = options.output
+    about = json.dumps(dataclasses.asdict(options), default=str)
+    if not (out / "few").exists():
+        if out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out}: is there already; name another folder, or delete this one")
+        scenes(options, about)
+    if (out / "settings.json").read_text() != about:
+        raise ValueError(f"{out}: holds kills with other settings; name another folder")
+
+    train = ["experiments.train", "demo", "--cases", str(out / "few"), *SMALL,
              "--optimisation.steps", str(options.steps), "--output"]  # fmt: skip
-    began = time.monotonic()
-    given(train, out / "whole")
-    took = time.monotonic() - began
-    rounds = harassed(train, out / "killed", options.kills, 0.8 * took, rng)
+    took = timed(train, out / "whole")
+    rounds = harassed(train, out / "killed", options.kills, 0.8 * took, options.seed)
     same = all(states_equal(out / "whole", folder) for folder in rounds)
     print(
         f"training: killed {options.kills} times in {len(rounds)} runs; the state after "
@@ -155,10 +179,8 @@ def faults(options: Faults) -> int:
     job = ["experiments.evaluate", "--checkpoint", str(out / "whole"),
            "--cases", str(out / "cases"), "--batch", "2", "--views", "1", "--start", "truth",
            "--output"]  # fmt: skip
-    began = time.monotonic()
-    given(job, out / "job")
-    took = time.monotonic() - began
-    rounds = harassed(job, out / "killed_job", options.kills, 0.8 * took, rng)
+    took = timed(job, out / "job")
+    rounds = harassed(job, out / "killed_job", options.kills, 0.8 * took, options.seed)
     expected = poses_by_id(out / "job")
     gaps = [apart(expected, poses_by_id(folder)) for folder in rounds]
     print(

@@ -187,10 +187,11 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
     def predict(params: Params, item: Prepared) -> Predicted:
         key, cloud = case_key(job, item.seed), pipeline.flatten(item.cloud)
         reading = automatic.read(settings, params, item.cloud, item.pyramid)
+        fed = masks.at_least(reading.logits, cloud.valid, job.least_keep)
         named = {
             "all": jnp.ones(cloud.points.shape[0]),
             "oracle": item.oracle.reshape(-1),
-            "learnt": masks.deterministic(key, reading.logits),
+            "learnt": masks.deterministic(key, fed),
         }
         kept = jnp.stack([jnp.where(cloud.valid, named[name], 0.0) for name in job.masks])
         # The coarse stage's points are drawn by the mask at hand.

@@ -39,6 +39,8 @@ class Job:
     """the scene is seen in so many disjoint samples of the network's number of points"""
     masks: tuple[str, ...] = ("learnt",)
     """which masks: all, learnt, oracle (true bone; simulated cases only)"""
+    least_keep: float = 0.1
+    """share of the points that the learnt mask keeps at least, by their order"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -57,6 +59,8 @@ class Job:
         for name in self.masks:
             if name not in MASKS:
                 raise ValueError(f"--masks {name}: use some of {', '.join(MASKS)}")
+        if not 0 <= self.least_keep < 1:
+            raise ValueError(f"--least-keep is {self.least_keep}; use a share, 0 to below 1")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; use 0 or more")
         if not self.masks or self.batch < 1 or self.views < 1:

@@ -83,6 +83,8 @@ class Evaluate:
     """the scene is seen in so many disjoint samples of the network's number of points"""
     per_level: bool = True
     """refine one pose a level, for a spine that is not bent as in the scan"""
+    least_keep: float = 0.1
+    """share of the points that the learnt mask keeps at least, by their order"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -150,7 +152,7 @@ def evaluate(options: Evaluate) -> int:
     job = jobs.Job(
         start=jobs.Start(options.start, options.start_degrees, options.start_mm),
         schedule=options.schedule, search=options.search, views=options.views, masks=options.masks,
-        per_level=options.per_level,
+        per_level=options.per_level, least_keep=options.least_keep,
         batch=options.batch, seed=options.seed,
     )  # fmt: skip
     evaluation.read_start(job.start)  # before anything is written

@@ -146,16 +146,25 @@ def test_the_prediction_does_not_read_the_truth(checkpoint, simulated_cases):
 
 
 def test_masks_do_not_change_one_another(checkpoint, simulated_cases):
-    """The learnt mask alone, and after the others: the same weights and the same pose."""
-    config, params = training.load(checkpoint)
-    case, lower = simulated_cases[0], params
-    for shift in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):  # until the untrained mask drops some points
+    """The learnt mask alone, and after the others: the same weights and the same pose.
 
-        def lowered(leaf, shift=shift):  # the last layer's bias is the only leaf of two numbers
+    And a mask that would keep nothing keeps a tenth.
+    """
+    config, params = training.load(checkpoint)
+    case, lower, job = simulated_cases[0], params, jobs.Job(batch=1, views=1)
+
+    def lowered(shift):
+        def one(leaf):  # the last layer's bias is the only leaf of two numbers
             return leaf - np.array([shift, 0.0], np.float32) if leaf.shape == (2,) else leaf
 
-        lower = {**params, "mask": jax.tree.map(lowered, params["mask"])}
-        job = jobs.Job(batch=1, views=1)
+        return {**params, "mask": jax.tree.map(one, params["mask"])}
+
+    starved = next(iter(evaluation.run([case], config, lowered(50.0), job)))
+    kept, valid = starved.weights["learnt"].sum(), starved.cloud.valid.sum()
+    assert abs(kept - 0.1 * valid) < 2
+
+    for shift in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):  # until the untrained mask drops some points
+        lower = lowered(shift)
         alone = next(iter(evaluation.run([case], config, lower, job)))
         if 20 < alone.weights["learnt"].sum() < 0.9 * len(alone.weights["learnt"]):
             break

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from e2r import losses, pipeline
+from e2r import jobs, losses, pipeline
 from e2r.geometry import clouds, poses
 from e2r.segmentation import masks
 from e2r.types import Cloud, Pose, Targets
@@ -179,6 +179,24 @@ def test_evaluation_masks_need_no_chance():
     np.testing.assert_array_equal(a, masks.deterministic(jax.random.key(1), logits))
     np.testing.assert_array_equal(a, [0, 1, 1])
     np.testing.assert_allclose(masks.soft(jax.random.key(0), logits), jax.nn.sigmoid(logits))
+
+
+def test_a_starved_mask_keeps_its_best_points():
+    logits = jnp.array([-3.0, -1.0, 2.0, -2.0, 9.0, 9.0])
+    valid = jnp.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+
+    def kept(share):
+        fed = jax.jit(masks.at_least)(logits, valid, share)
+        assert (jnp.argsort(fed) == jnp.argsort(logits)).all()
+        return np.asarray((fed > 0) * valid)
+
+    np.testing.assert_array_equal(kept(0.0), [0, 0, 1, 0, 0, 0])  # the mask's own
+    np.testing.assert_array_equal(kept(0.25), [0, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(kept(0.5), [0, 1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(kept(0.99), [0, 1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(masks.at_least(logits, jnp.zeros(6), 0.5), logits)
+    with pytest.raises(ValueError, match="--least-keep is 1"):
+        jobs.Job(least_keep=1.0)
 
 
 def test_target_error_is_the_mean_distance_and_smooth_at_zero():

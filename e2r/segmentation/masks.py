@@ -31,6 +31,22 @@ def deterministic(key: Array, logits: Array) -> jax.Array:
     return (logits > 0).astype(logits.dtype)
 
 
+def at_least(logits: Array, valid: Array, share: float) -> jax.Array:
+    """Logits (N,), all raised alike if fewer than a share of the valid points would be kept.
+
+    The order of a starved mask is better than its level: a frame unlike those of training may end
+    below one half almost everywhere, and a registration needs points.
+
+    Args:
+      logits: (N,).
+      valid: (N,) 0 where a row is padding.
+      share: of the valid points, below 1; exact but for ties.
+    """
+    ranked = jnp.sort(jnp.where(valid > 0, logits, -jnp.inf), descending=True)
+    first_out = ranked[jnp.floor(share * jnp.sum(valid > 0)).astype(jnp.int32)]
+    return logits - jnp.where(jnp.isfinite(first_out), jnp.minimum(first_out, 0.0), 0.0)
+
+
 def gates(key: Array, logits: Array) -> jax.Array:
     """Deterministic gates: a sigmoid stretched beyond [0, 1] and clipped; the key is not used.
 

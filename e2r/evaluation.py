@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import trimesh
-from jax.export import register_namedtuple_serialization
 from jax.sharding import Mesh
 
 from e2r import automatic, configs, devices, metrics, pipeline
@@ -25,7 +24,7 @@ from e2r.ahead import ahead
 from e2r.datasets import cases
 from e2r.geometry import poses, surfaces
 from e2r.jobs import Job, Start
-from e2r.programs import Program
+from e2r.programs import Program, may_be_kept
 from e2r.results import Result, level_poses
 from e2r.segmentation import masks
 from e2r.timings import spent
@@ -246,8 +245,7 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
     )
 
 
-for _kind in (Prepared, Predicted):
-    register_namedtuple_serialization(_kind, serialized_name=f"e2r.{_kind.__name__}")
+may_be_kept(Prepared, Predicted)
 
 
 class _Looked(NamedTuple):

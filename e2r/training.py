@@ -211,17 +211,12 @@ def make_optimiser(options: Optimisation) -> optax.GradientTransformation:
 
 
 def init_state(config: Config) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; under ``jit`` one program, else three hundred small ones."""
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     example = shape_example(config.network)
-
-    @jax.jit  # one program; without, three hundred small ones
-    def fresh(key: Array, example: Example) -> TrainState:
-        params = pipeline.init(key, config.network, example.cloud, example.pyramid)
-        optimiser = make_optimiser(config.optimisation).init(params)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimiser)
-
-    return fresh(key, example)
+    params = pipeline.init(key, config.network, example.cloud, example.pyramid)
+    optimiser = make_optimiser(config.optimisation).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimiser)
 
 
 def batch_gradient(

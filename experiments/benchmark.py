@@ -127,7 +127,7 @@ def time_parts(repeats: int) -> list[dict[str, Any]]:
     group = simulated.photograph(key, specimen, config.scenes.simulation, count=8)
     bank = banks.make_bank([group], config)
     batch = jax.tree.map(jnp.asarray, banks.draw(bank, np.arange(config.optimisation.batch)))
-    state = training.init_state(config)
+    state = jax.jit(partial(training.init_state, config))()
     step = jax.jit(lambda s, b, k: training.train_step(s, b, k, config=config))
     probe = learning.make_probe(config)
     calls: dict[str, tuple[int, Callable[[int], Any]]] = {

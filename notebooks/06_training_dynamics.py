@@ -14,6 +14,7 @@
 
 # %%
 import os
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,7 @@ def watch(params):
 
 # %%
 update, probe = training.make_update(config), learning.make_probe(config)
-state, key = training.init_state(config), streams.keys(config)
+state, key = jax.jit(partial(training.init_state, config))(), streams.keys(config)
 batches = streams.of_bank(config, bank).batches(1, config.optimisation.steps + 1)
 every = 2 if SMALL else 15
 story = []

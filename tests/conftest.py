@@ -6,6 +6,7 @@ import fcntl
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ TINY = configs.Config(
     schedule=pipeline.Schedule(step="point_to_plane", steps=3, last_scale=2.0),
     optimisation=configs.Optimisation(steps=8, batch=2, checkpoint_every=3),
 )
+
+
+def first_state() -> training.TrainState:
+    """Of the tiny run."""
+    return jax.jit(partial(training.init_state, TINY))()
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:

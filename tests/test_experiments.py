@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, first_state
 
 from e2r import confidence, pipeline, streams, training
 from e2r.datasets import cases
@@ -205,7 +205,7 @@ def test_a_teacher_takes_the_place_of_the_pose_error(bank, tmp_path):
 
 
 def test_a_threshold_shifts_the_logits_alone(example):
-    state = training.init_state(TINY)
+    state = first_state()
     module = pipeline.network(TINY.network)
     low, high = (
         module.apply(ablation.shifted(state.params, t)["mask"], example.cloud, example.pyramid)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY
+from conftest import TINY, first_state
 
 from e2r import (
     banks,
@@ -199,7 +199,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
 def test_the_step_is_traced_once(bank):
     over = devices.mesh(2)
     update = training.make_update(TINY, None, over)
-    state, key = devices.share((training.init_state(TINY), jax.random.key(3)), over)
+    state, key = devices.share((first_state(), jax.random.key(3)), over)
     before = jax.tree.map(np.asarray, state.params)
     for step, batch in enumerate(streams.of_bank(TINY, bank).batches(1, 3)):
         state, metrics = update(state, devices.divide(batch, over), key, np.int32(step + 1))
@@ -214,7 +214,7 @@ def test_the_step_is_traced_once(bank):
 
 def test_parts_of_a_batch_give_its_gradient(bank):
     """Accumulated over two parts, as one."""
-    batch, state = banks.draw(bank, np.array([0, 1, 2, 3])), training.init_state(TINY)
+    batch, state = banks.draw(bank, np.array([0, 1, 2, 3])), first_state()
     keys = jax.random.split(jax.random.key(4), 4)
 
     def gradient(parts):
@@ -232,7 +232,7 @@ def test_parts_of_a_batch_give_its_gradient(bank):
 def test_networks_in_bfloat16_read_nearly_the_same(bank):
     """Their parameters are float32, and so is what they say."""
     example = first_example(bank)
-    params = training.init_state(TINY).params
+    params = first_state().params
     half = dataclasses.replace(TINY.network, precision="bfloat16")
 
     cloud, full = example.cloud, TINY.network
@@ -286,7 +286,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(broken, bank, tmp_path):
 def test_where_all_is_well_no_fault_is_found(bank):
     """Neither on the way there nor on the way back."""
     batch = banks.draw(bank, np.array([0, 1]))
-    error = training.NotFiniteError(1, training.init_state(TINY), batch, ["a", "b"])
+    error = training.NotFiniteError(1, first_state(), batch, ["a", "b"])
     assert faults.explain(TINY, error).startswith("no case")
 
 
@@ -303,7 +303,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_on_request(broken, tm
 
 def test_the_training_step_exports_for_tpu_cuda_and_cpu(bank):
     """As it stands, from this machine; no LAPACK, no host callback, no custom call at all."""
-    state = training.init_state(TINY)
+    state = first_state()
     batch = banks.draw(bank, np.array([0, 1]))
 
     def step(state, batch, seed):

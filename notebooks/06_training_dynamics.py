@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, configs, console, losses, pictures, pipeline, streams, training
+from e2r import banks, configs, console, losses, pictures, pipeline, programs, streams, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import poses, surfaces
 from e2r.probes import learning
@@ -93,8 +93,9 @@ def watch(params):
 # it and without.
 
 # %%
-update, probe = training.make_update(config), learning.make_probe(config)
-state, key = jax.jit(partial(training.init_state, config))(), streams.keys(config)
+compiled = partial(jax.jit, compiler_options=programs.SOONER)  # 240 steps need not be the fastest
+update, probe = compiled(training.make_update(config)), compiled(learning.make_probe(config))
+state, key = compiled(partial(training.init_state, config))(), streams.keys(config)
 batches = streams.of_bank(config, bank).batches(1, config.optimisation.steps + 1)
 every = 2 if SMALL else 15
 story = []

@@ -50,8 +50,10 @@ def test_a_program_is_traced_once_a_machine(cache):
     assert len(traced) == 3 and len(list(cache.iterdir())) == 3
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:40])
-    np.testing.assert_array_equal(program(traced, once=True)(key, pose, points), first)
+    sooner = program(traced, once=True)(key, pose, points)
+    np.testing.assert_allclose(sooner, first, rtol=1e-6)  # its options may round otherwise
     assert len(traced) == 4
+    np.testing.assert_array_equal(program(traced, once=True)(key, pose, points), sooner)
     np.testing.assert_array_equal(program(traced)(key, pose, points), first)
     assert len(traced) == 4
 

@@ -1,10 +1,12 @@
 """Figures against closed forms; a job from checkpoint to report; the command line."""
 
+import gc
 import json
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,7 +20,18 @@ from scipy.spatial.transform import Rotation
 from test_cases import BROKEN
 
 from e2r import __main__ as cli
-from e2r import confidence, console, evaluation, jobs, metrics, results, training, viewer, views
+from e2r import (
+    confidence,
+    console,
+    evaluation,
+    jobs,
+    metrics,
+    pipeline,
+    results,
+    training,
+    viewer,
+    views,
+)
 from e2r.datasets import cases
 from e2r.geometry import poses
 from e2r.types import Pose
@@ -194,6 +207,30 @@ def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
     assert "depth.png" in by_id[victim.name]["error"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == 1
     assert "depth.png" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_meshes_of_a_long_job_do_not_pile_up(checkpoint, data_set, monkeypatch):
+    monkeypatch.setattr(cases, "SWEEP", 4)
+    config, params = training.load(checkpoint)
+    job = jobs.Job(jobs.Start("truth"), pipeline.Schedule(steps=12), batch=2)
+    paths, read = cases.find(data_set), []
+
+    def source():
+        for number in range(24):
+            case = cases.read(paths[number % len(paths)])
+            read.append(weakref.ref(next(iter(case.model.values()))))
+            yield case
+
+    gc.collect()
+    gc.disable()  # as good as what Python does by itself, with all of jax's objects about
+    try:
+        alive = [
+            sum(mesh() is not None for mesh in read)
+            for _ in evaluation.run(source(), config, params, job)
+        ]
+    finally:
+        gc.enable()
+    assert len(alive) == 24 and max(alive) <= 16
 
 
 def test_an_interrupted_job_goes_on(checkpoint, data_set, tmp_path, monkeypatch, capsys):

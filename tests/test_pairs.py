@@ -102,6 +102,7 @@ def rows(function):
 CLOUD, SURFACE = "intraoperative/A_L2_camera0.xyz", "preoperative/A_L2.stl"
 BROKEN = {
     "empty": (change(CLOUD, ""), "holds 0 points"),
+    "only a comment": (change(CLOUD, "# x y z\n"), "holds 0 points"),
     "text": (change(CLOUD, "x y z\n"), "is no table of numbers"),
     "truncated": (change(CLOUD, lambda t: t[:-8]), "is no table of numbers"),
     "binary": (lambda r: (r / CLOUD).write_bytes(b"\xff\xfe\x00"), "is no table of numbers"),

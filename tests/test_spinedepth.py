@@ -233,6 +233,7 @@ def broken(root):
         (table, text[: len(text) // 2].rsplit(",", 1)[0], "Poses_0.txt"),
         (table, "", "Poses_0.txt"),
         (table, "a,b\n", "no table of numbers"),
+        (table, "\n", "rows of 0 values"),
         (table, "\n".join(line.rsplit(",", 1)[0] for line in lines), "rows of 15 values"),
         (table, "\n".join(lines[:-1]), "not five a frame"),
         (table, "\n".join([mirrored, *lines[1:]]), "frame 0, L1"),

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -256,6 +257,18 @@ def read_meshes(folder: Path) -> dict[str, trimesh.Trimesh]:
     if not paths:
         raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
     return {path.stem: read_mesh(path) for path in paths}
+
+
+def numbers(lines: Sequence[str], delimiter: str | None = None) -> np.ndarray:
+    """The table (R, C) that lines of text hold; (0, 0) where they hold none.
+
+    Raises:
+      ValueError: they are no table of numbers.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+        rows = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
+    return rows if rows.size else np.zeros((0, 0))
 
 
 def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

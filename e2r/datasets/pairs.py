@@ -100,12 +100,11 @@ def read_xyz(path: Path) -> tuple[np.ndarray, np.ndarray]:
       ValueError: no table of three or six finite columns, too few rows, or in metres.
     """
     try:
-        lines = path.read_text(encoding="utf-8").replace(",", " ").splitlines()
-        rows = np.loadtxt(lines, ndmin=2) if any(map(str.strip, lines)) else np.zeros((0, 3))
+        rows = cases.numbers(path.read_text(encoding="utf-8").replace(",", " ").splitlines())
     except (ValueError, OSError) as error:
         first = str(error).splitlines()[0][:99]
         raise ValueError(f"{path}: is no table of numbers ({first}); download it again") from None
-    if rows.shape[1] not in (3, 6):
+    if rows.size and rows.shape[1] not in (3, 6):
         raise ValueError(f"{path}: has rows of {rows.shape[1]} values; use x y z, or x y z r g b")
     if len(rows) < 32:
         raise ValueError(f"{path}: holds {len(rows)} points; a scene needs 32 at least")

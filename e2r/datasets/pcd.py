@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from e2r.datasets import cases
+
 
 class Scan(NamedTuple):
     """A cloud: points (M, 3) mm, colours (M, 3) in [0, 1], normals (M, 3) or None."""
@@ -85,7 +87,7 @@ def _row(header: Mapping[str, list[str]]) -> np.dtype:
 
 
 def _ascii(text: bytes, kind: np.dtype) -> np.ndarray:
-    table = np.loadtxt(text.decode("ascii", "replace").splitlines(), ndmin=2)
+    table = cases.numbers(text.decode("ascii", "replace").splitlines())
     names = kind.names or ()
     if any(kind[name].shape for name in names) or table.shape[1] != len(names):
         return np.zeros(0, kind)

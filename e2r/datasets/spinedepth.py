@@ -164,8 +164,7 @@ def read_poses(path: Path) -> np.ndarray:
       ValueError: no such file, or not of this form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 0))
+        rows = cases.numbers(path.read_text(encoding="utf-8").splitlines(), ",")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; download this recording again") from None
     except (ValueError, UnicodeDecodeError, OSError) as error:

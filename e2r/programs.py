@@ -62,7 +62,7 @@ class Program(Generic[T]):
     def __call__(self, *arguments: Any) -> T:
         """Calls the function."""
         cache = jax.config.values["jax_compilation_cache_dir"]
-        if cache is None:
+        if not cache:
             return self._jit(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)

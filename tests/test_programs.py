@@ -58,8 +58,10 @@ def test_a_program_is_traced_once_a_machine(cache):
     assert len(traced) == 4
 
 
-def test_without_a_cache_it_is_jit(cache):
-    jax.config.update("jax_compilation_cache_dir", None)
+@pytest.mark.parametrize("folder", [None, ""])  # "": JAX_COMPILATION_CACHE_DIR= in a shell
+def test_without_a_cache_it_is_jit(cache, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    jax.config.update("jax_compilation_cache_dir", folder)
     traced: list = []
     pose = poses.identity()
     one = program(traced)

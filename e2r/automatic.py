@@ -127,7 +127,7 @@ def find(
     params: Params,
     key: Array,
     cloud: Cloud,
-    weights: Array,
+    scene: Scene,
     reading: Reading,
     surface: Surface,
     exposed: Array,
@@ -143,7 +143,8 @@ def find(
     Args:
       settings, params: of the networks.
       key: consumed.
-      cloud: (N,) points, weights (N,) their mask, reading what the network said of them.
+      cloud: (N,) points, reading what the network said of them.
+      scene: those to register, under their mask.
       surface: the model.
       exposed: (L,) bool, levels that may lie in the wound.
       schedule: of the last registration.
@@ -152,7 +153,6 @@ def find(
     k_tokens, k_few = jax.random.split(key)
     guess = guesses(settings, params, k_tokens, cloud, reading, surface, rolls=search.rolls)
     begin = starts.along_spine(guess, surface, search.shifts)
-    scene = pipeline.masked(cloud, weights)
     corners = jnp.asarray(surface.points)[:: max(1, surface.points.shape[0] // 32)]
     scene = unroll.finite(scene)
     few = sample(k_few, scene, min(search.points, scene.weights.shape[0]))

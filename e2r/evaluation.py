@@ -25,6 +25,7 @@ from e2r.datasets import cases
 from e2r.geometry import poses, surfaces
 from e2r.jobs import Job, Start
 from e2r.programs import Program, may_be_kept
+from e2r.registration import unroll
 from e2r.results import Result, level_poses
 from e2r.segmentation import masks
 from e2r.timings import spent
@@ -201,10 +202,11 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
 
         def one(mask: tuple[Array, Array]) -> tuple[Registration, Levels, Hypotheses]:
             weights, logits = mask
-            scene = pipeline.masked(cloud, weights)
+            scene = unroll.finite(pipeline.masked(cloud, weights))
+            scene = unroll.heaviest(scene, job.points)
             if job.start.kind == "auto":
                 whole, hypotheses = automatic.find(
-                    settings, params, key, cloud, weights, reading._replace(logits=logits),
+                    settings, params, key, cloud, scene, reading._replace(logits=logits),
                     item.surface, item.exposed, job.schedule, job.search,
                 )  # fmt: skip
             else:

@@ -41,6 +41,8 @@ class Job:
     """which masks: all, learnt, oracle (true bone; simulated cases only)"""
     least_keep: float = 0.1
     """share of the points that the learnt mask keeps at least, by their order"""
+    points: int = 2048
+    """points of a mask that are registered, at most"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -63,5 +65,5 @@ class Job:
             raise ValueError(f"--least-keep is {self.least_keep}; use a share, 0 to below 1")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; use 0 or more")
-        if not self.masks or self.batch < 1 or self.views < 1:
-            raise ValueError("give at least one mask, one view, and a batch of at least one case")
+        if not self.masks or min(self.batch, self.views, self.points) < 1:
+            raise ValueError("give at least one mask, view and point, and a batch of one")

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from e2r import banks, configs, console, evaluation, jobs, losses, metrics, streams, training
+from e2r import banks, configs, console, evaluation, files, jobs, losses, metrics, streams, training
 from e2r.datasets import cases, simulated
 from e2r.geometry import correspondences, poses
 from e2r.results import Result
@@ -164,7 +164,8 @@ def run_seed(options: Ablation, seed: int, test: list[cases.Case]) -> dict[str, 
 
     def keep(arm: str, errors: Mapping[str, Any], **more: Any) -> None:
         found[arm] = {**errors, **more}
-        path.write_text(json.dumps(found))
+        with files.whole(path) as part:
+            part.write_text(json.dumps(found))
         print(f"seed {seed}, {arm}: median TRE {np.median(errors['tre_mm']):.2f} mm", flush=True)
 
     def taught(
@@ -234,14 +235,28 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 def ablate(options: Ablation) -> int:
-    """Runs the ablation."""
-    options.output.mkdir(parents=True, exist_ok=True)
+    """Runs the ablation, as far as it has not been run already; more seeds may be asked for later.
+
+    Raises:
+      ValueError: the folder holds an ablation with other settings.
+    """
+    settings = asdict(options)
+    for name in ("output", "seeds"):
+        del settings[name]
+    settings["errors"] = list(options.errors)
+    about = options.output / "settings.json"
+    if not about.exists():
+        options.output.mkdir(parents=True, exist_ok=True)
+        with files.whole(about) as part:
+            part.write_text(json.dumps(settings))
+    elif cases.read_json(about) != settings:
+        raise ValueError(f"{about}: holds other settings; name another folder, or delete this one")
     scenes = configs.CONFIGS["demo"][1].scenes.simulation
     test = list(simulated.held_out(scenes, specimens=options.held_out, frames=2, seed=0))
     found = [run_seed(options, seed, test) for seed in range(options.seeds)]
     figures = summarise(found)
-    about = {"arms": figures, "steps": options.steps, "versions": configs.versions()}
-    (options.output / "ablation.json").write_text(json.dumps(about, indent=1))
+    whole = {"arms": figures, **settings, "versions": configs.versions()}
+    (options.output / "ablation.json").write_text(json.dumps(whole, indent=1))
     print(table(figures))
     print(options.output / "ablation.json")
     return 0

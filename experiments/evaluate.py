@@ -85,6 +85,8 @@ class Evaluate:
     """refine one pose a level, for a spine that is not bent as in the scan"""
     least_keep: float = 0.1
     """share of the points that the learnt mask keeps at least, by their order"""
+    points: int = 2048
+    """points of a mask that are registered, at most"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -153,7 +155,7 @@ def evaluate(options: Evaluate) -> int:
         start=jobs.Start(options.start, options.start_degrees, options.start_mm),
         schedule=options.schedule, search=options.search, views=options.views, masks=options.masks,
         per_level=options.per_level, least_keep=options.least_keep,
-        batch=options.batch, seed=options.seed,
+        points=options.points, batch=options.batch, seed=options.seed,
     )  # fmt: skip
     evaluation.read_start(job.start)  # before anything is written
     config, params = training.load(options.checkpoint)

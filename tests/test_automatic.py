@@ -142,7 +142,7 @@ def test_the_search_finds_a_guess_that_is_a_level_off(
     monkeypatch.setattr(automatic, "guesses", lambda *_, **__: guess)
     find = jax.jit(automatic.find, static_argnums=(0, 8, 9))
     found = find(
-        SETTINGS, params, jax.random.key(1), cloud, jnp.ones(count), reading, fine_surface, ALL,
+        SETTINGS, params, jax.random.key(1), cloud, scene, reading, fine_surface, ALL,
         pipeline.Schedule(steps=30), automatic.Search(points=128),
     )  # fmt: skip
     assert farthest(fine_surface, found.registration.pose, truth) < 0.5

@@ -213,3 +213,9 @@ def test_a_threshold_shifts_the_logits_alone(example):
     )
     np.testing.assert_allclose(low.logits - high.logits, 1.5, atol=1e-5)
     np.testing.assert_array_equal(low.interest, high.interest)
+
+
+def test_an_ablation_does_not_go_on_in_a_folder_of_other_settings(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text('{"steps": 5}')
+    assert ablation.main(["--output", str(tmp_path), "--steps", "6"]) == 2
+    assert "holds other settings" in capsys.readouterr().err

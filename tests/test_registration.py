@@ -250,6 +250,30 @@ def test_it_stops_when_nothing_moves_each_item_by_itself(fine_surface, truth, rn
         np.testing.assert_array_equal(end.translation, mine.pose.translation)
 
 
+def test_what_weighs_nothing_is_left_out_at_no_loss(surface, truth, rng):
+    """The heaviest points register as all do, value and gradient; of too many, none weighs less."""
+    scene = scene_on(surface, truth, rng, 300, noise=0.3)
+    weights = jnp.where(jnp.arange(300) % 3 == 0, scene.weights, 0.0)
+    start, scales = start_near(truth, scene.points, 2.0, 2.0), unroll.annealed(6.0, 1.0, 8)
+
+    def error(weights, count):
+        some = unroll.heaviest(scene._replace(weights=weights), count)
+        pose = unroll.register(some, surface, start, scales, step=steps.symmetric).pose
+        return jnp.sum(jnp.square(pose.translation - truth.translation))
+
+    run = jax.jit(jax.vmap(jax.value_and_grad(error), (0, None)), static_argnums=1)
+    (all_, all_slope), (some, slope) = (run(weights[None], count) for count in (300, 120))
+    np.testing.assert_allclose(some, all_, rtol=1e-3)
+    kept = np.asarray(weights) > 0
+    np.testing.assert_allclose(
+        slope[0][kept], all_slope[0][kept], atol=1e-3 * np.abs(all_slope).max()
+    )
+    few = unroll.heaviest(scene._replace(weights=weights), 40)
+    assert few.weights.shape == (40,)
+    np.testing.assert_allclose(few.weights, 100 / 40, rtol=1e-5)
+    np.testing.assert_array_equal(few.points, scene.points[::3][:40])
+
+
 def test_early_steps_on_a_subsample_end_at_the_same_pose(fine_surface, truth, rng):
     scene = scene_on(fine_surface, truth, rng, 1000, noise=0.3)
     start = start_near(truth, scene.points, 3.0, 3.0)

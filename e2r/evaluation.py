@@ -202,8 +202,7 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
 
         def one(mask: tuple[Array, Array]) -> tuple[Registration, Levels, Hypotheses]:
             weights, logits = mask
-            scene = unroll.finite(pipeline.masked(cloud, weights))
-            scene = unroll.heaviest(scene, job.points)
+            scene = unroll.heaviest(pipeline.masked(cloud, weights), job.points)
             if job.start.kind == "auto":
                 whole, hypotheses = automatic.find(
                     settings, params, key, cloud, scene, reading._replace(logits=logits),

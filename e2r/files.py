@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -20,3 +22,21 @@ def whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def hold(path: Path, settings: Mapping[str, Any], what: str = "other settings") -> None:
+    """Writes what a folder's figures depend on, or sees that it is what was written before.
+
+    Args:
+      path: in a folder that is there.
+      settings: JSON values.
+      what: the sentence's name for what is there.
+
+    Raises:
+      ValueError: something else was written.
+    """
+    text = json.dumps(settings, indent=1).encode()
+    if path.exists() and path.read_bytes() != text:
+        raise ValueError(f"{path}: holds {what}; name another output folder, or delete this one")
+    with whole(path) as part:
+        part.write_bytes(text)

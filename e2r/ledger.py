@@ -97,20 +97,13 @@ def opened(folder: Path, settings: Mapping[str, Any]) -> Iterator[Ledger]:
     try:
         ledger = Ledger(folder, locks)
         with ledger.alone():
-            about, text = folder / "job.json", json.dumps(settings, indent=1)
-            before = folder / PREDICTIONS
+            about, before = folder / "job.json", folder / PREDICTIONS
             if not about.exists() and before.exists() and before.stat().st_size:
                 raise ValueError(
                     f"{before}: is of a job without job.json, which cannot go on; "
                     "name another output folder, or delete this file"
                 )
-            if about.exists() and about.read_text() != text:
-                raise ValueError(
-                    f"{about}: holds a job with other settings; name another output folder, or "
-                    "delete this one"
-                )
-            with files.whole(about) as part:
-                part.write_text(text)
+            files.hold(about, settings, "a job with other settings")
         yield ledger
     finally:
         os.close(locks)

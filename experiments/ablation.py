@@ -243,14 +243,8 @@ def ablate(options: Ablation) -> int:
     settings = asdict(options)
     for name in ("output", "seeds"):
         del settings[name]
-    settings["errors"] = list(options.errors)
-    about = options.output / "settings.json"
-    if not about.exists():
-        options.output.mkdir(parents=True, exist_ok=True)
-        with files.whole(about) as part:
-            part.write_text(json.dumps(settings))
-    elif cases.read_json(about) != settings:
-        raise ValueError(f"{about}: holds other settings; name another folder, or delete this one")
+    options.output.mkdir(parents=True, exist_ok=True)
+    files.hold(options.output / "settings.json", settings)
     scenes = configs.CONFIGS["demo"][1].scenes.simulation
     test = list(simulated.held_out(scenes, specimens=options.held_out, frames=2, seed=0))
     found = [run_seed(options, seed, test) for seed in range(options.seeds)]

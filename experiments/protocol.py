@@ -347,12 +347,8 @@ def report(found: dict[str, Any], done: Sequence[dict[str, Any]]) -> go.Figure:
 def run(options: Protocol) -> int:
     """Runs the protocol, as far as it has not been run already."""
     path, settings = options.output / "protocol.json", settings_of(options)
-    if path.exists() and cases.read_json(path) != settings:
-        raise ValueError(
-            f"{path}: holds other settings; name another output folder, or delete this one"
-        )
     options.output.mkdir(parents=True, exist_ok=True)
-    _write(path, settings)
+    files.hold(path, settings)
     try:
         about = convert(options)
     except (ValueError, OSError):

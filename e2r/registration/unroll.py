@@ -68,12 +68,11 @@ def heaviest(scene: Scene, count: int) -> Scene:
     """
     if count >= scene.weights.shape[0]:
         return scene
-    weights = jnp.asarray(scene.weights)
-    _, rows = jax.lax.top_k(weights, count)
-    rows = jnp.sort(rows)
+    points, normals, weights = finite(scene)
+    rows = jnp.sort(jax.lax.top_k(weights, count)[1])
     kept = weights[rows]
     raised = kept * (jnp.sum(weights) / jnp.maximum(jnp.sum(kept), 1e-9))
-    return Scene(jnp.asarray(scene.points)[rows], jnp.asarray(scene.normals)[rows], raised)
+    return Scene(points[rows], normals[rows], raised)
 
 
 def register(

@@ -65,5 +65,8 @@ class Job:
             raise ValueError(f"--least-keep is {self.least_keep}; use a share, 0 to below 1")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; use 0 or more")
-        if not self.masks or min(self.batch, self.views, self.points) < 1:
-            raise ValueError("give at least one mask, view and point, and a batch of one")
+        if not self.masks:
+            raise ValueError("--masks: give at least one")
+        for name in ("points", "batch", "views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; use 1 or more")

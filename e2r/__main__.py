@@ -172,9 +172,11 @@ def _register(options: Register) -> int:
         calibration = confidence.load(checkpoint)
     job = jobs.Job(
         start=jobs.Start(options.start, options.start_degrees, options.start_mm),
-        batch=1, seed=options.seed, keep_surface=options.case / "model" / "surface.npz",
+        batch=1, seed=options.seed,
     )  # fmt: skip
-    (result,) = evaluation.run([case], config, params, job)
+    programs = evaluation.compile_programs(config.network, job, sooner=True)
+    keep = options.case / "model" / "surface.npz"
+    (result,) = evaluation.run([case], config, params, job, programs, keep)
     if not isinstance(result, results.Result):
         raise ValueError(result[1])
     line = results.prediction(result, "learnt", calibration)
@@ -215,8 +217,10 @@ def view(options: Look) -> int:
     if (options.what / "case.json").exists():
         case = cases.read(options.what)
         config, params = training.load(options.checkpoint or training.PACKAGED)
-        job = jobs.Job(batch=1, keep_surface=options.what / "model" / "surface.npz")
-        (result,) = evaluation.run([case], config, params, job)
+        job = jobs.Job(batch=1)
+        programs = evaluation.compile_programs(config.network, job, sooner=True)
+        keep = options.what / "model" / "surface.npz"
+        (result,) = evaluation.run([case], config, params, job, programs, keep)
         if not isinstance(result, results.Result):
             raise ValueError(result[1])
         shown = [views.of(result, job.head)]

@@ -45,7 +45,7 @@ from e2r.types import (
 class Prepared(NamedTuple):
     """A case, ready for the device."""
 
-    seed: Array  # () uint32, the case's own
+    seeds: Array  # (2,) uint32: the job's, the case's own
     cloud: Cloud  # leading axis V, the views
     pyramid: Pyramid  # leading axis V
     surface: Surface
@@ -61,9 +61,9 @@ def stable_seed(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def case_key(job: Job, seed: Array | int) -> Array:
-    """The key of a case in a job, by the case's seed."""
-    return jax.random.fold_in(jax.random.key(job.seed), jnp.uint32(seed))
+def case_key(seeds: Array) -> Array:
+    """The key of a case in a job, by the seeds (2,) of both."""
+    return jax.random.fold_in(jax.random.key(seeds[0]), seeds[1])
 
 
 def read_start(start: Start) -> Pose | None:
@@ -108,6 +108,7 @@ def prepare(
       ValueError: the start or a mask needs what the case does not have.
     """
     seed = stable_seed(case.id)
+    seeds = np.array([job.seed % 2**32, seed], np.uint32)
     seen = pipeline.see(case, settings, seed=seed, views=job.views, within=within)
     start = job.start
     begin = poses.identity() if given is None else given
@@ -119,7 +120,7 @@ def prepare(
             for name, points in cases.scored_targets(case).items()
         ])  # fmt: skip
         begin = poses.perturb(
-            case_key(job, seed),
+            case_key(seeds),
             cases.true_pose(case),
             goals.mean(0),
             degrees=start.degrees,
@@ -135,7 +136,7 @@ def prepare(
     if case.exposed:
         exposed[: len(case.model)] = [name in case.exposed for name in case.model]
     return Prepared(
-        np.uint32(seed),
+        seeds,
         seen.cloud,
         seen.pyramid,
         surface,
@@ -173,19 +174,28 @@ class Programs(NamedTuple):
     over: Mesh
 
 
-@lru_cache(maxsize=4)
-def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
+def compile_programs(settings: pipeline.Network, job: Job, *, sooner: bool = False) -> Programs:
     """The compiled programs: a first look, and a registration and the weights for each mask.
 
     Each takes a batch, divided among this process's devices.
+
+    Args:
+      settings, job: of the network and the evaluation.
+      sooner: for a case or two: compiled in half the time, and half as fast.
     """
+    return _programs(settings, job.compiled, sooner)
+
+
+@lru_cache(maxsize=4)
+def _programs(settings: pipeline.Network, job: Job, sooner: bool) -> Programs:
+    """Those of all jobs that are compiled to the same."""
 
     def glance(params: Params, cloud: Cloud, pyramid: Pyramid) -> tuple[Array, Array]:
         interest = automatic.read(settings, params, cloud, pyramid).interest
         return interest, automatic.middle(pipeline.flatten(cloud), interest)
 
     def predict(params: Params, item: Prepared) -> Predicted:
-        key, cloud = case_key(job, item.seed), pipeline.flatten(item.cloud)
+        key, cloud = case_key(item.seeds), pipeline.flatten(item.cloud)
         reading = automatic.read(settings, params, item.cloud, item.pyramid)
         fed = masks.at_least(reading.logits, cloud.valid, job.least_keep)
         named = {
@@ -228,7 +238,7 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
 
         return Predicted(by_name(whole), by_name(levels), by_name(hypotheses), by_name(kept))
 
-    over, once = devices.mesh(job.batch, local=True), job.batch == 1
+    over = devices.mesh(job.batch, local=True)
 
     def batched(one: Callable[..., Any], inputs: int) -> Callable[..., Any]:
         several = jax.vmap(one, (None, *[0] * inputs))
@@ -240,8 +250,8 @@ def compile_programs(settings: pipeline.Network, job: Job) -> Programs:
         )  # fmt: skip
 
     return Programs(
-        Program(batched(glance, 2), "glance", settings, once=once),
-        Program(batched(predict, 1), "predict", settings, job, once=once),
+        Program(batched(glance, 2), "glance", settings, sooner=sooner),
+        Program(batched(predict, 1), "predict", settings, job, sooner=sooner),
         over,
     )
 
@@ -268,6 +278,7 @@ def run(
     params: Params,
     job: Job,
     programs: Programs | None = None,
+    keep: Path | None = None,
 ) -> Iterator[Result | Failure]:
     """Evaluates cases in batches; a broken one yields its id and one sentence, and no stop.
 
@@ -278,6 +289,7 @@ def run(
       config, params: the trained network.
       job: starts, schedule, masks.
       programs: instead of those of :func:`compile_programs`.
+      keep: for cases of one model: the file that remembers its surface.
 
     Raises:
       ValueError: the start cannot be used, or the batch not be divided among the devices.
@@ -293,7 +305,7 @@ def run(
             return item[0], str(item[1])
         try:
             with one_builds, spent("the models' lattices"):
-                surface = _surface(item, models, job)
+                surface = _surface(item, models, job, keep)
             began = time.perf_counter()
             with spent("first look, host"):
                 first = pipeline.see(item, config.network, seed=stable_seed(item.id))
@@ -381,13 +393,13 @@ def _grouped(found: Generator[_Looked | Failure], size: int) -> Generator[list[_
         yield group
 
 
-def _surface(case: cases.Case, models: dict[str, Surface], job: Job) -> Surface:
+def _surface(case: cases.Case, models: dict[str, Surface], job: Job, keep: Path | None) -> Surface:
     """The case's surface; cases of one specimen share it, and a few are remembered."""
     key = surfaces.fingerprint(case.model)
     if key not in models:
         if len(models) >= 4:
             models.pop(next(iter(models)))
-        keep, exact = job.keep_surface, job.schedule.correspondence == "closest"
+        exact = job.schedule.correspondence == "closest"
         make = surfaces.build if keep is None else partial(surfaces.remembered, keep)
         models[key] = make(case.model, seed=0, nodes=surfaces.COARSE, exact=exact)
     return models[key]

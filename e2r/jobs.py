@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from e2r import automatic, pipeline
 
@@ -49,13 +48,16 @@ class Job:
     """of the starts, the search's draws and the bootstrap"""
     per_level: bool = True
     """refine one pose a level, for a spine that is not bent as in the scan"""
-    keep_surface: Path | None = None
-    """with one case: the file that remembers its model's surface"""
 
     @property
     def head(self) -> str:
         """The mask whose results are the job's: the learnt one, if it runs."""
         return "learnt" if "learnt" in self.masks else self.masks[0]
+
+    @property
+    def compiled(self) -> Job:
+        """What programs depend on: of jobs whose cases run through the same, the same."""
+        return replace(self, start=Start("auto" if self.start.kind == "auto" else "truth"), seed=0)
 
     def __post_init__(self) -> None:
         for name in self.masks:

@@ -26,7 +26,7 @@ SOONER: dict[str, str | bool] = {
     "xla_backend_optimization_level": "1",
 }  # fmt: skip
 """XLA's options for what runs a few times only: on a CPU it compiles in little more than half the
-time, and runs as quickly or a third slower."""
+time. What runs is slower by a third, the registration by half."""
 
 
 def may_be_kept(*kinds: type[NamedTuple]) -> None:
@@ -50,11 +50,11 @@ class Program(Generic[T]):
     Args:
       function: pure.
       settings: its name and what it closes over; their ``repr`` says all of it.
-      once: it runs a few times only: compiled with :data:`SOONER`.
+      sooner: it runs a few times only: compiled with :data:`SOONER`.
     """
 
-    def __init__(self, function: Callable[..., T], *settings: Any, once: bool = False) -> None:
-        self._options = SOONER if once else {}
+    def __init__(self, function: Callable[..., T], *settings: Any, sooner: bool = False) -> None:
+        self._options = SOONER if sooner else {}
         self._jit = jax.jit(function, compiler_options=self._options)
         self._about = repr(settings)
         self._known: dict[Any, Callable[..., T]] = {}

@@ -298,10 +298,7 @@ def test_no_pose_that_is_not_a_number_goes_without_its_flag(checkpoint, simulate
     """Scenes of any shape through the whole chain: poses of numbers, or an error line."""
     config, params = training.load(checkpoint)
     search = automatic.Search(rolls=1, shifts=(0.0,), parents=0, finalists=1, steps=3)
-    job = jobs.Job(
-        batch=4, views=1, search=search, schedule=pipeline.Schedule(steps=4),
-        keep_surface=tmp_path / "surface.npz",
-    )  # fmt: skip
+    job = jobs.Job(batch=4, views=1, search=search, schedule=pipeline.Schedule(steps=4))
     base = simulated_cases[0]
 
     @st.composite
@@ -323,7 +320,7 @@ def test_no_pose_that_is_not_a_number_goes_without_its_flag(checkpoint, simulate
         case = dataclasses.replace(
             base, points=points, colors=np.zeros_like(points), normals=None, bone=None, picture=None
         )
-        (found,) = evaluation.run([case], config, params, job)
+        (found,) = evaluation.run([case], config, params, job, keep=tmp_path / "surface.npz")
         if not isinstance(found, results.Result):
             assert found[0] == base.id and len(found[1]) > 10
             return

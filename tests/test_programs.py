@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e2r import programs, timings
+from e2r import configs, evaluation, jobs, programs, timings
 from e2r.geometry import poses
 from e2r.types import Pose
 
@@ -50,10 +50,10 @@ def test_a_program_is_traced_once_a_machine(cache):
     assert len(traced) == 3 and len(list(cache.iterdir())) == 3
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:40])
-    sooner = program(traced, once=True)(key, pose, points)
+    sooner = program(traced, sooner=True)(key, pose, points)
     np.testing.assert_allclose(sooner, first, rtol=1e-6)  # its options may round otherwise
     assert len(traced) == 4
-    np.testing.assert_array_equal(program(traced, once=True)(key, pose, points), sooner)
+    np.testing.assert_array_equal(program(traced, sooner=True)(key, pose, points), sooner)
     np.testing.assert_array_equal(program(traced)(key, pose, points), first)
     assert len(traced) == 4
 
@@ -89,3 +89,22 @@ def test_each_second_counts_once():
     assert "nobody asks" not in found
     rows = timings.table(found).splitlines()
     assert [row.split()[0] for row in rows] == ["thread", "inner", "outer", "in"]
+
+
+def test_what_does_not_change_the_programs_compiles_nothing_anew(tmp_path):
+    """Seeds, and from where each case begins; whether it has a start does."""
+    network = configs.Config().network
+    first = evaluation.compile_programs(network, jobs.Job())
+    assert evaluation.compile_programs(network, jobs.Job(seed=3)) is first
+    assert evaluation.compile_programs(network, jobs.Job(points=512)) is not first
+    truth = evaluation.compile_programs(network, jobs.Job(start=jobs.Start("truth")))
+    assert truth is not first
+    given = jobs.Job(start=jobs.Start(str(tmp_path / "start.json"), degrees=1.0))
+    assert evaluation.compile_programs(network, given) is truth
+
+
+def test_the_seeds_of_job_and_case_make_the_key():
+    seeds = np.array([5, 7], np.uint32)
+    expected = jax.random.fold_in(jax.random.key(5), 7)
+    assert jax.jit(evaluation.case_key)(seeds) == expected
+    assert evaluation.case_key(seeds[::-1]) != expected

@@ -84,7 +84,7 @@ class Specimen(NamedTuple):
 
 @cache
 def _baker(levels: tuple[str, ...]) -> Callable[[Array], anatomy.Bones]:
-    return Program(partial(anatomy.specimen, levels=levels), "specimen", levels, once=True)
+    return Program(partial(anatomy.specimen, levels=levels), "specimen", levels, sooner=True)
 
 
 @cache
@@ -93,7 +93,7 @@ def _photographer(settings: Simulation) -> Callable[[Array, anatomy.Bones], scen
         scene.photograph, width=settings.width, height=settings.height, fill=settings.fill,
         degrees=settings.posture_degrees, mm=settings.posture_mm, still=settings.still,
     )  # fmt: skip
-    return Program(jax.vmap(one, (0, None)), "photograph", settings, once=True)
+    return Program(jax.vmap(one, (0, None)), "photograph", settings, sooner=True)
 
 
 def procedural(key: Array, name: str, settings: Simulation | None = None) -> Specimen:

@@ -16,6 +16,9 @@ All arms share scenes, networks, coarse stage, search and registration; only the
 - oracle: the true bone (the end-to-end arm's network finds the start).
 
 Every arm takes the same number of steps, and is repeated from several seeds.
+
+Seeds measured already are in experiments/results/ablation: copied to the output before, they are
+not run again.
 """
 
 from __future__ import annotations

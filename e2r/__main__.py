@@ -10,11 +10,18 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from e2r import console, conversions
+
+if TYPE_CHECKING:  # imported where they are used: a command starts with what it needs
+    from e2r.configs import Config
+    from e2r.datasets.cases import Case
+    from e2r.jobs import Job
+    from e2r.results import Result
+    from e2r.types import Params
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def _register(options: Register) -> int:
     from e2r.timings import spent
 
     with spent("e2r's imports"):
-        from e2r import confidence, evaluation, jobs, results, training
+        from e2r import confidence, jobs, results, training
         from e2r.datasets import cases
     with spent("case"):
         case = cases.read(options.case)
@@ -174,11 +181,7 @@ def _register(options: Register) -> int:
         start=jobs.Start(options.start, options.start_degrees, options.start_mm),
         batch=1, seed=options.seed,
     )  # fmt: skip
-    programs = evaluation.compile_programs(config.network, job, sooner=True)
-    keep = options.case / "model" / "surface.npz"
-    (result,) = evaluation.run([case], config, params, job, programs, keep)
-    if not isinstance(result, results.Result):
-        raise ValueError(result[1])
+    result = _result(case, options.case, config, params, job)
     line = results.prediction(result, "learnt", calibration)
     for name, matrix in line["T_camera_model"].items():
         print(f"{name}  T_camera_model =")
@@ -206,9 +209,26 @@ def _register(options: Register) -> int:
     return 0
 
 
+def _result(case: Case, folder: Path, config: Config, params: Params, job: Job) -> Result:
+    """One case's result; the model's surface is kept in the case's folder.
+
+    Raises:
+      ValueError: it came to nothing, and why.
+    """
+    from e2r import evaluation
+    from e2r.results import Result
+
+    programs = evaluation.compile_programs(config.network, job, sooner=True)
+    keep = folder / "model" / "surface.npz"
+    (result,) = evaluation.run([case], config, params, job, programs, keep)
+    if not isinstance(result, Result):
+        raise ValueError(result[1])
+    return result
+
+
 def view(options: Look) -> int:
     """Runs ``view``."""
-    from e2r import evaluation, jobs, results, training, viewer, views
+    from e2r import jobs, training, viewer, views
     from e2r.datasets import cases
 
     viewer.check_free(options.host, options.port)  # before a minute of work
@@ -218,11 +238,7 @@ def view(options: Look) -> int:
         case = cases.read(options.what)
         config, params = training.load(options.checkpoint or training.PACKAGED)
         job = jobs.Job(batch=1)
-        programs = evaluation.compile_programs(config.network, job, sooner=True)
-        keep = options.what / "model" / "surface.npz"
-        (result,) = evaluation.run([case], config, params, job, programs, keep)
-        if not isinstance(result, results.Result):
-            raise ValueError(result[1])
+        result = _result(case, options.what, config, params, job)
         shown = [views.of(result, job.head)]
     else:
         shown = viewer.read(options.what)

@@ -54,8 +54,8 @@ class Throughput:
     """of the scenes"""
 
     def __post_init__(self) -> None:
-        if min(self.few, self.scenes) < 4 or self.each < 0:
-            raise ValueError("--few and --scenes are 4 or more, --each 0 or more")
+        if min(self.few, self.many, self.scenes) < 4 or self.each < 0:
+            raise ValueError("--few, --many and --scenes are 4 or more, --each 0 or more")
         if self.many < self.each * len(WAYS):
             raise ValueError(f"--many is {self.many}; {len(WAYS)} ways need more cases")
 

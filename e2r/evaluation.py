@@ -56,9 +56,9 @@ class Prepared(NamedTuple):
     exposed: Array  # (L,) bool: levels that may lie in the wound
 
 
-def stable_seed(text: str) -> int:
-    """The same small number for the same text, on every machine."""
-    return zlib.crc32(text.encode())
+def stable_seed(text: str, number: int = 0) -> int:
+    """The same small number for the same text, on every machine; each ``number`` has its own."""
+    return zlib.crc32(text.encode(), number)
 
 
 def case_key(seeds: Array) -> Array:
@@ -101,13 +101,16 @@ def prepare(
     job: Job,
     given: Pose | None,
     within: np.ndarray | None,
+    number: int = 0,
 ) -> Prepared:
     """Samples the cloud among some rows of the scene (all without them), and sets the start.
+
+    Each ``number`` has other samples and draws.
 
     Raises:
       ValueError: the start or a mask needs what the case does not have.
     """
-    seed = stable_seed(case.id)
+    seed = stable_seed(case.id, number)
     seeds = np.array([job.seed % 2**32, seed], np.uint32)
     seen = pipeline.see(case, settings, seed=seed, views=job.views, within=within)
     start = job.start
@@ -272,6 +275,17 @@ Failure: TypeAlias = tuple[str, str]
 """The id of a case that came to nothing, and why."""
 
 
+class _Chain(NamedTuple):
+    """What the cases of a job go through."""
+
+    settings: pipeline.Network
+    params: Params
+    job: Job
+    given: Pose | None
+    programs: Programs
+    surface: Callable[[cases.Case], Surface]
+
+
 def run(
     source: Iterable[cases.Case | tuple[str, ValueError]],
     config: configs.Config,
@@ -282,7 +296,8 @@ def run(
 ) -> Iterator[Result | Failure]:
     """Evaluates cases in batches; a broken one yields its id and one sentence, and no stop.
 
-    While the device is at work on a batch, the host looks at the cases of the next.
+    While the device is at work on a batch, the host looks at the cases of the next. Cases that are
+    tried again (``job.retry_below``) come later than the others.
 
     Args:
       source: cases, or the id and error of one that could not be read.
@@ -294,26 +309,68 @@ def run(
     Raises:
       ValueError: the start cannot be used, or the batch not be divided among the devices.
     """
-    given = read_start(job.start)
     programs = programs or compile_programs(config.network, job)
-    params = devices.share(params, programs.over)
     models: dict[str, Surface] = {}
     one_builds = threading.Lock()
+
+    def surface(case: cases.Case) -> Surface:
+        with one_builds, spent("the models' lattices"):
+            return _surface(case, models, job, keep)
+
+    chain = _Chain(
+        config.network, devices.share(params, programs.over), job, read_start(job.start), programs,
+        surface,
+    )  # fmt: skip
+    unsure: list[Result] = []
+    with closing(_once(source, chain, 0)) as found:
+        for one in found:
+            if isinstance(one, Result) and _is_unsure(one, job):
+                unsure.append(one)
+                if len(unsure) < job.batch:
+                    continue
+                yield from _again(unsure, chain)
+                unsure = []
+            else:
+                yield one
+    yield from _again(unsure, chain)
+
+
+def _is_unsure(result: Result, job: Job) -> bool:
+    """Whether a case is to be tried again; where the start is given, nothing is searched."""
+    if job.start.kind != "auto" or job.head != "learnt":
+        return False
+    return result.share("learnt") < job.retry_below
+
+
+def _again(unsure: list[Result], chain: _Chain) -> Iterator[Result]:
+    """The better results of cases that are tried a second time, in other samples."""
+    seen = _once((first.case for first in unsure), chain, 1)
+    others = [one for one in seen if isinstance(one, Result)]
+    for first in unsure:
+        other = next((one for one in others if one.case is first.case), first)
+        better = max(first, other, key=lambda one: one.share("learnt"))
+        yield better._replace(seconds=first.seconds + other.seconds)
+
+
+def _once(
+    source: Iterable[cases.Case | tuple[str, ValueError]], chain: _Chain, number: int
+) -> Generator[Result | Failure]:
+    """Cases in batches, each in the samples of this ``number``."""
+    settings, job, programs = chain.settings, chain.job, chain.programs
 
     def look(item: cases.Case | tuple[str, ValueError]) -> _Looked | Failure:
         if isinstance(item, tuple):
             return item[0], str(item[1])
         try:
-            with one_builds, spent("the models' lattices"):
-                surface = _surface(item, models, job, keep)
+            surface = chain.surface(item)
             began = time.perf_counter()
             with spent("first look, host"):
-                first = pipeline.see(item, config.network, seed=stable_seed(item.id))
+                first = pipeline.see(item, settings, seed=stable_seed(item.id, number))
         except ValueError as error:
             return item.id, str(error)
         return _Looked(item, surface, first, time.perf_counter() - began)
 
-    def look_again(
+    def look_closer(
         item: _Looked, interest: np.ndarray, centre: np.ndarray
     ) -> tuple[Prepared, float] | Failure:
         began = time.perf_counter()
@@ -321,11 +378,11 @@ def run(
             with spent("second look, host"):
                 within = automatic.closer(
                     item.case.points, pipeline.flatten(item.first.cloud), interest, centre,
-                    config.network.points // 4,
+                    settings.points // 4,
                 )  # fmt: skip
                 prepared = prepare(
-                    item.case, config.network, surface=item.surface, job=job, given=given,
-                    within=within,
+                    item.case, settings, surface=item.surface, job=job, given=chain.given,
+                    within=within, number=number,
                 )  # fmt: skip
         except ValueError as error:
             return item.case.id, str(error)
@@ -334,14 +391,14 @@ def run(
     def glanced(group: list[_Looked]) -> _Glanced:
         looks = _batched([(item.first.cloud, item.first.pyramid) for item in group], job.batch)
         with spent("device"):
-            found = programs.glance(params, *devices.divide(looks, programs.over))
+            found = programs.glance(chain.params, *devices.divide(looks, programs.over))
         return _Glanced(group, found)
 
     def ready(glance: _Glanced) -> Iterator[_Ready | Failure]:
         with spent("device"):
             interests, centres = jax.tree.map(np.asarray, glance.found)
         rows = list(zip(glance.group, interests, centres, strict=False))
-        found = ahead(lambda row: look_again(*row), rows, workers=2)
+        found = ahead(lambda row: look_closer(*row), rows, workers=2)
         for item, one in zip(glance.group, found, strict=True):
             if isinstance(one[0], str):
                 yield one  # type: ignore[misc]
@@ -364,7 +421,7 @@ def run(
                 else:
                     yield one
             glance = glanced(group) if group else None
-            after = _started(found, programs, params, job) if found else None
+            after = _started(found, programs, chain.params, job) if found else None
             if running is not None:
                 yield from _ended(running)
             running = after

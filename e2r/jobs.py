@@ -42,6 +42,9 @@ class Job:
     """share of the points that the learnt mask keeps at least, by their order"""
     points: int = 2048
     """points of a mask that are registered, at most"""
+    retry_below: float = 0.6
+    """a frame of whose learnt mask a smaller share agrees with the model is tried again, in other
+    samples, and the better result stays; 0: never"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -57,7 +60,8 @@ class Job:
     @property
     def compiled(self) -> Job:
         """What programs depend on: of jobs whose cases run through the same, the same."""
-        return replace(self, start=Start("auto" if self.start.kind == "auto" else "truth"), seed=0)
+        start = Start("auto" if self.start.kind == "auto" else "truth")
+        return replace(self, start=start, seed=0, retry_below=0.0)
 
     def __post_init__(self) -> None:
         for name in self.masks:
@@ -65,6 +69,8 @@ class Job:
                 raise ValueError(f"--masks {name}: use some of {', '.join(MASKS)}")
         if not 0 <= self.least_keep < 1:
             raise ValueError(f"--least-keep is {self.least_keep}; use a share, 0 to below 1")
+        if not 0 <= self.retry_below <= 1:
+            raise ValueError(f"--retry-below is {self.retry_below}; use a share, 0 to 1")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; use 0 or more")
         if not self.masks:

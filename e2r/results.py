@@ -38,6 +38,11 @@ class Result(NamedTuple):
     dropped: int  # triangles of the model without area, which were left out
     seconds: float  # its two looks on the host, and its share of the batch's time on the device
 
+    def share(self, mask: str) -> float:
+        """Which share of a mask's points agrees with the best hypothesis, 0 to 1."""
+        kept = float(self.weights[mask].sum())
+        return float(self.hypotheses[mask].agreement[0]) / max(kept, 1e-6)
+
 
 def level_poses(case: cases.Case, levels: Levels) -> dict[str, Pose]:
     """Level name -> camera-from-model pose; a job without poses by level has one for all."""

@@ -15,7 +15,8 @@ All arms share scenes, networks, coarse stage, search and registration; only the
 - weak D, then end to end: half the steps each;
 - oracle: the true bone (the end-to-end arm's network finds the start).
 
-Every arm takes the same number of steps, and is repeated from several seeds.
+Every arm takes the same number of steps, and is repeated from several seeds. No frame is tried
+again, whatever its first result.
 
 Seeds measured already are in experiments/results/ablation: copied to the output before, they are
 not run again.
@@ -119,7 +120,7 @@ def score(
     source: list[cases.Case], config: configs.Config, params: Params, masks: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
     """Errors over cases, fully automatic: mask -> ``{"tre_mm": [...], "source": [...]}``."""
-    job = jobs.Job(masks=masks, per_level=False)
+    job = jobs.Job(masks=masks, per_level=False, retry_below=0.0)
     done = [r for r in evaluation.run(source, config, params, job) if isinstance(r, Result)]
     return {
         mask: {

@@ -87,6 +87,8 @@ class Evaluate:
     """share of the points that the learnt mask keeps at least, by their order"""
     points: int = 2048
     """points of a mask that are registered, at most"""
+    retry_below: float = 0.6
+    """a frame is tried again where a smaller share of its learnt mask agrees; 0: never"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -155,7 +157,8 @@ def evaluate(options: Evaluate) -> int:
         start=jobs.Start(options.start, options.start_degrees, options.start_mm),
         schedule=options.schedule, search=options.search, views=options.views, masks=options.masks,
         per_level=options.per_level, least_keep=options.least_keep,
-        points=options.points, batch=options.batch, seed=options.seed,
+        points=options.points, retry_below=options.retry_below, batch=options.batch,
+        seed=options.seed,
     )  # fmt: skip
     evaluation.read_start(job.start)  # before anything is written
     config, params = training.load(options.checkpoint)

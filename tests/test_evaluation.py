@@ -34,6 +34,7 @@ from e2r import (
 )
 from e2r.datasets import cases
 from e2r.geometry import poses
+from e2r.results import Result
 from e2r.types import Pose
 from experiments import evaluate as evaluate_command
 from experiments import picture as picture_command
@@ -191,6 +192,41 @@ def test_masks_do_not_change_one_another(checkpoint, simulated_cases):
         after.registrations["learnt"].pose.translation,
         atol=0.05,
     )
+
+
+def test_an_unsure_case_is_tried_again_and_the_better_result_stays(checkpoint, simulated_cases):
+    config, params = training.load(checkpoint)
+    job = jobs.Job(jobs.Start("auto"), batch=2, views=1, retry_below=0.0)
+    source = [simulated_cases[0], ("broken", ValueError("broken")), *simulated_cases[1:3]]
+
+    def results(job):
+        found = list(evaluation.run(source, config, params, job))
+        assert ("broken", "broken") in found
+        found = [one for one in found if isinstance(one, Result)]
+        assert len(found) == 3
+        return {one.case.id: one for one in found}
+
+    once, twice = results(job), results(replace(job, retry_below=1.0))
+    assert all(twice[name].share("learnt") >= once[name].share("learnt") for name in once)
+    other = [name for name in once if not np.array_equal(twice[name].rows, once[name].rows)]
+    assert other  # of three cases of an untrained network, in other samples
+    assert all(twice[name].share("learnt") > once[name].share("learnt") for name in other)
+    least = min(one.share("learnt") for one in once.values())
+    same = results(replace(job, retry_below=least))  # none is below
+    for name, one in same.items():
+        np.testing.assert_array_equal(one.rows, once[name].rows)
+
+
+def test_where_the_start_is_given_nothing_is_tried_again(checkpoint, simulated_cases):
+    config, params = training.load(checkpoint)
+    job = jobs.Job(
+        jobs.Start("truth"), pipeline.Schedule(steps=12), batch=2, views=2, retry_below=1.0
+    )
+    never = replace(job, retry_below=0.0)
+    (one,), (other,) = (
+        evaluation.run(simulated_cases[:1], config, params, some) for some in (job, never)
+    )
+    np.testing.assert_array_equal(one.rows, other.rows)
 
 
 def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):

@@ -8,8 +8,8 @@ Expect:   1960 predictions, 40 error lines, exit code 3; below 6 programs compil
 A few simulated scenes are copied under new names, broken in twenty ways, and given to
 experiments.evaluate as a user would. The rate is that between the first prediction and the last;
 a job before these has compiled all programs, so start and compilation do not count. All jobs have
-as many cases a model. What the device does alone is the rate of the two programs on one batch in
-memory, again and again.
+as many cases a model, and try each case once. What the device does alone is the rate of the two
+programs on one batch in memory, again and again.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _memory(pid: int) -> float:
 def alone(options: Throughput, batch: int = 8) -> float:
     """Cases a second that the device does by itself: both programs on one batch, ten times."""
     config, params = training.load(options.checkpoint)
-    job = jobs.Job(batch=batch)
+    job = jobs.Job(batch=batch, retry_below=0.0)
     group = [cases.read(path) for path in cases.find(options.output / "scenes")[:batch]]
     given: dict[str, Any] = {}
     programs = evaluation.compile_programs(config.network, job)
@@ -249,7 +249,7 @@ def throughput(options: Throughput) -> int:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is there already; name another folder, or delete this one")
     many = make(options)
-    checkpoint = ["--checkpoint", str(options.checkpoint)]
+    settings = ["--checkpoint", str(options.checkpoint), "--retry-below", "0"]  # as alone()
     few = out / "few"
     whole = cases.find(out / "scenes")[: max(1, options.scenes * options.few // options.many)]
     for number in range(options.few):
@@ -263,10 +263,10 @@ def throughput(options: Throughput) -> int:
         f"{options.many} cases": (many, options.many, 1),
         f"{options.few} cases, two processes": (few, options.few, 2),
     }
-    watch([*checkpoint, "--cases", str(out / "scenes")], out / "compiled", options.scenes)
+    watch([*settings, "--cases", str(out / "scenes")], out / "compiled", options.scenes)
     found = {}
     for number, (name, (folder, total, processes)) in enumerate(jobs_.items()):
-        one = watch([*checkpoint, "--cases", str(folder)], out / f"job{number}", total, processes)
+        one = watch([*settings, "--cases", str(folder)], out / f"job{number}", total, processes)
         found[name] = one
         print(
             f"{name}: exit code {one.code}, {one.predictions} predictions, {one.errors} error "

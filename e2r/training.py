@@ -516,6 +516,20 @@ def load(folder: Path) -> tuple[Config, Params]:
     return from_settings(saved.settings), saved.state.params
 
 
+def parameters(folder: Path, config: Config) -> Params:
+    """Parameters of a trained run, or of an exported one, for a run of ``config`` to begin with.
+
+    Raises:
+      ValueError: no usable checkpoint in ``folder``, or its network has other sizes.
+    """
+    _, params = load(folder)
+    wanted = jax.eval_shape(partial(init_state, config)).params
+    sizes = [jax.tree.map(jnp.shape, tree) for tree in (params, wanted)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{folder}: its network has other sizes; give this run its --network's")
+    return params
+
+
 def restore(folder: Path) -> checkpoints.Saved[TrainState]:
     """The newest whole checkpoint of a trained run, or of an exported one, without its optimiser.
 

@@ -19,7 +19,7 @@ from typing import Annotated
 import jax
 import tyro
 
-from e2r import banks, configs, console, devices, streams, training
+from e2r import banks, checkpoints, configs, console, devices, streams, training
 from e2r.probes import faults, learning
 
 
@@ -36,6 +36,9 @@ class Train:
     """with --cases: read them while training goes on, instead of holding all in memory"""
     workers: int = 0
     """with --stream: processes that read; 0 for threads of this one"""
+    begin: Path | None = None
+    """output folder of a run, or of an exported one, whose parameters to begin with; fresh ones
+    without it"""
     stop_after: int | None = None
     """stop, with a checkpoint, after this many steps in all"""
     probe_every: int = 0
@@ -59,7 +62,8 @@ def train(options: Train) -> int:
     """Runs the training."""
     devices.join(options.coordinator, options.processes, options.process)
     config = options.config
-    devices.mesh(config.optimisation.batch)  # before the scenes are made
+    devices.mesh(config.optimisation.batch)  # both before the scenes are made
+    begin = None if options.begin is None else training.parameters(options.begin, config)
     if options.cases is not None and options.stream:
         stream = streams.of_folder(config, options.cases, workers=options.workers)
     elif options.cases is not None:
@@ -71,10 +75,13 @@ def train(options: Train) -> int:
             f"{jax.device_count()} devices of {jax.process_count()} processes; {configs.versions()}"
         )
     source = "simulated" if options.cases is None else str(options.cases.resolve())
+    if begin is not None:
+        source += f", begun with the parameters {checkpoints.digest(begin)[:12]}"
     try:
         state = training.train(
             config, stream, options.output, stop_after=options.stop_after,
-            source=source, probe=learning.make_probe(config) if options.probe_every else None,
+            source=source, begin=begin,
+            probe=learning.make_probe(config) if options.probe_every else None,
             probe_every=options.probe_every, log_every=options.log_every,
         )  # fmt: skip
     except training.NotFiniteError as broken:

@@ -9,6 +9,7 @@ import sys
 import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from test_cases import BROKEN
 
 from e2r import __main__ as cli
 from e2r import (
+    checkpoints,
     confidence,
     console,
     evaluation,
@@ -450,6 +452,26 @@ def test_train_and_simulate_from_the_command_line(tmp_path, capsys):
     arguments[4] = str(tmp_path / "other")
     assert train_command.main(arguments) == 2
     assert "no truth.json" in capsys.readouterr().err
+
+
+def test_a_run_may_begin_with_the_parameters_of_another(
+    checkpoint, data_set, tmp_path, monkeypatch
+):
+    def train(*_, begin, source, **__):
+        given.update(begin=begin, source=source)
+        raise ValueError("enough")
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(training, "train", train)
+    options = train_command.Train(TINY, tmp_path / "run", cases=data_set, begin=checkpoint)
+    with pytest.raises(ValueError, match="enough"):
+        train_command.train(options)
+    params = training.load(checkpoint)[1]
+    jax.tree.map(np.testing.assert_array_equal, given["begin"], params)
+    assert checkpoints.digest(params)[:12] in given["source"]  # no other run goes on with it
+    wider = replace(TINY, network=replace(TINY.network, coarse_width=128))
+    with pytest.raises(ValueError, match=r"run.*other sizes"):
+        train_command.train(replace(options, config=wider))
 
 
 def test_a_calibration_gives_every_hypothesis_a_chance(checkpoint, simulated_cases):

@@ -2,7 +2,7 @@
 
 Command:  python -m experiments.ablation --output runs/ablation
 Time:     about two hours on two cores; interrupted, the same command goes on
-Expect:   see the README for what was measured
+Expect:   median TRE 0.37 mm end to end, 0.46 and 0.76 mm by labels 2 and 5 mm off (more: README)
 
 All arms share scenes, networks, coarse stage, search and registration; only the mask differs:
 
@@ -18,17 +18,17 @@ All arms share scenes, networks, coarse stage, search and registration; only the
 Every arm takes the same number of steps, and is repeated from several seeds. No frame is tried
 again, whatever its first result.
 
-Seeds measured already are in experiments/results/ablation: copied to the output before, they are
-not run again.
+The errors of three seeds are in experiments/results/ablation: copied to the output before, they are
+not run again, and more seeds go on from them.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def choose_threshold(source: list[cases.Case], config: configs.Config, params: P
     return THRESHOLDS[int(np.argmin(losses_))]
 
 
-def run_seed(options: Ablation, seed: int, test: list[cases.Case]) -> dict[str, Any]:
+def run_seed(options: Ablation, seed: int, test: Callable[[], list[cases.Case]]) -> dict[str, Any]:
     """All arms from one seed: arm -> errors on the test cases; kept in a file when done."""
     folder = options.output / f"seed{seed}"
     path = folder / "errors.json"
@@ -185,7 +185,7 @@ def run_seed(options: Ablation, seed: int, test: list[cases.Case]) -> dict[str, 
 
     if "end to end" not in found:
         params = taught("end to end", config, None, None)
-        scores = score(test, config, params, ("all", "learnt", "oracle"))
+        scores = score(test(), config, params, ("all", "learnt", "oracle"))
         keep("all", scores["all"])
         keep("oracle", scores["oracle"])
         keep("end to end", scores["learnt"])
@@ -193,13 +193,13 @@ def run_seed(options: Ablation, seed: int, test: list[cases.Case]) -> dict[str, 
         if name not in found:
             params = taught(name, config, error, None)
             threshold = choose_threshold(validation, config, params)
-            errors = score(test, config, shifted(params, threshold), ("learnt",))["learnt"]
+            errors = score(test(), config, shifted(params, threshold), ("learnt",))["learnt"]
             keep(name, errors, threshold=threshold)
         after = f"{name}, then end to end"
         if after not in found:
             begin = taught(f"{name}, first half", half, error, None)
             params = taught(after, half, None, begin)
-            keep(after, score(test, config, params, ("learnt",))["learnt"])
+            keep(after, score(test(), config, params, ("learnt",))["learnt"])
     return found
 
 
@@ -250,7 +250,8 @@ def ablate(options: Ablation) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     files.hold(options.output / "settings.json", settings)
     scenes = configs.CONFIGS["demo"][1].scenes.simulation
-    test = list(simulated.held_out(scenes, specimens=options.held_out, frames=2, seed=0))
+    made = simulated.held_out(scenes, specimens=options.held_out, frames=2, seed=0)
+    test = cache(lambda: list(made))  # if a seed is still to be run
     found = [run_seed(options, seed, test) for seed in range(options.seeds)]
     figures = summarise(found)
     whole = {"arms": figures, **settings, "versions": configs.versions()}

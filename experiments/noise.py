@@ -2,7 +2,7 @@
 
 Command:  python -m experiments.noise --output runs/base
 Time:     about ten minutes on two cores for 96 cases and 6 amounts
-Expect:   see the README for what was measured
+Expect:   median TRE 0.3 mm up to 1 mm of noise, 0.7 mm at 2 mm, 1.4 mm at 3 mm
 
 Gaussian noise along each pixel's ray, on top of what the simulated sensor has already.
 """

@@ -526,7 +526,9 @@ def parameters(folder: Path, config: Config) -> Params:
     wanted = jax.eval_shape(partial(init_state, config)).params
     sizes = [jax.tree.map(jnp.shape, tree) for tree in (params, wanted)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"{folder}: its network has other sizes; give this run its --network's")
+        raise ValueError(
+            f"{folder}: its network has other sizes; give this run the same --network settings"
+        )
     return params
 
 

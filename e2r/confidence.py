@@ -38,6 +38,11 @@ class Calibration:
     """simulated cases it was fitted on"""
 
 
+def shares(agreement: np.ndarray, kept: float) -> np.ndarray:
+    """Which share of a mask's ``kept`` points agrees with each hypothesis, (K,), 0 to 1."""
+    return np.asarray(agreement, np.float64) / max(kept, 1e-6)
+
+
 def features(agreement: np.ndarray, distinct: np.ndarray, kept: float) -> np.ndarray:
     """Figures of each hypothesis (K, 3): share, margin over the best of the others, log points.
 
@@ -45,7 +50,7 @@ def features(agreement: np.ndarray, distinct: np.ndarray, kept: float) -> np.nda
       agreement, distinct: (K,) of :class:`e2r.types.Hypotheses`.
       kept: points of the mask.
     """
-    share = np.asarray(agreement, np.float64) / max(kept, 1e-6)
+    share = shares(agreement, kept)
     apart = ~np.eye(len(share), dtype=bool) & np.asarray(distinct, bool)
     other = np.max(np.where(apart, share, 0.0), axis=1, initial=0.0)
     return np.stack([share, share - other, np.log1p(agreement)], axis=1)

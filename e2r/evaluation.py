@@ -321,25 +321,20 @@ def run(
         config.network, devices.share(params, programs.over), job, read_start(job.start), programs,
         surface,
     )  # fmt: skip
-    unsure: list[Result] = []
-    with closing(_once(source, chain, 0)) as found:
+    first = _once(source, chain, 0)
+    with closing(_grouped(first, job.batch, partial(_is_unsure, job))) as found:
         for one in found:
-            if isinstance(one, Result) and _is_unsure(one, job):
-                unsure.append(one)
-                if len(unsure) < job.batch:
-                    continue
-                yield from _again(unsure, chain)
-                unsure = []
+            if isinstance(one, list):
+                yield from _again(one, chain)
             else:
                 yield one
-    yield from _again(unsure, chain)
 
 
-def _is_unsure(result: Result, job: Job) -> bool:
+def _is_unsure(job: Job, one: Result | Failure) -> bool:
     """Whether a case is to be tried again; where the start is given, nothing is searched."""
-    if job.start.kind != "auto" or job.head != "learnt":
+    if not isinstance(one, Result) or job.start.kind != "auto" or job.head != "learnt":
         return False
-    return result.share("learnt") < job.retry_below
+    return one.share("learnt") < job.retry_below
 
 
 def _again(unsure: list[Result], chain: _Chain) -> Iterator[Result]:
@@ -409,7 +404,8 @@ def _once(
     # the host can take the second look while that is under way.
     glance: _Glanced | None = None
     running: _Running | None = None
-    with closing(_grouped(ahead(look, source, workers=2), job.batch)) as groups:
+    looked = ahead(look, source, workers=2)
+    with closing(_grouped(looked, job.batch, lambda one: isinstance(one, _Looked))) as groups:
         for group in itertools.chain(groups, (None, None)):
             if isinstance(group, tuple):
                 yield group
@@ -434,12 +430,12 @@ class _Glanced(NamedTuple):
     found: tuple[Array, Array]
 
 
-def _grouped(found: Generator[_Looked | Failure], size: int) -> Generator[list[_Looked] | Failure]:
-    """So many cases at a time, and the failures as they come."""
-    group: list[_Looked] = []
+def _grouped(found: Generator[Any], size: int, belongs: Callable[[Any], bool]) -> Generator[Any]:
+    """Lists of ``size`` of those that belong, the last one shorter; the others as they come."""
+    group: list[Any] = []
     with closing(found):
         for item in found:
-            if not isinstance(item, _Looked):
+            if not belongs(item):
                 yield item
                 continue
             group.append(item)

@@ -38,10 +38,13 @@ class Result(NamedTuple):
     dropped: int  # triangles of the model without area, which were left out
     seconds: float  # its two looks on the host, and its share of the batch's time on the device
 
+    def kept(self, mask: str) -> float:
+        """How many points a mask keeps."""
+        return float(self.weights[mask].sum())
+
     def share(self, mask: str) -> float:
         """Which share of a mask's points agrees with the best hypothesis, 0 to 1."""
-        kept = float(self.weights[mask].sum())
-        return float(self.hypotheses[mask].agreement[0]) / max(kept, 1e-6)
+        return float(confidence.shares(self.hypotheses[mask].agreement, self.kept(mask))[0])
 
 
 def level_poses(case: cases.Case, levels: Levels) -> dict[str, Pose]:
@@ -73,7 +76,7 @@ def prediction(
     """
     found = level_poses(result.case, result.levels[mask])
     evidence = float(np.sum(result.levels[mask].evidence))
-    kept = float(result.weights[mask].sum())
+    kept = result.kept(mask)
     several = result.hypotheses[mask]
     chances: list[float | None] = [None] * len(several.agreement)
     expected = None

@@ -250,8 +250,11 @@ def ablate(options: Ablation) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     files.hold(options.output / "settings.json", settings)
     scenes = configs.CONFIGS["demo"][1].scenes.simulation
-    made = simulated.held_out(scenes, specimens=options.held_out, frames=2, seed=0)
-    test = cache(lambda: list(made))  # if a seed is still to be run
+
+    @cache
+    def test() -> list[cases.Case]:  # made if a seed is still to be run
+        return list(simulated.held_out(scenes, specimens=options.held_out, frames=2, seed=0))
+
     found = [run_seed(options, seed, test) for seed in range(options.seeds)]
     figures = summarise(found)
     whole = {"arms": figures, **settings, "versions": configs.versions()}

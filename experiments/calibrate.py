@@ -51,7 +51,7 @@ class Calibrate:
 def rows(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Figures (R, 3), TRE in mm (R,) and whether it is the best (R,) of distinct hypotheses."""
     case, several = result.case, result.hypotheses["learnt"]
-    kept = float(result.weights["learnt"].sum())
+    kept = result.kept("learnt")
     pick = np.flatnonzero(several.distinct)
     figures = confidence.features(several.agreement, several.distinct, kept)[pick]
     targets, errors = cases.scored_targets(case), []

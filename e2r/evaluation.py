@@ -54,6 +54,12 @@ class Prepared(NamedTuple):
     rows: Array  # (V, N) row of each point in the case, -1 where padded
     centres: Array  # (L, 3) mm, middle of each level in the model frame; padded with NaN
     exposed: Array  # (L,) bool: levels that may lie in the wound
+    threshold: Array  # () logit above which the learnt mask keeps a point
+
+
+STRICTER = 1.5
+"""Logit above which the learnt mask of a second try keeps a point: where a mask takes other tissue
+for bone, the points that it is surest of are bone more often."""
 
 
 def stable_seed(text: str, number: int = 0) -> int:
@@ -105,7 +111,7 @@ def prepare(
 ) -> Prepared:
     """Samples the cloud among some rows of the scene (all without them), and sets the start.
 
-    Each ``number`` has other samples and draws.
+    Each ``number`` has other samples and draws; beyond 0 the learnt mask is stricter.
 
     Raises:
       ValueError: the start or a mask needs what the case does not have.
@@ -148,6 +154,7 @@ def prepare(
         seen.rows,
         centres,
         exposed,
+        np.float32(STRICTER * number),
     )
 
 
@@ -200,7 +207,7 @@ def _programs(settings: pipeline.Network, job: Job, sooner: bool) -> Programs:
     def predict(params: Params, item: Prepared) -> Predicted:
         key, cloud = case_key(item.seeds), pipeline.flatten(item.cloud)
         reading = automatic.read(settings, params, item.cloud, item.pyramid)
-        fed = masks.at_least(reading.logits, cloud.valid, job.least_keep)
+        fed = masks.at_least(reading.logits - item.threshold, cloud.valid, job.least_keep)
         named = {
             "all": jnp.ones(cloud.points.shape[0]),
             "oracle": item.oracle.reshape(-1),
@@ -338,7 +345,7 @@ def _is_unsure(job: Job, one: Result | Failure) -> bool:
 
 
 def _again(unsure: list[Result], chain: _Chain) -> Iterator[Result]:
-    """The better results of cases that are tried a second time, in other samples."""
+    """The better results of cases that are tried a second time: other samples, a stricter mask."""
     seen = _once((first.case for first in unsure), chain, 1)
     others = [one for one in seen if isinstance(one, Result)]
     for first in unsure:
@@ -350,7 +357,7 @@ def _again(unsure: list[Result], chain: _Chain) -> Iterator[Result]:
 def _once(
     source: Iterable[cases.Case | tuple[str, ValueError]], chain: _Chain, number: int
 ) -> Generator[Result | Failure]:
-    """Cases in batches, each in the samples of this ``number``."""
+    """Cases in batches; each ``number`` is another try."""
     settings, job, programs = chain.settings, chain.job, chain.programs
 
     def look(item: cases.Case | tuple[str, ValueError]) -> _Looked | Failure:

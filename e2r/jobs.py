@@ -44,7 +44,7 @@ class Job:
     """points of a mask that are registered, at most"""
     retry_below: float = 0.6
     """a frame of whose learnt mask a smaller share agrees with the model is tried again, in other
-    samples, and the better result stays; 0: never"""
+    samples and under a stricter mask, and the better result stays; 0: never"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0

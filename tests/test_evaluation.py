@@ -22,6 +22,7 @@ from test_cases import BROKEN
 
 from e2r import __main__ as cli
 from e2r import (
+    automatic,
     checkpoints,
     confidence,
     console,
@@ -35,7 +36,7 @@ from e2r import (
     views,
 )
 from e2r.datasets import cases
-from e2r.geometry import poses
+from e2r.geometry import poses, surfaces
 from e2r.results import Result
 from e2r.types import Pose
 from experiments import evaluate as evaluate_command
@@ -217,6 +218,39 @@ def test_an_unsure_case_is_tried_again_and_the_better_result_stays(checkpoint, s
     same = results(replace(job, retry_below=least))  # none is below
     for name, one in same.items():
         np.testing.assert_array_equal(one.rows, once[name].rows)
+
+
+def test_the_mask_of_a_second_try_keeps_surer_points(checkpoint, simulated_cases):
+    config, params = training.load(checkpoint)
+    case = simulated_cases[0]
+    job = jobs.Job(
+        jobs.Start("truth"), pipeline.Schedule(steps=12), batch=1, views=2, least_keep=0.02
+    )
+    surface = surfaces.build(case.model, seed=0, nodes=surfaces.COARSE)
+    tries = [
+        evaluation.prepare(
+            case, config.network, surface=surface, job=job, given=None, within=None, number=number
+        )
+        for number in (0, 1)
+    ]
+    assert tries[0].threshold == 0.0
+    assert not np.array_equal(tries[0].rows, tries[1].rows)
+    predict = evaluation.compile_programs(config.network, job).predict
+    # An untrained network's logits lie close together: the middle one is the first threshold.
+    logits = automatic.read(config.network, params, tries[0].cloud, tries[0].pyramid).logits
+    middle = float(np.median(logits))
+    spread = float(np.std(logits))
+
+    def kept(threshold):
+        one = tries[0]._replace(threshold=np.float32(threshold))
+        weights = predict(params, jax.tree.map(lambda leaf: np.asarray(leaf)[None], one)).weights
+        return np.asarray(weights["learnt"][0])
+
+    lax, strict = kept(middle), kept(middle + spread)
+    valid = tries[0].cloud.valid.sum()
+    assert 0.02 * valid < strict.sum() < lax.sum() < 0.6 * valid
+    assert np.all(lax[strict > 0] > 0)
+    assert tries[1].threshold == evaluation.STRICTER > 0
 
 
 def test_where_the_start_is_given_nothing_is_tried_again(checkpoint, simulated_cases):

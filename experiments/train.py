@@ -2,7 +2,7 @@
 
 Command:  python -m experiments.train demo --output runs/demo
 Time:     about 11 minutes on two cores (scenes 100 s, steps 9 min)
-Expect:   then experiments.evaluate: median TRE 0.38 mm, with no start
+Expect:   then experiments.evaluate: median TRE 0.34 to 0.39 mm, with no start
 
 Interrupted, the same command goes on from the last checkpoint, and ends with the same
 parameters, bit for bit, as a run that was never interrupted. It trains on all devices it finds,

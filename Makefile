@@ -16,8 +16,9 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## train, evaluate on held-out specimens, print the table; results in runs/demo
+demo: setup ## train, calibrate, evaluate on held-out specimens, print the table; results in runs/demo
 	$(PY) -m experiments.train demo --output $(RUN)
+	$(PY) -m experiments.calibrate --checkpoint $(RUN) --specimens 32
 	$(PY) -m experiments.evaluate --checkpoint $(RUN) --output $(RUN) --masks all learnt oracle
 
 test: setup ## run the tests

@@ -129,6 +129,17 @@ def latest_step(folder: Path) -> int | None:
     return next((step for step in steps(place) if _is_whole(place / str(step))), None)
 
 
+def settings(folder: Path) -> dict[str, Any] | None:
+    """Those of the newest checkpoint below ``folder`` whose files are whole; None where it has
+    none, or there is no such checkpoint."""
+    step = latest_step(folder)
+    if step is None:
+        return None
+    with _quiet(), ocp.training.Checkpointer(locate(folder).resolve()) as checkpointer:
+        about = _about(checkpointer, step)
+    return about[0].get("settings") if about else None
+
+
 class Saved(NamedTuple, Generic[State]):
     """A checkpoint, read."""
 

@@ -121,7 +121,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(network=pipeline.Network(tokens=96)),
     ),
     "base": (
-        "36 to 96 minutes on two cores: 400 specimens, of three to seven levels, at every distance.",
+        "36 to 96 minutes on two cores: 400 specimens, three to seven levels, at every distance.",
         Config(
             scenes=Scenes(
                 specimens=400,

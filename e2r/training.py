@@ -392,7 +392,7 @@ def train(
             "divisor of it"
         )
     fresh = partial(init_state, config)
-    settings = {**to_settings(config), "source": source}
+    settings = _settings(config, source)
     folder = output / "checkpoint"
     if not checkpoints.steps(folder):
         state = jax.jit(fresh)()
@@ -401,11 +401,7 @@ def train(
     else:
 
         def shapes(found: dict[str, Any], _: dict[str, Any]) -> TrainState:
-            if found != settings:
-                raise ValueError(
-                    f"{output}: holds a run with other settings; name another output folder, "
-                    "or delete this one"
-                )
+            _check_same(found, settings, output)
             return jax.eval_shape(fresh)
 
         saved = checkpoints.restore(folder, shapes)
@@ -470,6 +466,35 @@ def train(
             if stops:
                 raise KeyboardInterrupt
     return state
+
+
+def progress(config: Config, output: Path, *, source: str = "simulated") -> int:
+    """How many steps the run in ``output`` has done, 0 where none has begun. Reads no state.
+
+    Args:
+      config, output, source: of :func:`train`; to ask before its scenes are made.
+
+    Raises:
+      ValueError: ``output`` holds a run of other settings.
+    """
+    found = checkpoints.settings(output)
+    if found is None:
+        return 0
+    _check_same(found, _settings(config, source), output)
+    return checkpoints.latest_step(output) or 0
+
+
+def _settings(config: Config, source: str) -> dict[str, Any]:
+    """What a run is known by."""
+    return {**to_settings(config), "source": source}
+
+
+def _check_same(found: dict[str, Any], settings: dict[str, Any], output: Path) -> None:
+    if found != settings:
+        raise ValueError(
+            f"{output}: holds a run with other settings; name another output folder, or delete "
+            "this one"
+        )
 
 
 def _open_log(output: Path, done: int, about: dict[str, Any]) -> TextIO:

@@ -56,14 +56,24 @@ class Train:
     def __post_init__(self) -> None:
         if self.probe_every < 0 or self.log_every < 1:
             raise ValueError("--probe-every is 0 or more, --log-every 1 or more")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise ValueError(f"--stop-after is {self.stop_after}; use 1 or more")
 
 
 def train(options: Train) -> int:
     """Runs the training."""
     devices.join(options.coordinator, options.processes, options.process)
     config = options.config
-    devices.mesh(config.optimisation.batch)  # both before the scenes are made
+    devices.mesh(config.optimisation.batch)  # all that can be refused, before scenes are made
     begin = None if options.begin is None else training.parameters(options.begin, config)
+    source = "simulated" if options.cases is None else str(options.cases.resolve())
+    if begin is not None:
+        source += f", begun with the parameters {checkpoints.digest(begin)[:12]}"
+    done = training.progress(config, options.output, source=source)
+    end = config.optimisation.steps if options.stop_after is None else options.stop_after
+    if done >= end:
+        _tell(options.output, done)
+        return 0
     if options.cases is not None and options.stream:
         stream = streams.of_folder(config, options.cases, workers=options.workers)
     elif options.cases is not None:
@@ -74,9 +84,6 @@ def train(options: Train) -> int:
         print(
             f"{jax.device_count()} devices of {jax.process_count()} processes; {configs.versions()}"
         )
-    source = "simulated" if options.cases is None else str(options.cases.resolve())
-    if begin is not None:
-        source += f", begun with the parameters {checkpoints.digest(begin)[:12]}"
     try:
         state = training.train(
             config, stream, options.output, stop_after=options.stop_after,
@@ -86,13 +93,16 @@ def train(options: Train) -> int:
         )  # fmt: skip
     except training.NotFiniteError as broken:
         raise FloatingPointError(f"{broken}; {faults.explain(config, broken)}") from None
-    if devices.leads():
-        lines = training.curve(options.output)
-        print(
-            f"{int(state.step)} steps done, {lines[-1]['waited']:.1%} of the time waiting for "
-            f"scenes; checkpoint in {options.output / 'checkpoint'}"
-        )
+    _tell(options.output, int(state.step))
     return 0
+
+
+def _tell(output: Path, done: int) -> None:
+    """Says that a run is at its end."""
+    if devices.leads():
+        lines = training.curve(output)
+        waited = f", {lines[-1]['waited']:.1%} of the time waiting for scenes" if lines else ""
+        print(f"{done} steps done{waited}; checkpoint in {output / 'checkpoint'}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -508,6 +508,33 @@ def test_a_run_may_begin_with_the_parameters_of_another(
         train_command.train(replace(options, config=wider))
 
 
+def test_a_run_that_cannot_go_on_or_need_not_makes_no_scenes(
+    checkpoint, data_set, tmp_path, monkeypatch, capsys
+):
+    """They take minutes, and were made before anybody looked into the output folder."""
+
+    def make(*_, **__):
+        raise AssertionError("scenes were made")
+
+    monkeypatch.setattr(train_command.banks, "simulated_bank", make)
+    monkeypatch.setattr(train_command.banks, "read_bank", make)
+    options = train_command.Train(TINY, checkpoint)
+    assert train_command.train(options) == 0
+    assert "8 steps done" in capsys.readouterr().out
+    for other in (
+        replace(options, config=replace(TINY, seed=1)),
+        replace(options, cases=data_set),
+        replace(options, output=training.PACKAGED),
+    ):
+        with pytest.raises(ValueError, match="holds a run with other settings"):
+            train_command.train(other)
+    for longer in (replace(options, stop_after=9), replace(options, output=tmp_path / "new")):
+        with pytest.raises(AssertionError, match="scenes were made"):
+            train_command.train(longer)
+    with pytest.raises(ValueError, match="--stop-after is 0"):
+        replace(options, stop_after=0)
+
+
 def test_a_calibration_gives_every_hypothesis_a_chance(checkpoint, simulated_cases):
     """Nothing but the words change: the pose is the same with and without one."""
     config, params = training.load(checkpoint)

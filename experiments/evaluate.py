@@ -2,8 +2,8 @@
 
 Command:  python -m experiments.evaluate --checkpoint runs/demo --output runs/demo \\
               --masks all learnt oracle
-Time:     four minutes on two cores for 128 simulated cases and three masks
-Expect:   median TRE 0.34 mm (learnt), 0.16 mm (oracle), 1.75 mm (all); 92, 100, 52 % below 2 mm
+Time:     three minutes on two cores for 128 simulated cases and three masks
+Expect:   median TRE 0.39 mm (learnt), 0.16 mm (oracle), 1.43 mm (all); 92, 99, 56 % below 2 mm
 
 Without --cases, held-out specimens are simulated as the checkpoint's own scenes were, from keys
 that training never uses. Writes predictions.jsonl (the learnt mask's, if it ran), errors.jsonl,

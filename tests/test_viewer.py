@@ -134,18 +134,27 @@ def test_ctrl_c_ends_it(shown, tmp_path):
     for i, view in enumerate(shown):
         views.write(view, tmp_path / "views" / f"{i:02d}.npz")
     root = str(training.__file__).rsplit("/e2r/", 1)[0]
-    with subprocess.Popen(
-        [sys.executable, "-m", "e2r", "view", str(tmp_path), "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
-    ) as process:  # fmt: skip
-        line = process.stdout.readline()
-        assert "shows 2 cases" in line
-        address = line.split()[0]
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            assert answer.status == 200
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+    # A shell's background job ignores Ctrl-C, and so would what it starts; a terminal's does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "e2r", "view", str(tmp_path), "--port", "0"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": root},
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        try:
+            line = process.stdout.readline()
+            assert "shows 2 cases" in line
+            address = line.split()[0]
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()  # nothing, where it has ended
     assert process.returncode == 0
     assert "Traceback" not in errors
     viewer.check_free("127.0.0.1", int(address.rsplit(":", 1)[1]))

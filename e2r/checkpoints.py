@@ -129,15 +129,15 @@ def latest_step(folder: Path) -> int | None:
     return next((step for step in steps(place) if _is_whole(place / str(step))), None)
 
 
-def settings(folder: Path) -> dict[str, Any] | None:
-    """Those of the newest checkpoint below ``folder`` whose files are whole; None where it has
-    none, or there is no such checkpoint."""
+def peek(folder: Path) -> tuple[int, Any] | None:
+    """Step and settings of the newest checkpoint below ``folder`` whose files are whole, without
+    its state; None where there is none, or it has no settings."""
     step = latest_step(folder)
     if step is None:
         return None
     with _quiet(), ocp.training.Checkpointer(locate(folder).resolve()) as checkpointer:
-        about = _about(checkpointer, step)
-    return about[0].get("settings") if about else None
+        found = _about(checkpointer, step)
+    return (step, found[0]["settings"]) if found and "settings" in found[0] else None
 
 
 class Saved(NamedTuple, Generic[State]):

@@ -477,11 +477,12 @@ def progress(config: Config, output: Path, *, source: str = "simulated") -> int:
     Raises:
       ValueError: ``output`` holds a run of other settings.
     """
-    found = checkpoints.settings(output)
+    found = checkpoints.peek(output / "checkpoint")
     if found is None:
         return 0
-    _check_same(found, _settings(config, source), output)
-    return checkpoints.latest_step(output) or 0
+    done, settings = found
+    _check_same(settings, _settings(config, source), output)
+    return done
 
 
 def _settings(config: Config, source: str) -> dict[str, Any]:

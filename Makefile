@@ -33,7 +33,7 @@ lint: setup ## ruff and mypy
 	$(PY) -m mypy
 
 bench: setup ## time simulation, training step and registration
-	$(PY) -m experiments.benchmark
+	$(PY) -m experiments.benchmarks.speed
 
 notebooks: setup ## execute every notebook; with their pictures in runs/notebooks
 	@mkdir -p runs/notebooks

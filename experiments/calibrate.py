@@ -19,9 +19,22 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from e2r import confidence, console, evaluation, jobs, metrics, training
-from e2r.datasets import cases, simulated
-from e2r.results import Result
+from e2r.cli.errors import run_command
+from e2r.config import EvaluationConfig
+from e2r.datasets.case import scored_targets
+from e2r.evaluation import metrics, runner
+from e2r.evaluation.calibration import (
+    CALIBRATION_FILE,
+    SUCCESS_THRESHOLD_MM,
+    Calibration,
+    fit_calibration,
+    hypothesis_features,
+    save_calibration,
+    success_probability,
+)
+from e2r.evaluation.predictions import Registered
+from e2r.simulation import simulator
+from e2r.training.trained_model import load_trained
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Calibrate:
     """simulated specimens"""
     frames: int = 2
     """scenes of each"""
-    simulation: simulated.Simulation | None = None
+    simulation: simulator.SimulationConfig | None = None
     """how they are photographed; as the checkpoint's own scenes were without it"""
     risk: float = 0.005
     """share of the accepted cases that may be 5 mm off or more"""
@@ -48,58 +61,62 @@ class Calibrate:
             raise ValueError(f"--risk is {self.risk}; use a share, 0 to 1")
 
 
-def rows(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows(result: Registered) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Figures (R, 3), TRE in mm (R,) and whether it is the best (R,) of distinct hypotheses."""
     case, several = result.case, result.hypotheses["learnt"]
     kept = result.kept("learnt")
     pick = np.flatnonzero(several.distinct)
-    figures = confidence.features(several.agreement, several.distinct, kept)[pick]
-    targets, errors = cases.scored_targets(case), []
+    figures = hypothesis_features(several.inlier_score, several.distinct, kept)[pick]
+    targets, errors = scored_targets(case), []
     for k in pick:
         pose = jax.tree.map(lambda leaf, k=k: leaf[k], several.pose)
         every = metrics.case_errors(
             dict.fromkeys(case.model, pose),
             case.truth,  # type: ignore[arg-type]
-            targets, case.model,
-        )  # fmt: skip
+            targets,
+            case.model,
+        )
         errors.append(every["tre_mm"])
     errors[0] = result.errors["learnt"]["tre_mm"]  # with one pose a level, as it will be used
     return figures, np.array(errors), pick == 0
 
 
-def reliability(calibration: confidence.Calibration, figures: np.ndarray, tre: np.ndarray) -> str:
+def reliability(calibration: Calibration, figures: np.ndarray, tre: np.ndarray) -> str:
     """How often hypotheses were right, by the probability they were given."""
-    chance = confidence.probability(calibration, figures)
+    chance = success_probability(calibration, figures)
     lines = ["said      hypotheses   right"]
     for low, high in ((0.0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 0.99), (0.99, 1.01)):
         inside = (chance >= low) & (chance < high)
         if inside.any():
-            right = np.mean(tre[inside] < confidence.RIGHT_MM)
+            right = np.mean(tre[inside] < SUCCESS_THRESHOLD_MM)
             lines.append(f"{chance[inside].mean():7.1%}   {inside.sum():10d}   {right:6.1%}")
     return "\n".join(lines)
 
 
 def calibrate(options: Calibrate) -> int:
     """Runs the calibration."""
-    config, params = training.load(options.checkpoint)
-    source = simulated.held_out(
-        options.simulation or config.scenes.simulation, specimens=options.specimens,
-        frames=options.frames, seed=options.seed, kind=simulated.CALIBRATION,
-    )  # fmt: skip
+    config, params = load_trained(options.checkpoint)
+    source = simulator.held_out_cases(
+        options.simulation or config.scenes.simulation,
+        specimens=options.specimens,
+        frames=options.frames,
+        seed=options.seed,
+        kind=simulator.CALIBRATION,
+    )
     found = []
     with tqdm(total=options.specimens * options.frames, desc="calibrate", unit="case") as bar:
-        for item in evaluation.run(source, config, params, jobs.Job()):
+        for item in runner.run(source, config, params, EvaluationConfig()):
             bar.update()
-            if isinstance(item, Result):
+            if isinstance(item, Registered):
                 found.append(rows(item))
     figures, tre, best = (np.concatenate(column) for column in zip(*found, strict=True))
-    calibration = confidence.fit(figures, tre, best, risk=options.risk)
-    confidence.save(calibration, options.checkpoint)
+    calibration = fit_calibration(figures, tre, best, risk=options.risk)
+    save_calibration(calibration, options.checkpoint)
     print(reliability(calibration, figures, tre))
-    accepted = confidence.probability(calibration, figures[best]) >= calibration.threshold
-    wrong = np.mean(tre[best][accepted] >= confidence.RIGHT_MM) if accepted.any() else 0.0
+    accepted = success_probability(calibration, figures[best]) >= calibration.threshold
+    wrong = np.mean(tre[best][accepted] >= SUCCESS_THRESHOLD_MM) if accepted.any() else 0.0
     print(f"accepted: {accepted.mean():.1%} of {best.sum()} cases, of which {wrong:.1%} are wrong")
-    print(options.checkpoint / confidence.NAME)
+    print(options.checkpoint / CALIBRATION_FILE)
     return 0
 
 
@@ -108,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(
         Calibrate, args=arguments, prog="python -m experiments.calibrate", description=__doc__
     )
-    return console.run(lambda: calibrate(options))
+    return run_command(lambda: calibrate(options))
 
 
 if __name__ == "__main__":

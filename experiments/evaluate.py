@@ -29,27 +29,28 @@ from typing import NamedTuple, TypeAlias
 import tyro
 from tqdm import tqdm
 
-from e2r import (
-    automatic,
-    checkpoints,
-    confidence,
-    configs,
-    console,
-    evaluation,
-    files,
-    jobs,
-    ledger,
-    pipeline,
-    report,
-    results,
-    timings,
-    training,
-    views,
-)
-from e2r.ahead import ahead
-from e2r.datasets import cases, simulated
+from e2r.cli.errors import run_command
+from e2r.config import EvaluationConfig, InitialPose, TrainingConfig
+from e2r.datasets import case_folder
+from e2r.datasets.case import Case
+from e2r.evaluation import runner
+from e2r.evaluation.calibration import load_calibration
+from e2r.evaluation.job_folder import JobFolder, open_job
+from e2r.evaluation.predictions import Registered, error_line, failure_line, prediction_line
+from e2r.evaluation.preparation import read_initial_pose
+from e2r.evaluation.summary import summarise_job, summary_table
+from e2r.registration import global_search
+from e2r.registration.schedule import Schedule
+from e2r.runtime.atomic_files import atomic_write
+from e2r.runtime.prefetch import prefetch
+from e2r.runtime.timing import collect_timings, timed, timing_table
+from e2r.simulation import simulator
+from e2r.training import checkpoints
+from e2r.training.metrics_log import read_log
+from e2r.training.trained_model import PACKAGED, load_trained
+from e2r.visualisation import report, snapshots
 
-Item: TypeAlias = cases.Case | tuple[str, ValueError]
+Item: TypeAlias = Case | tuple[str, ValueError]
 """A case, or the id and the error of one that could not be read."""
 
 
@@ -59,7 +60,7 @@ class Evaluate:
 
     output: Path
     """folder for predictions.jsonl, errors.jsonl, summary.json, report.html and views/"""
-    checkpoint: Path = training.PACKAGED
+    checkpoint: Path = PACKAGED
     """output folder of experiments.train; the model that comes with e2r without it"""
     cases: Path | None = None
     """a folder of cases; without it, held-out specimens are simulated"""
@@ -67,7 +68,7 @@ class Evaluate:
     """simulated specimens, without --cases"""
     frames: int = 2
     """scenes of each simulated specimen"""
-    simulation: simulated.Simulation | None = None
+    simulation: simulator.SimulationConfig | None = None
     """how they are photographed; as the checkpoint's own scenes were without it"""
     masks: tuple[str, ...] = ("learnt",)
     """masks to compare on the same starts: all, learnt, oracle"""
@@ -77,13 +78,13 @@ class Evaluate:
     """with --start truth: standard deviation of the rotation per axis"""
     start_mm: float = 4.0
     """with --start truth: standard deviation of the translation per axis"""
-    schedule: pipeline.Schedule = pipeline.Schedule()
-    search: automatic.Search = automatic.Search()
-    views: int = 2
+    schedule: Schedule = Schedule()
+    search: global_search.SearchConfig = global_search.SearchConfig()
+    num_samples: int = 2
     """the scene is seen in so many disjoint samples of the network's number of points"""
     per_level: bool = True
     """refine one pose a level, for a spine that is not bent as in the scan"""
-    least_keep: float = 0.1
+    min_keep_ratio: float = 0.1
     """share of the points that the learnt mask keeps at least, by their order"""
     points: int = 2048
     """points of a mask that are registered, at most"""
@@ -104,17 +105,19 @@ class Unit(NamedTuple):
     make: Callable[[], Sequence[Item]]
 
 
-def units(options: Evaluate, simulation: simulated.Simulation) -> list[Unit]:
+def units(options: Evaluate, simulation: simulator.SimulationConfig) -> list[Unit]:
     """The job's work, in order; nothing is read yet but ids."""
     if options.cases is None:
-        found = simulated.unseen(
-            options.simulation or simulation, specimens=options.specimens, frames=options.frames,
+        found = simulator.unseen_specimens(
+            options.simulation or simulation,
+            specimens=options.specimens,
+            frames=options.frames,
             seed=options.seed,
-        )  # fmt: skip
+        )
         return [Unit(*one) for one in found]
     here: dict[str, Unit] = {}
-    for path in cases.find(options.cases):
-        name, make = cases.id_of(path), partial(_read, path)
+    for path in case_folder.find_cases(options.cases):
+        name, make = case_folder.read_id(path), partial(_read, path)
         if name in here:
             sentence = f"{path / 'case.json'}: id is {name!r}, as another case's; give it its own"
             name = f"{name} ({path.name})"
@@ -125,13 +128,13 @@ def units(options: Evaluate, simulation: simulated.Simulation) -> list[Unit]:
 
 def _read(path: Path) -> list[Item]:
     try:
-        with timings.spent("reading"):
-            return [cases.read(path)]
+        with timed("reading"):
+            return [case_folder.read_case(path)]
     except (ValueError, OSError) as error:
-        return [(cases.id_of(path), ValueError(str(error)))]
+        return [(case_folder.read_id(path), ValueError(str(error)))]
 
 
-def unclaimed(work: Sequence[Unit], book: ledger.Ledger) -> Iterator[Unit]:
+def unclaimed(work: Sequence[Unit], book: JobFolder) -> Iterator[Unit]:
     """The units that are not done and that no other process has."""
     done = book.done()
     for number, unit in enumerate(work):
@@ -141,9 +144,9 @@ def unclaimed(work: Sequence[Unit], book: ledger.Ledger) -> Iterator[Unit]:
             yield unit
 
 
-def to_do(work: Sequence[Unit], book: ledger.Ledger) -> Iterator[Item]:
+def to_do(work: Sequence[Unit], book: JobFolder) -> Iterator[Item]:
     """The cases of :func:`unclaimed` units that are not done, two units made ahead."""
-    for items in ahead(lambda unit: unit.make(), unclaimed(work, book), workers=2):
+    for items in prefetch(lambda unit: unit.make(), unclaimed(work, book), workers=2):
         for item in items:
             if (item[0] if isinstance(item, tuple) else item.id) not in book.done():
                 yield item
@@ -153,16 +156,22 @@ def evaluate(options: Evaluate) -> int:
     """Runs the evaluation, as far as it has not been run already."""
     if options.specimens < 1 or options.frames < 1:
         raise ValueError("--specimens and --frames must be 1 or more")
-    job = jobs.Job(
-        start=jobs.Start(options.start, options.start_degrees, options.start_mm),
-        schedule=options.schedule, search=options.search, views=options.views, masks=options.masks,
-        per_level=options.per_level, least_keep=options.least_keep,
-        points=options.points, retry_below=options.retry_below, batch=options.batch,
+    job = EvaluationConfig(
+        start=InitialPose(options.start, options.start_degrees, options.start_mm),
+        schedule=options.schedule,
+        search=options.search,
+        num_samples=options.num_samples,
+        masks=options.masks,
+        per_level=options.per_level,
+        min_keep_ratio=options.min_keep_ratio,
+        points=options.points,
+        retry_below=options.retry_below,
+        batch=options.batch,
         seed=options.seed,
-    )  # fmt: skip
-    evaluation.read_start(job.start)  # before anything is written
-    config, params = training.load(options.checkpoint)
-    calibration = confidence.load(options.checkpoint)
+    )
+    read_initial_pose(job.start)  # before anything is written
+    config, params = load_trained(options.checkpoint)
+    calibration = load_calibration(options.checkpoint)
     work = units(options, config.scenes.simulation)
     settings = {
         **json.loads(json.dumps(dataclasses.asdict(options), default=str)),
@@ -171,23 +180,23 @@ def evaluate(options: Evaluate) -> int:
     }
     del settings["output"], settings["timings"]
     failed = False
-    with ledger.opened(options.output, settings) as book, timings.collected() as seconds:
+    with open_job(options.output, settings) as book, collect_timings() as seconds:
         total = sum(len(unit.ids) for unit in work)
         with tqdm(total=total, initial=len(book.done()), desc="evaluate", unit="case") as bar:
-            for item in evaluation.run(to_do(work, book), config, params, job):
+            for item in runner.run(to_do(work, book), config, params, job):
                 bar.update()
-                with timings.spent("writing"):
-                    if isinstance(item, results.Result):
-                        line = results.prediction(item, job.head, calibration)
-                        book.add(line, results.scores(item))
+                with timed("writing"):
+                    if isinstance(item, Registered):
+                        line = prediction_line(item, job.head, calibration)
+                        book.add(line, error_line(item))
                         with book.alone():
-                            views.keep_worst(options.output / "views", item, job.head)
+                            snapshots.keep_worst(options.output / "views", item, job.head)
                     else:
                         failed = True
                         print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
-                        book.add(results.failure(*item))
+                        book.add(failure_line(*item))
         if options.timings:
-            print(timings.table(seconds))
+            print(timing_table(seconds))
         if len(book.done()) < total:
             print(
                 f"{len(book.done())} of {total} cases are done; other processes are at work on the "
@@ -199,10 +208,10 @@ def evaluate(options: Evaluate) -> int:
 
 
 def summarise(
-    book: ledger.Ledger,
+    book: JobFolder,
     work: Sequence[Unit],
-    job: jobs.Job,
-    config: configs.Config,
+    job: EvaluationConfig,
+    config: TrainingConfig,
     options: Evaluate,
 ) -> int:
     """Writes summary and report of a job that is done, and prints its table."""
@@ -213,14 +222,18 @@ def summarise(
         "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
         "checkpoint": str(options.checkpoint),
     }
-    figures = results.summary(lines, rows, job, config, origin)
-    with files.whole(options.output / "summary.json") as part:
+    figures = summarise_job(lines, rows, job, config, origin)
+    with atomic_write(options.output / "summary.json") as part:
         part.write_text(json.dumps(figures, indent=1))
-    report.write(
-        options.output / "report.html", figures, lines, rows,
-        views.read_worst(options.output / "views"), training.curve(options.checkpoint),
-    )  # fmt: skip
-    print(results.table(figures))
+    report.write_report(
+        options.output / "report.html",
+        figures,
+        lines,
+        rows,
+        snapshots.read_worst(options.output / "views"),
+        read_log(options.checkpoint),
+    )
+    print(summary_table(figures))
     print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")
     return 3 if figures["failed"] else 0
 
@@ -230,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(
         Evaluate, args=arguments, prog="python -m experiments.evaluate", description=__doc__
     )
-    return console.run(lambda: evaluate(options))
+    return run_command(lambda: evaluate(options))
 
 
 if __name__ == "__main__":

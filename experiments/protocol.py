@@ -31,21 +31,17 @@ import tyro
 from plotly.subplots import make_subplots
 from tqdm import tqdm
 
-from e2r import (
-    banks,
-    checkpoints,
-    configs,
-    console,
-    conversions,
-    evaluation,
-    files,
-    jobs,
-    metrics,
-    streams,
-    training,
-)
-from e2r import results as outcomes
-from e2r.datasets import cases, pairs, spinealign, spinedepth
+from e2r.cli.convert import write_cases
+from e2r.cli.errors import run_command
+from e2r.config import NAMED_CONFIGS, EvaluationConfig, InitialPose, TrainingConfig, config_to_json
+from e2r.datasets import case_folder, file_checks, spinealign, spinedepth, spinedepth_pairs
+from e2r.datasets.case import Case
+from e2r.evaluation import metrics, runner
+from e2r.evaluation.predictions import Registered
+from e2r.runtime.atomic_files import atomic_write, check_settings
+from e2r.runtime.provenance import versions
+from e2r.training import batches, checkpoints, examples, loop
+from e2r.training.trained_model import load_trained
 from e2r.types import Params
 
 
@@ -81,7 +77,7 @@ class Protocol:
     """folder for everything"""
     checkpoint: Path | None = None
     """evaluate this model in every fold, and train nothing"""
-    config: configs.Config = dataclasses.field(default_factory=lambda: configs.CONFIGS["base"][1])
+    config: TrainingConfig = dataclasses.field(default_factory=lambda: NAMED_CONFIGS["base"][1])
     """of the training runs"""
     only: tuple[str, ...] = ()
     """specimens (of spinedepth by number) or sequences to use, all without it"""
@@ -115,11 +111,11 @@ class Protocol:
         if self.data_set == "spinedepth" and not all(name.isdigit() for name in self.only):
             raise ValueError(f"--only {' '.join(self.only)}: spinedepth's specimens are numbers")
 
-    def job(self) -> jobs.Job:
+    def job(self) -> EvaluationConfig:
         """How its cases are registered."""
         kind = self.start or ("truth" if self.data_set == "pairs" else "auto")
-        start = jobs.Start(kind, self.start_degrees, self.start_mm)
-        return jobs.Job(start=start, batch=self.batch, seed=self.seed)
+        start = InitialPose(kind, self.start_degrees, self.start_mm)
+        return EvaluationConfig(start=start, batch=self.batch, seed=self.seed)
 
 
 class Fold(NamedTuple):
@@ -133,7 +129,7 @@ def settings_of(options: Protocol) -> dict[str, Any]:
     """What makes the figures, as JSON values."""
     plain = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     del plain["output"], plain["label_floor"], plain["batch"]
-    plain |= {"root": str(options.root.resolve()), "config": configs.to_settings(options.config)}
+    plain |= {"root": str(options.root.resolve()), "config": config_to_json(options.config)}
     return json.loads(json.dumps(plain, default=str))
 
 
@@ -145,17 +141,17 @@ def convert(options: Protocol) -> dict[str, Any]:
     """
     stamp = options.output / "cases.json"
     if stamp.exists():
-        return cases.read_json(stamp)
+        return file_checks.read_json(stamp)
     labels: list[float] = []
 
-    def found() -> Iterator[cases.Case]:
+    def found() -> Iterator[Case]:
         root, only, cameras = options.root, options.only, options.cameras
         if options.data_set == "spinedepth":
             yield from spinedepth.convert(
                 root, specimens=[int(n) for n in only], cameras=cameras, every=options.every or 100
             )
         elif options.data_set == "pairs":
-            yield from pairs.convert(root, specimens=only, cameras=cameras)
+            yield from spinedepth_pairs.convert(root, specimens=only, cameras=cameras)
         else:
             every = options.every or 1
             for case, label in spinealign.convert(root, sequences=only, every=every):
@@ -164,12 +160,12 @@ def convert(options: Protocol) -> dict[str, Any]:
 
     sources: dict[str, None] = {}
 
-    def noted() -> Iterator[cases.Case]:
+    def noted() -> Iterator[Case]:
         for case in found():
             sources[case.source] = None
             yield case
 
-    conversions.write_cases(noted(), options.output / "cases")
+    write_cases(noted(), options.output / "cases")
     about: dict[str, Any] = {"sources": list(sources), "label_rmse_mm": None}
     if labels:
         about["label_rmse_mm"] = sum(labels) / len(labels)
@@ -198,29 +194,31 @@ def folds(options: Protocol, sources: Sequence[str]) -> list[Fold]:
     return [Fold(name, frozenset({name})) for name in sorted(sources)]
 
 
-def trained(options: Protocol, fold: Fold, folder: Path) -> tuple[configs.Config, Params]:
+def trained(options: Protocol, fold: Fold, folder: Path) -> tuple[TrainingConfig, Params]:
     """The model of a fold: the one given, or trained (on) without what is held out."""
     if options.checkpoint is not None:
-        return training.load(options.checkpoint)
+        return load_trained(options.checkpoint)
     run = folder / "run"
     if checkpoints.latest_step(run) != options.config.optimisation.steps:
-        bank = banks.read_bank(options.output / "cases", options.config, without=fold.held_out)
+        bank = examples.bank_from_folder(
+            options.output / "cases", options.config, without=fold.held_out
+        )
         source = f"{options.data_set} without {', '.join(sorted(fold.held_out))}"
-        stream = streams.of_bank(options.config, bank)
-        training.train(options.config, stream, run, source=source)
-    return training.load(run)
+        stream = batches.from_bank(options.config, bank)
+        loop.train(options.config, stream, run, source=source)
+    return load_trained(run)
 
 
-def held_out(options: Protocol, fold: Fold) -> Iterator[cases.Case]:
+def held_out(options: Protocol, fold: Fold) -> Iterator[Case]:
     """The cases of a fold's evaluation; of pairs one for each start, which its name draws."""
-    for path in cases.find(options.output / "cases"):
-        if cases.source_of(path) not in fold.held_out:
+    for path in case_folder.find_cases(options.output / "cases"):
+        if case_folder.read_source(path) not in fold.held_out:
             continue
-        case = cases.read(path)
+        case = case_folder.read_case(path)
         if options.data_set != "pairs":
             yield case
             continue
-        for start in range(pairs.STARTS):
+        for start in range(spinedepth_pairs.STARTS):
             yield replace(case, id=f"{case.id}_start{start}")
 
 
@@ -234,15 +232,16 @@ def run_fold(options: Protocol, fold: Fold) -> dict[str, Any]:
     folder = options.output / "folds" / fold.name
     path = folder / "result.json"
     if path.exists():
-        return cases.read_json(path)
+        return file_checks.read_json(path)
     folder.mkdir(parents=True, exist_ok=True)
     config, params = trained(options, fold, folder)
     rows, failed = [], []
     for item in tqdm(
-        evaluation.run(held_out(options, fold), config, params, options.job()),
-        desc=fold.name, unit="case",
-    ):  # fmt: skip
-        if isinstance(item, outcomes.Result):
+        runner.run(held_out(options, fold), config, params, options.job()),
+        desc=fold.name,
+        unit="case",
+    ):
+        if isinstance(item, Registered):
             about = {"id": item.case.id, "source": item.case.source, "seconds": item.seconds}
             rows.append(about | item.errors["learnt"])
         else:
@@ -254,7 +253,7 @@ def run_fold(options: Protocol, fold: Fold) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    with files.whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=1))
 
 
@@ -265,7 +264,8 @@ def figures(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
     """:func:`metrics.summarise` of cases or levels, and how many are less than 4 mm and 5° off."""
     found = metrics.summarise(rows, [row["source"] for row in rows], seed=seed)
     good = [
-        row["translation_mm"] < pairs.SUCCESS_MM and row["rotation_deg"] < pairs.SUCCESS_DEGREES
+        row["translation_mm"] < spinedepth_pairs.SUCCESS_MM
+        and row["rotation_deg"] < spinedepth_pairs.SUCCESS_DEGREES
         for row in rows
     ]
     return found | {"registered": sum(good) / len(good) if good else None}
@@ -291,7 +291,7 @@ def summary(
         "label_floor_mm": label,
         "published": [entry._asdict() for entry in PUBLISHED[options.data_set]],
         "settings": settings_of(options),
-        "versions": configs.versions(),
+        "versions": versions(),
     }
 
 
@@ -348,7 +348,7 @@ def run(options: Protocol) -> int:
     """Runs the protocol, as far as it has not been run already."""
     path, settings = options.output / "protocol.json", settings_of(options)
     options.output.mkdir(parents=True, exist_ok=True)
-    files.hold(path, settings)
+    check_settings(path, settings)
     try:
         about = convert(options)
     except (ValueError, OSError):
@@ -373,7 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(
         Protocol, args=arguments, prog="python -m experiments.protocol", description=__doc__
     )
-    return console.run(lambda: run(options))
+    return run_command(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -19,15 +19,21 @@ from typing import Annotated
 import jax
 import tyro
 
-from e2r import banks, checkpoints, configs, console, devices, streams, training
-from e2r.probes import faults, learning
+from e2r.analysis import nan_tracing, training_probe
+from e2r.cli.errors import run_command
+from e2r.config import NAMED_CONFIGS, TrainingConfig
+from e2r.runtime import sharding
+from e2r.runtime.provenance import versions
+from e2r.training import batches, checkpoints, examples, loop
+from e2r.training.metrics_log import read_log
+from e2r.training.trained_model import initial_parameters
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a mask network; every field of the named configuration can be changed."""
 
-    config: Annotated[configs.Config, tyro.conf.arg(name="")]
+    config: Annotated[TrainingConfig, tyro.conf.arg(name="")]
     output: Path
     """folder of the run: checkpoint/, config.json, metrics.jsonl"""
     cases: Path | None = None
@@ -62,45 +68,48 @@ class Train:
 
 def train(options: Train) -> int:
     """Runs the training."""
-    devices.join(options.coordinator, options.processes, options.process)
+    sharding.join_processes(options.coordinator, options.processes, options.process)
     config = options.config
-    devices.mesh(config.optimisation.batch)  # all that can be refused, before scenes are made
-    begin = None if options.begin is None else training.parameters(options.begin, config)
+    sharding.make_mesh(config.optimisation.batch)  # all that can be refused, before scenes are made
+    begin = None if options.begin is None else initial_parameters(options.begin, config)
     source = "simulated" if options.cases is None else str(options.cases.resolve())
     if begin is not None:
         source += f", begun with the parameters {checkpoints.digest(begin)[:12]}"
-    done = training.progress(config, options.output, source=source)
+    done = loop.progress(config, options.output, source=source)
     end = config.optimisation.steps if options.stop_after is None else options.stop_after
     if done >= end:
         _tell(options.output, done)
         return 0
     if options.cases is not None and options.stream:
-        stream = streams.of_folder(config, options.cases, workers=options.workers)
+        stream = batches.from_folder(config, options.cases, workers=options.workers)
     elif options.cases is not None:
-        stream = streams.of_bank(config, banks.read_bank(options.cases, config))
+        stream = batches.from_bank(config, examples.bank_from_folder(options.cases, config))
     else:
-        stream = streams.of_bank(config, banks.simulated_bank(config))
-    if devices.leads():
-        print(
-            f"{jax.device_count()} devices of {jax.process_count()} processes; {configs.versions()}"
-        )
+        stream = batches.from_bank(config, examples.simulated_bank(config))
+    if sharding.is_primary():
+        print(f"{jax.device_count()} devices of {jax.process_count()} processes; {versions()}")
     try:
-        state = training.train(
-            config, stream, options.output, stop_after=options.stop_after,
-            source=source, begin=begin,
-            probe=learning.make_probe(config) if options.probe_every else None,
-            probe_every=options.probe_every, log_every=options.log_every,
-        )  # fmt: skip
-    except training.NotFiniteError as broken:
-        raise FloatingPointError(f"{broken}; {faults.explain(config, broken)}") from None
+        state = loop.train(
+            config,
+            stream,
+            options.output,
+            stop_after=options.stop_after,
+            source=source,
+            begin=begin,
+            probe=training_probe.make_probe(config) if options.probe_every else None,
+            probe_every=options.probe_every,
+            log_every=options.log_every,
+        )
+    except loop.NotFiniteError as broken:
+        raise FloatingPointError(f"{broken}; {nan_tracing.explain(config, broken)}") from None
     _tell(options.output, int(state.step))
     return 0
 
 
 def _tell(output: Path, done: int) -> None:
     """Says that a run is at its end."""
-    if devices.leads():
-        lines = training.curve(output)
+    if sharding.is_primary():
+        lines = read_log(output)
         waited = f", {lines[-1]['waited']:.1%} of the time waiting for scenes" if lines else ""
         print(f"{done} steps done{waited}; checkpoint in {output / 'checkpoint'}")
 
@@ -109,12 +118,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and trains."""
     named = {
         name: (text, Train(config=config, output=Path("runs") / name))
-        for name, (text, config) in configs.CONFIGS.items()
+        for name, (text, config) in NAMED_CONFIGS.items()
     }
     options = tyro.extras.overridable_config_cli(
         named, args=arguments, prog="python -m experiments.train", description=__doc__
     )
-    return console.run(lambda: train(options))
+    return run_command(lambda: train(options))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, console, losses, pictures, pipeline
-from e2r.datasets import cases, simulated
+from e2r.datasets.case import true_pose
+from e2r.datasets.sampling import oracle_weights, sample_scene_points
 from e2r.geometry import poses, surfaces
+from e2r.networks.build import NetworkConfig
+from e2r.registration.schedule import Schedule, register_cloud
+from e2r.runtime.compile_cache import enable_cache
+from e2r.simulation import simulator
+from e2r.training import examples, losses
+from e2r.visualisation import figures as draw
 
-console.keep_programs()  # compiled once, for all notebooks
+enable_cache()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]
@@ -34,12 +40,12 @@ figures = {}
 # wound exposes a few of them.
 
 # %%
-specimen = simulated.procedural(jax.random.key(1), "quickstart")
-settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
-(case,) = simulated.photograph(jax.random.key(2), specimen, settings, count=1)
+specimen = simulator.procedural_specimen(jax.random.key(1), "quickstart")
+settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
+(case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
 surface = surfaces.build(case.model, seed=0, nodes=surfaces.COARSE)
 print(f"{len(case.points)} points, {case.bone.mean():.0%} of them bone; exposed: {[*case.targets]}")
-figures["picture"] = go.Figure(go.Image(z=case.picture.color)).update_layout(height=420)
+figures["picture"] = go.Figure(go.Image(z=case.image.color)).update_layout(height=420)
 figures["picture"]
 
 # %% [markdown]
@@ -47,11 +53,11 @@ figures["picture"]
 # The start is 3 degrees and 3 mm off per axis. `weights` say how much each point counts.
 
 # %%
-seen = pipeline.see(case, pipeline.Network(points=2048), seed=0)
+seen = sample_scene_points(case, NetworkConfig(points=2048), seed=0)
 cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = jnp.asarray(pipeline.oracle_weights(case, seen.rows)[0])
-targets = banks.make_targets(case)
-truth = cases.true_pose(case)
+bone = jnp.asarray(oracle_weights(case, seen.rows)[0])
+targets = examples.make_targets(case)
+truth = true_pose(case)
 middle = targets.goals[targets.valid].mean(0)
 start = poses.perturb(jax.random.key(3), truth, middle, degrees=3.0, mm=3.0)
 
@@ -59,7 +65,7 @@ start = poses.perturb(jax.random.key(3), truth, middle, degrees=3.0, mm=3.0)
 @jax.jit
 def error(weights):
     """TRE in mm after 15 unrolled steps."""
-    result = pipeline.register(cloud, weights, surface, start, pipeline.Schedule(steps=15))
+    result = register_cloud(cloud, weights, surface, start, Schedule(steps=15))
     return losses.mean_target_error(result.pose, targets)
 
 
@@ -72,9 +78,9 @@ print(f"true bone   {error(bone):6.2f} mm")
 # a name to hide it.
 
 # %%
-found = pipeline.register(cloud, bone, surface, start, pipeline.Schedule(steps=15))
-thin = {name: pictures.thinned(mesh, 2000) for name, mesh in case.model.items()}
-figures["registered"] = pictures.scene(
+found = register_cloud(cloud, bone, surface, start, Schedule(steps=15))
+thin = {name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()}
+figures["registered"] = draw.scene_figure(
     cloud.points, cloud.colors, weights=bone, surfaces=thin, poses=found.pose
 )
 figures["registered"]
@@ -91,7 +97,9 @@ on_bone = np.asarray(bone) > 0
 near = gradient > 0
 influence = gradient[on_bone & near].mean() / gradient[~on_bone & near].mean()
 print(f"a bone point matters {influence:.1f} times as much as another one")
-figures["influence"] = pictures.scene(cloud.points, cloud.colors, error=gradient / gradient.max())
+figures["influence"] = draw.scene_figure(
+    cloud.points, cloud.colors, error=gradient / gradient.max()
+)
 figures["influence"]
 
 # %% [markdown]
@@ -119,7 +127,7 @@ figures["learning"]
 # %%
 weights = np.asarray(jax.nn.sigmoid(logits))
 lifted = np.clip(2.0 * weights - 1.0, 0.0, 1.0) / (2.0 * weights - 1.0).max()
-figures["mask"] = go.Figure(go.Image(z=pictures.overlay(case, lifted, seen.rows[0])))
+figures["mask"] = go.Figure(go.Image(z=draw.overlay(case, lifted, seen.rows[0])))
 figures["mask"].update_layout(height=420)
 figures["mask"]
 

@@ -26,14 +26,21 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, console, losses, pictures, pipeline
-from e2r.datasets import cases, simulated
+from e2r.analysis import conditioning, gradient_paths
+from e2r.datasets import meshes
+from e2r.datasets.case import true_pose
+from e2r.datasets.sampling import oracle_weights, sample_scene_points
 from e2r.geometry import correspondences, poses, surfaces
-from e2r.probes import conditioning, paths
-from e2r.registration import steps, unroll
+from e2r.networks.build import NetworkConfig
+from e2r.registration import iterate, steps
+from e2r.registration.schedule import Schedule, apply_mask
+from e2r.runtime.compile_cache import enable_cache
+from e2r.simulation import simulator
+from e2r.training import examples, losses
+from e2r.visualisation import figures as draw
 
 SMALL = bool(os.environ.get("E2R_SMALL"))  # a minute less, pictures less fine
-console.keep_programs()  # compiled once, for all notebooks
+enable_cache()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]
@@ -45,19 +52,19 @@ figures = {}
 folders = [Path(up) / "shared/data/anatomy/lumbar_mean" for up in ("..", "../..")]
 real = [folder for folder in folders if folder.is_dir() and not SMALL]
 if real:
-    specimen = simulated.real(cases.read_meshes(real[0]), "lumbar_mean")
+    specimen = simulator.specimen_from_surfaces(meshes.read_meshes(real[0]), "lumbar_mean")
 else:
-    specimen = simulated.procedural(jax.random.key(1), "paths")
-settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
-(case,) = simulated.photograph(jax.random.key(2), specimen, settings, count=1)
+    specimen = simulator.procedural_specimen(jax.random.key(1), "paths")
+settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
+(case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
 surface = surfaces.build(case.model, seed=0, nodes=2**15 if SMALL else surfaces.COARSE)
 surface = jax.tree.map(jnp.asarray, surface)
-seen = pipeline.see(case, pipeline.Network(points=512 if SMALL else 2048), seed=0)
+seen = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
 cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = jnp.asarray(pipeline.oracle_weights(case, seen.rows)[0])
-scene = pipeline.masked(cloud, 0.05 + 0.85 * bone)
-targets = banks.make_targets(case)
-truth = cases.true_pose(case)
+bone = jnp.asarray(oracle_weights(case, seen.rows)[0])
+scene = apply_mask(cloud, 0.05 + 0.85 * bone)
+targets = examples.make_targets(case)
+truth = true_pose(case)
 middle = targets.goals[targets.valid].mean(0)
 start = poses.perturb(jax.random.key(5), truth, middle, degrees=2.0, mm=2.0)
 off = losses.mean_target_error(start, targets)
@@ -76,7 +83,7 @@ print(f"{specimen.name}: {len(case.points)} points; the start is {off:.2f} mm of
 
 # %%
 K = 8 if SMALL else 12
-scales = unroll.annealed(8.0, 2.0, K)
+scales = iterate.annealed_scales(8.0, 2.0, K)
 hard, project = correspondences.nearest, correspondences.project
 ways = {
     "points, hard matches": partial(steps.point_to_point, correspond=hard),
@@ -87,10 +94,14 @@ ways = {
 }
 if SMALL:
     ways = {name: ways[name] for name in (*[*ways][:1], *[*ways][2:3])}
-error = paths.final_error(targets)
+error = gradient_paths.final_error(targets)
 found = {}
 for name, step in ways.items():
-    probe = jax.jit(partial(paths.by_step, error, scales=scales, step=partial(step, prior=0.0)))
+    probe = jax.jit(
+        partial(
+            gradient_paths.gradient_by_step, error, scales=scales, step=partial(step, prior=0.0)
+        )
+    )
     found[name] = jax.tree.map(np.asarray, probe(scene, surface, start))
 
 # %% [markdown]
@@ -145,13 +156,18 @@ figures["truncated"]
 
 # %%
 name = [*ways][-1]
-modes = jax.jit(partial(paths.by_mode, error, scales=scales, step=ways[name]))(
+modes = jax.jit(partial(gradient_paths.gradient_by_mode, error, scales=scales, step=ways[name]))(
     scene, surface, start, found=found[name]
 )
-figures["modes"] = pictures.heat(
-    {name: modes.comparison.cosines}, unroll.MODES, unroll.MODES,
-    x_title="", y_title="", unit="cosine", limits=(-1.0, 1.0),
-)  # fmt: skip
+figures["modes"] = draw.heat_maps(
+    {name: modes.comparison.cosines},
+    iterate.GRADIENT_MODES,
+    iterate.GRADIENT_MODES,
+    x_title="",
+    y_title="",
+    unit="cosine",
+    limits=(-1.0, 1.0),
+)
 figures["modes"]
 
 # %% [markdown]
@@ -161,16 +177,19 @@ figures["modes"]
 
 # %%
 size = np.abs(found[name].truncated[0])
-figures["scene"] = pictures.scene(
-    cloud.points, cloud.colors, weights=bone, error=size / size.max(),
-    surfaces={name: pictures.thinned(mesh, 2000) for name, mesh in case.model.items()},
+figures["scene"] = draw.scene_figure(
+    cloud.points,
+    cloud.colors,
+    weights=bone,
+    error=size / size.max(),
+    surfaces={name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()},
     poses=truth,
-)  # fmt: skip
+)
 figures["scene"]
 
 # %%
-schedule = pipeline.Schedule(step="point_to_plane", steps=K, first_scale=8.0, last_scale=2.0)
-track = jax.jit(partial(conditioning.along, schedule=schedule))(scene, surface, start)
+schedule = Schedule(step="point_to_plane", steps=K, first_scale_mm=8.0, last_scale_mm=2.0)
+track = jax.jit(partial(conditioning.along_trajectory, schedule=schedule))(scene, surface, start)
 figure = go.Figure()
 for title, values in {
     "effective number of points": track.effective,

@@ -21,17 +21,22 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, console, losses, pipeline
-from e2r.datasets import cases, simulated
+from e2r.analysis import estimator_bias
+from e2r.datasets.case import true_pose
+from e2r.datasets.sampling import oracle_weights, sample_scene_points
 from e2r.geometry import poses, surfaces
-from e2r.probes import estimators
-from e2r.segmentation import masks
+from e2r.networks import mask_estimators
+from e2r.networks.build import NetworkConfig
+from e2r.registration.schedule import Schedule, register_cloud
+from e2r.runtime.compile_cache import enable_cache
+from e2r.simulation import simulator
+from e2r.training import examples, losses
 from e2r.types import Cloud
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
 POINTS = 6 if SMALL else 12
 DRAWS = 100 if SMALL else 2000
-console.keep_programs()  # compiled once, for all notebooks
+enable_cache()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]
@@ -40,25 +45,25 @@ figures = {}
 # kept. The loss is the one of training: the pose error along an unrolled registration.
 
 # %%
-specimen = simulated.procedural(jax.random.key(1), "estimators")
-settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
-(case,) = simulated.photograph(jax.random.key(2), specimen, settings, count=1)
+specimen = simulator.procedural_specimen(jax.random.key(1), "estimators")
+settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
+(case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
 surface = surfaces.build(case.model, seed=0, nodes=2**15 if SMALL else surfaces.COARSE)
 surface = jax.tree.map(jnp.asarray, surface)
-seen = pipeline.see(case, pipeline.Network(points=512 if SMALL else 2048), seed=0)
+seen = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
 cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = pipeline.oracle_weights(case, seen.rows)[0] > 0
-targets = banks.make_targets(case)
-truth = cases.true_pose(case)
+bone = oracle_weights(case, seen.rows)[0] > 0
+targets = examples.make_targets(case)
+truth = true_pose(case)
 middle = targets.goals[targets.valid].mean(0)
 start = poses.perturb(jax.random.key(3), truth, middle, degrees=1.0, mm=1.0)
-schedule = pipeline.Schedule(step="point_to_plane", steps=4, first_scale=8.0, last_scale=4.0)
+schedule = Schedule(step="point_to_plane", steps=4, first_scale_mm=8.0, last_scale_mm=4.0)
 
 
 def loss(cloud: Cloud, weights):
     """What training minimises, for one start."""
-    track = pipeline.register(cloud, weights, surface, start, schedule).trajectory
-    return losses.trajectory_loss(track, targets, knee=1.0)
+    track = register_cloud(cloud, weights, surface, start, schedule).trajectory
+    return losses.trajectory_loss(track, targets, error_scale_mm=1.0)
 
 
 near = np.linalg.norm(np.asarray(cloud.points) - middle, axis=1)
@@ -75,7 +80,7 @@ logits = jnp.linspace(-0.8, 2.2, POINTS)[::-1]
 # point makes it worse.
 
 # %%
-exact = jax.jit(partial(estimators.enumerate_masks, partial(loss, few)))(logits)
+exact = jax.jit(partial(estimator_bias.enumerate_masks, partial(loss, few)))(logits)
 print(f"expected loss over {2**POINTS} masks: {exact.loss:.4f}")
 for row, slope in zip(rows, exact.gradient, strict=True):
     print(f"{'bone ' if bone[row] else 'other'} {slope:+.4f}")
@@ -90,14 +95,16 @@ for row, slope in zip(rows, exact.gradient, strict=True):
 # %%
 @jax.jit
 def judged(index, temperature):
-    estimator = estimators.by_index(index, temperature)  # so that one program serves them all
-    drawn = estimators.draw(
+    estimator = estimator_bias.estimator_by_index(
+        index, temperature
+    )  # so that one program serves them all
+    drawn = estimator_bias.draw_gradients(
         jax.random.key(7), partial(loss, few), logits, np.arange(POINTS), estimator, draws=DRAWS
     )
-    return estimators.judge(drawn, exact)
+    return estimator_bias.estimator_quality(drawn, exact)
 
 
-found = {name: judged(jnp.int32(i), 1.0) for i, name in enumerate(masks.ESTIMATORS)}
+found = {name: judged(jnp.int32(i), 1.0) for i, name in enumerate(mask_estimators.ESTIMATORS)}
 print(f"{'':26s} bias  deviation  cosine  one draw  loss off by")
 for name, q in found.items():
     print(
@@ -121,13 +128,16 @@ figures["estimators"]
 temperatures = np.geomspace(0.25, 4.0, 4 if SMALL else 9)
 figure = go.Figure()
 for name in ("gumbel_straight_through", "gumbel_rao"):
-    index = jnp.int32([*masks.ESTIMATORS].index(name))
+    index = jnp.int32([*mask_estimators.ESTIMATORS].index(name))
     curve = [judged(index, float(t)) for t in temperatures]
     figure.add_scatter(
-        x=[float(q.bias) for q in curve], y=[float(q.deviation) for q in curve],
-        text=[f"{t:.2g}" for t in temperatures], mode="lines+markers+text", name=name,
+        x=[float(q.bias) for q in curve],
+        y=[float(q.deviation) for q in curve],
+        text=[f"{t:.2g}" for t in temperatures],
+        mode="lines+markers+text",
+        name=name,
         textposition="top right",
-    )  # fmt: skip
+    )
 figure.update_xaxes(title="bias", rangemode="tozero")
 figure.update_yaxes(title="deviation of one draw", type="log")
 figures["temperature"] = figure.update_layout(template="plotly_white", height=400)
@@ -143,27 +153,31 @@ figures["temperature"]
 every = jnp.where(jnp.asarray(bone), 1.5, -1.5)
 picked = np.concatenate([on[:4], off[:4]]) if SMALL else np.concatenate([on[:24:2], off[:24:2]])
 many = 16 if SMALL else 64
-reference = jax.jit(partial(estimators.many_masks, loss=partial(loss, cloud), draws=many))(
+reference = jax.jit(partial(estimator_bias.many_masks, loss=partial(loss, cloud), draws=many))(
     jax.random.key(9), logits=every, rows=picked
 )
 figure = go.Figure()
 figure.add_scatter(
-    x=np.arange(len(picked)), y=np.asarray(reference.gradient), name="many masks", mode="markers",
-    error_y={"array": 2.0 * np.asarray(reference.error)}, marker={"size": 9, "color": "#222"},
-)  # fmt: skip
+    x=np.arange(len(picked)),
+    y=np.asarray(reference.gradient),
+    name="many masks",
+    mode="markers",
+    error_y={"array": 2.0 * np.asarray(reference.error)},
+    marker={"size": 9, "color": "#222"},
+)
 
 
 @jax.jit
 def drawn_by(index):
-    estimator = estimators.by_index(index)
-    return estimators.draw(
+    estimator = estimator_bias.estimator_by_index(index)
+    return estimator_bias.draw_gradients(
         jax.random.key(10), partial(loss, cloud), every, picked, estimator, draws=many
     )
 
 
-for i, name in enumerate(masks.ESTIMATORS):
+for i, name in enumerate(mask_estimators.ESTIMATORS):
     drawn = drawn_by(jnp.int32(i))
-    q = estimators.judge(drawn, reference)
+    q = estimator_bias.estimator_quality(drawn, reference)
     print(f"{name:25s} bias {q.bias:5.2f}  deviation {q.deviation:6.2f}  one draw {q.single:5.2f}")
     mean = np.asarray(drawn.gradients.mean(0))
     figure.add_scatter(x=np.arange(len(picked)), y=mean, name=name, mode="lines")

@@ -22,34 +22,40 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, console, losses, pictures, pipeline
-from e2r.datasets import cases, simulated
+from e2r.analysis import conditioning, loss_landscape
+from e2r.datasets.case import true_pose
+from e2r.datasets.sampling import oracle_weights, sample_scene_points
 from e2r.geometry import correspondences, poses, surfaces
-from e2r.probes import conditioning, landscape
+from e2r.networks.build import NetworkConfig
 from e2r.registration import kernels, steps
+from e2r.registration.schedule import Schedule, apply_mask, run_schedule
+from e2r.runtime.compile_cache import enable_cache
+from e2r.simulation import simulator
+from e2r.training import examples, losses
+from e2r.visualisation import figures as draw
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
-console.keep_programs()  # compiled once, for all notebooks
+enable_cache()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]
 # ## A scene, and the bone in it
 
 # %%
-specimen = simulated.procedural(jax.random.key(1), "basin")
-settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
-(case,) = simulated.photograph(jax.random.key(2), specimen, settings, count=1)
+specimen = simulator.procedural_specimen(jax.random.key(1), "basin")
+settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
+(case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
 surface = surfaces.build(case.model, seed=0, nodes=2**15 if SMALL else surfaces.COARSE)
 surface = jax.tree.map(jnp.asarray, surface)
-seen = pipeline.see(case, pipeline.Network(points=512 if SMALL else 2048), seed=0)
+seen = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
 cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = jnp.asarray(pipeline.oracle_weights(case, seen.rows)[0])
-scene = pipeline.masked(cloud, bone)
-targets = banks.make_targets(case)
-truth = jax.tree.map(jnp.asarray, cases.true_pose(case))
+bone = jnp.asarray(oracle_weights(case, seen.rows)[0])
+scene = apply_mask(cloud, bone)
+targets = examples.make_targets(case)
+truth = jax.tree.map(jnp.asarray, true_pose(case))
 centre = poses.apply_inverse(truth, jnp.asarray(targets.goals[targets.valid].mean(0)))
-thin = {name: pictures.thinned(mesh, 2000) for name, mesh in case.model.items()}
-figures["scene"] = pictures.scene(
+thin = {name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()}
+figures["scene"] = draw.scene_figure(
     cloud.points, cloud.colors, weights=bone, surfaces=thin, poses=truth
 )
 figures["scene"]
@@ -61,13 +67,13 @@ figures["scene"]
 # evidence, and not the damping, decides; at 6 all are.
 
 # %%
-axes = surface.upright.rotation  # rows: to the left, posterior, cranial
+axes = surface.canonical_from_model.rotation  # rows: to the left, posterior, cranial
 up = jnp.concatenate([jnp.zeros(3), axes[2]])
 lean = jnp.concatenate([axes[0], jnp.zeros(3)])
-schedule = pipeline.Schedule(steps=10 if SMALL else 20, first_scale=8.0)
-begin = steps.nudged(truth, 10.0 * up, centre)
-result = jax.jit(partial(pipeline.register_scene, schedule=schedule))(scene, surface, begin)
-track = jax.jit(partial(conditioning.along, schedule=schedule))(scene, surface, begin)
+schedule = Schedule(steps=10 if SMALL else 20, first_scale_mm=8.0)
+begin = steps.apply_twist(truth, 10.0 * up, centre)
+result = jax.jit(partial(run_schedule, schedule=schedule))(scene, surface, begin)
+track = jax.jit(partial(conditioning.along_trajectory, schedule=schedule))(scene, surface, begin)
 tre = [
     float(
         losses.mean_target_error(
@@ -78,9 +84,11 @@ tre = [
 ]
 figure = go.Figure()
 for name, values in {
-    "TRE, mm": tre, "residual, mm": track.residual, "freedom": track.freedom,
+    "TRE, mm": tre,
+    "residual, mm": track.residual,
+    "freedom": track.effective_dof,
     "step, mm": track.moved,
-}.items():  # fmt: skip
+}.items():
     figure.add_scatter(x=np.arange(1, len(tre) + 1), y=np.asarray(values), name=name)
 figure.update_xaxes(title="step")
 figure.update_yaxes(type="log")
@@ -109,8 +117,10 @@ def missing(scale, pose):
 
 @jax.jit
 def valley(scale):
-    cut = landscape.of_poses(partial(missing, scale), truth, centre)
-    return landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(shifts), jnp.zeros(1))[:, 0]
+    cut = loss_landscape.of_poses(partial(missing, scale), truth, centre)
+    return loss_landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(shifts), jnp.zeros(1))[
+        :, 0
+    ]
 
 
 figure = go.Figure()
@@ -138,20 +148,25 @@ for step in every[2:] if SMALL else every:
     how = replace(schedule, step=step)
 
     def ends(pose, how=how):
-        found = pipeline.register_scene(scene, surface, pose, how)
+        found = run_schedule(scene, surface, pose, how)
         return losses.mean_target_error(found.pose, targets)
 
     maps[step] = np.asarray(
-        jax.jit(partial(landscape.plane, landscape.of_poses(ends, truth, centre)))(
+        jax.jit(partial(loss_landscape.plane, loss_landscape.of_poses(ends, truth, centre)))(
             jnp.zeros(6), lean, up, steps.LEVER * jnp.deg2rad(angles), jnp.asarray(side)
         )
     )
 for step, values in maps.items():
     print(f"{step:15s} {np.mean(values < 2.0):4.0%} of these starts end below 2 mm")
-figures["basin"] = pictures.heat(
-    maps, side.round().tolist(), angles.round().tolist(), x_title="shift along the spine, mm",
-    y_title="lean, degrees", unit="mm", limits=(0.0, 20.0),
-)  # fmt: skip
+figures["basin"] = draw.heat_maps(
+    maps,
+    side.round().tolist(),
+    angles.round().tolist(),
+    x_title="shift along the spine, mm",
+    y_title="lean, degrees",
+    unit="mm",
+    limits=(0.0, 20.0),
+)
 figures["basin"]
 
 # %% [markdown]
@@ -165,12 +180,14 @@ begins = shifts[:: 4 if SMALL else 2]
 @jax.jit
 def along_the_spine(weights):
     def ends(pose):
-        dirty = pipeline.masked(cloud, weights)
-        found = pipeline.register_scene(dirty, surface, pose, schedule)
+        dirty = apply_mask(cloud, weights)
+        found = run_schedule(dirty, surface, pose, schedule)
         return losses.mean_target_error(found.pose, targets)
 
-    cut = landscape.of_poses(ends, truth, centre)
-    return landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(begins), jnp.zeros(1))[:, 0]
+    cut = loss_landscape.of_poses(ends, truth, centre)
+    return loss_landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(begins), jnp.zeros(1))[
+        :, 0
+    ]
 
 
 figure = go.Figure()

@@ -25,12 +25,21 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from e2r import confidence, console, evaluation, jobs, pictures, pipeline, results, training
-from e2r.datasets import cases, ct, simulated
+from e2r.config import EvaluationConfig, InitialPose
+from e2r.datasets import case_folder, ct, meshes, ply
+from e2r.datasets.case import true_pose
+from e2r.evaluation import runner
+from e2r.evaluation.calibration import load_calibration
+from e2r.evaluation.predictions import prediction_line
 from e2r.geometry import poses
+from e2r.registration.schedule import Schedule
+from e2r.runtime.compile_cache import enable_cache
+from e2r.simulation import simulator
+from e2r.training.trained_model import PACKAGED, load_trained
+from e2r.visualisation import figures as draw
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
-console.keep_programs()  # compiled once, for all notebooks
+enable_cache()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]
@@ -47,13 +56,13 @@ CAMERA = {"fx": 0.0, "fy": 0.0, "cx": 0.0, "cy": 0.0, "depth_scale": 1.0}  # pix
 
 folder = Path(tempfile.mkdtemp(prefix="e2r_own_"))
 if SURFACES is None:
-    specimen = simulated.procedural(jax.random.key(4), "patient")
-    settings = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
-    (handed,) = simulated.photograph(jax.random.key(6), specimen, settings, count=1)
+    specimen = simulator.procedural_specimen(jax.random.key(4), "patient")
+    settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
+    (handed,) = simulator.simulate_frames(jax.random.key(6), specimen, settings, count=1)
     SURFACES, COLOUR, DEPTH = folder / "surfaces", folder / "rgb.png", folder / "d.png"
     ct.write(handed.model, SURFACES)
-    cases.write_images(handed.picture, COLOUR, DEPTH, depth_scale=50.0)
-    CAMERA = {name: getattr(handed.picture, name) for name in ("fx", "fy", "cx", "cy")}
+    case_folder.write_images(handed.image, COLOUR, DEPTH, depth_scale=50.0)
+    CAMERA = {name: getattr(handed.image, name) for name in ("fx", "fy", "cx", "cy")}
     CAMERA["depth_scale"] = 50.0
 print(sorted(path.name for path in folder.rglob("*.*")))
 
@@ -67,7 +76,7 @@ print(sorted(path.name for path in folder.rglob("*.*")))
 # %%
 own = folder / "cases" / "patient_01"
 (own / "model").mkdir(parents=True)
-meshes = cases.read_meshes(SURFACES)
+meshes = meshes.read_meshes(SURFACES)
 for path in sorted(SURFACES.iterdir()):
     shutil.copy(path, own / "model" / path.name)
 shutil.copy(COLOUR, own / "color.png")
@@ -78,7 +87,7 @@ with Image.open(COLOUR) as picture:
 about = {"id": "patient_01", "levels": list(meshes), "unit": "mm", "source": "patient_01"}
 (own / "case.json").write_text(json.dumps(about))
 
-case = cases.read(own)
+case = case_folder.read_case(own)
 print(f"{case.id}: {len(case.points)} points, {len(case.model)} levels")
 print(f"depth {np.quantile(case.points[:, 2], [0.05, 0.95]).round()} mm: is that your distance?")
 
@@ -86,16 +95,16 @@ print(f"depth {np.quantile(case.points[:, 2], [0.05, 0.95]).round()} mm: is that
 # Look before you register: is the cloud upright, the colour on the right points, the depth right?
 
 # %%
-figures["cloud"] = pictures.scene(case.points, case.colors)
+figures["cloud"] = draw.scene_figure(case.points, case.colors)
 figures["cloud"]
 
 # %% [markdown]
 # The surfaces, where the CT has them: one closed vertebra each, none mirrored, all in one frame.
 
 # %%
-thin = {name: pictures.thinned(mesh, 2000) for name, mesh in case.model.items()}
+thin = {name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()}
 corners = np.concatenate([np.asarray(mesh.vertices)[::20] for mesh in thin.values()])
-figures["model"] = pictures.scene(corners, surfaces=thin)
+figures["model"] = draw.scene_figure(corners, surfaces=thin)
 for name, mesh in case.model.items():
     print(f"{name}: {mesh.extents.round()} mm, {'closed' if mesh.is_watertight else 'open'}")
 figures["model"]
@@ -113,20 +122,23 @@ figures["model"]
 # rough pose in a file instead, as one would give that of the frame before.
 
 # %%
-config, params = training.load(training.PACKAGED)
+config, params = load_trained(PACKAGED)
 if SMALL:
     rough = poses.perturb(
-        jax.random.key(0), cases.true_pose(handed), case.points.mean(0), degrees=1.0, mm=1.0
+        jax.random.key(0), true_pose(handed), case.points.mean(0), degrees=1.0, mm=1.0
     )
     (folder / "start.json").write_text(json.dumps(poses.to_matrix(rough).tolist()))
-    job = jobs.Job(
-        start=jobs.Start(str(folder / "start.json")), batch=1, views=1, per_level=False,
-        schedule=pipeline.Schedule(steps=10),
-    )  # fmt: skip
+    job = EvaluationConfig(
+        start=InitialPose(str(folder / "start.json")),
+        batch=1,
+        num_samples=1,
+        per_level=False,
+        schedule=Schedule(steps=10),
+    )
 else:
-    job = jobs.Job(batch=1)
-(result,) = evaluation.run([case], config, params, job)
-line = results.prediction(result, job.head, confidence.load(training.PACKAGED))
+    job = EvaluationConfig(batch=1)
+(result,) = runner.run([case], config, params, job)
+line = prediction_line(result, job.head, load_calibration(PACKAGED))
 found = {name: poses.from_matrix(matrix, name) for name, matrix in line["T_camera_model"].items()}
 print(f"accepted: {line['accepted']}; expected TRE: {line['expected_tre_mm']}")
 print(np.array2string(np.array(next(iter(line["T_camera_model"].values()))), precision=3))
@@ -134,10 +146,13 @@ print(np.array2string(np.array(next(iter(line["T_camera_model"].values()))), pre
 # %%
 mask = result.weights[job.head]
 rows = result.rows
-figures["registered"] = pictures.scene(
-    case.points[rows[rows >= 0]], case.colors[rows[rows >= 0]], weights=mask[rows >= 0],
-    surfaces=thin, poses=found,
-)  # fmt: skip
+figures["registered"] = draw.scene_figure(
+    case.points[rows[rows >= 0]],
+    case.colors[rows[rows >= 0]],
+    weights=mask[rows >= 0],
+    surfaces=thin,
+    poses=found,
+)
 figures["registered"]
 
 # %% [markdown]
@@ -166,8 +181,8 @@ if case.truth is None and "handed" in globals():
 other = folder / "cases" / "patient_01_cloud"
 shutil.copytree(own / "model", other / "model")
 (other / "case.json").write_text(json.dumps({**about, "id": "patient_01_cloud"}))
-cases.write_cloud(case, other / "scene.ply")
-same = cases.read(other)
+ply.write_cloud(case, other / "scene.ply")
+same = case_folder.read_case(other)
 print(f"{len(same.points)} points, as far as {np.abs(same.points - case.points).max():.1e} mm off")
 
 # %% [markdown]
@@ -186,7 +201,7 @@ def attempt(title, change):
     shutil.copytree(other, broken)
     change(broken)
     try:
-        cases.read(broken)
+        case_folder.read_case(broken)
     except ValueError as problem:
         print(f"{title}:\n    {str(problem).replace(str(folder), '...')}")
         return str(problem)
@@ -202,7 +217,7 @@ def in_metres(broken):
 
 
 def behind(broken):
-    cases.write_cloud(replace(same, points=-same.points), broken / "scene.ply")
+    ply.write_cloud(replace(same, points=-same.points), broken / "scene.ply")
 
 
 def mirrored(broken):

@@ -21,14 +21,22 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
-from e2r import banks, configs, console, losses, pictures, pipeline, programs, streams, training
-from e2r.datasets import cases, simulated
+from e2r.analysis import training_probe
+from e2r.config import OptimisationConfig, ScenesConfig, TrainingConfig
+from e2r.datasets.case import true_pose
+from e2r.datasets.sampling import oracle_weights, sample_scene_points
 from e2r.geometry import poses, surfaces
-from e2r.probes import learning
-from e2r.segmentation import masks
+from e2r.networks import mask_estimators
+from e2r.networks.build import NetworkConfig, build_mask_network, mask_logits
+from e2r.registration.schedule import Schedule, register_cloud
+from e2r.runtime.compile_cache import FAST_COMPILE, enable_cache
+from e2r.simulation import simulator
+from e2r.training import batches, examples, losses
+from e2r.training.step import init_state, make_update
+from e2r.visualisation import figures as draw
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
-console.keep_programs()  # compiled once, for all notebooks
+enable_cache()  # compiled once, for all notebooks
 figures = {}
 
 # %% [markdown]
@@ -38,21 +46,21 @@ figures = {}
 
 # %%
 coarse = {"tokens": 32, "samples": 64, "coarse_width": 16, "coarse_layers": 1}
-close = simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05)
-config = configs.Config(
-    network=pipeline.Network(points=1024, widths=(16, 32, 48), neighbours=8, **coarse),
-    scenes=configs.Scenes(specimens=6, frames=5, simulation=close, nodes=2**16),
-    schedule=pipeline.Schedule(step="point_to_plane", steps=6, first_scale=8.0, last_scale=2.0),
-    optimisation=configs.Optimisation(steps=240, batch=6, learning_rate=6e-3),
+close = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
+config = TrainingConfig(
+    network=NetworkConfig(points=1024, widths=(16, 32, 48), neighbours=8, **coarse),
+    scenes=ScenesConfig(specimens=6, frames=5, simulation=close, nodes=2**16),
+    schedule=Schedule(step="point_to_plane", steps=6, first_scale_mm=8.0, last_scale_mm=2.0),
+    optimisation=OptimisationConfig(steps=240, batch=6, learning_rate=6e-3),
 )
 if SMALL:
-    config = configs.Config(
-        network=pipeline.Network(points=256, widths=(8, 16), neighbours=4, **coarse),
-        scenes=configs.Scenes(specimens=1, frames=4, simulation=close, nodes=2**15),
-        schedule=pipeline.Schedule(step="point_to_plane", steps=3, last_scale=2.0),
-        optimisation=configs.Optimisation(steps=8, batch=2),
+    config = TrainingConfig(
+        network=NetworkConfig(points=256, widths=(8, 16), neighbours=4, **coarse),
+        scenes=ScenesConfig(specimens=1, frames=4, simulation=close, nodes=2**15),
+        schedule=Schedule(step="point_to_plane", steps=3, last_scale_mm=2.0),
+        optimisation=OptimisationConfig(steps=8, batch=2),
     )
-bank = banks.simulated_bank(config)
+bank = examples.simulated_bank(config)
 print(f"{len(bank.names)} examples, of {config.scenes.specimens} specimens")
 
 # %% [markdown]
@@ -61,28 +69,30 @@ print(f"{len(bank.names)} examples, of {config.scenes.specimens} specimens")
 # below only.
 
 # %%
-specimen = simulated.procedural(jax.random.key(21), "watched")
-case, *_ = simulated.photograph(jax.random.key(22), specimen, close, count=config.scenes.frames)
+specimen = simulator.procedural_specimen(jax.random.key(21), "watched")
+case, *_ = simulator.simulate_frames(
+    jax.random.key(22), specimen, close, count=config.scenes.frames
+)
 surface = surfaces.build(case.model, seed=0, nodes=config.scenes.nodes, exact=False)
-seen = pipeline.see(case, config.network, seed=0)
+seen = sample_scene_points(case, config.network, seed=0)
 cloud, pyramid = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (seen.cloud, seen.pyramid))
 rows = seen.rows[0]
-bone = pipeline.oracle_weights(case, seen.rows)[0] > 0
+bone = oracle_weights(case, seen.rows)[0] > 0
 valid = np.asarray(cloud.valid)
-targets = banks.make_targets(case)
-truth = cases.true_pose(case)
+targets = examples.make_targets(case)
+truth = true_pose(case)
 middle = targets.goals[targets.valid].mean(0)
 start = poses.perturb(jax.random.key(23), truth, middle, degrees=3.0, mm=3.0)
-module = pipeline.network(config.network)
-how = pipeline.Schedule(steps=8 if SMALL else 20)
+module = build_mask_network(config.network)
+how = Schedule(steps=8 if SMALL else 20)
 
 
 @jax.jit
 def watch(params):
     """Logits of the watched frame, and the TRE with the mask that they make."""
-    logits = pipeline.logits(module, params["mask"], cloud, pyramid)
-    weights = masks.deterministic(jax.random.key(0), logits)
-    pose = pipeline.register(cloud, weights, surface, start, how).pose
+    logits = mask_logits(module, params["mask"], cloud, pyramid)
+    weights = mask_estimators.deterministic(jax.random.key(0), logits)
+    pose = register_cloud(cloud, weights, surface, start, how).pose
     return logits, losses.mean_target_error(pose, targets)
 
 
@@ -93,10 +103,10 @@ def watch(params):
 # it and without.
 
 # %%
-compiled = partial(jax.jit, compiler_options=programs.SOONER)  # 240 steps need not be the fastest
-update, probe = compiled(training.make_update(config)), compiled(learning.make_probe(config))
-state, key = compiled(partial(training.init_state, config))(), streams.keys(config)
-batches = streams.of_bank(config, bank).batches(1, config.optimisation.steps + 1)
+compiled = partial(jax.jit, compiler_options=FAST_COMPILE)  # 240 steps need not be the fastest
+update, probe = compiled(make_update(config)), compiled(training_probe.make_probe(config))
+state, key = compiled(partial(init_state, config))(), batches.run_key(config)
+batches = batches.from_bank(config, bank).batches(1, config.optimisation.steps + 1)
 every = 2 if SMALL else 15
 story = []
 for step in range(config.optimisation.steps + 1):
@@ -116,8 +126,7 @@ print(f"after {watched[-1]} steps: TRE of the watched frame {story[-1][2]:.2f} m
 
 # %%
 images = [
-    pictures.overlay(case, np.asarray(jax.nn.sigmoid(logits)) * valid, rows)
-    for _, logits, *_ in story
+    draw.overlay(case, np.asarray(jax.nn.sigmoid(logits)) * valid, rows) for _, logits, *_ in story
 ]
 figure = go.Figure(
     data=[go.Image(z=images[-1])],
@@ -127,10 +136,13 @@ figure = go.Figure(
     ],
 )
 moves = [
-    {"label": str(step), "method": "animate",
-     "args": [[str(step)], {"mode": "immediate", "frame": {"duration": 0}}]}
+    {
+        "label": str(step),
+        "method": "animate",
+        "args": [[str(step)], {"mode": "immediate", "frame": {"duration": 0}}],
+    }
     for step in watched
-]  # fmt: skip
+]
 figure.update_layout(
     sliders=[{"steps": moves, "active": len(moves) - 1, "currentvalue": {"prefix": "step "}}],
     height=480,
@@ -158,10 +170,13 @@ for name, values in curves.items():
 tres = [tre for _, _, tre, _ in story]
 figure.add_scatter(x=watched, y=tres, name="TRE, mm (right)", yaxis="y2", line={"dash": "dot"})
 figure.update_layout(
-    template="plotly_white", height=380, yaxis={"range": [0, 1.02], "title": "share"},
+    template="plotly_white",
+    height=380,
+    yaxis={"range": [0, 1.02], "title": "share"},
     yaxis2={"overlaying": "y", "side": "right", "title": "TRE, mm", "rangemode": "tozero"},
-    xaxis={"title": "training step"}, legend={"orientation": "h", "y": 1.12},
-)  # fmt: skip
+    xaxis={"title": "training step"},
+    legend={"orientation": "h", "y": 1.12},
+)
 figures["curves"] = figure
 figures["curves"]
 
@@ -176,9 +191,13 @@ for index, opacity in ((0, 0.25), (len(story) // 2, 0.5), (len(story) - 1, 0.9))
     step, logits, *_ = story[index]
     for name, which, color in (("bone", bone, "#2e86ab"), ("other", ~bone & valid, "#d1495b")):
         figure.add_histogram(
-            x=logits[which], name=f"{name}, step {step}", opacity=opacity, marker_color=color,
-            histnorm="probability", nbinsx=40,
-        )  # fmt: skip
+            x=logits[which],
+            name=f"{name}, step {step}",
+            opacity=opacity,
+            marker_color=color,
+            histnorm="probability",
+            nbinsx=40,
+        )
 figure.update_xaxes(title="logit: kept above 0")
 figures["logits"] = figure.update_layout(template="plotly_white", height=360, barmode="overlay")
 figures["logits"]
@@ -192,9 +211,10 @@ figures["logits"]
 # %%
 figure = go.Figure()
 for name, field in (
-    ("draws: cosine", "draws_cosine"), ("coarse: cosine", "coarse_cosine"),
+    ("draws: cosine", "draws_cosine"),
+    ("coarse: cosine", "coarse_cosine"),
     ("last step: cosine", "last_cosine"),
-):  # fmt: skip
+):
     values = [getattr(at, field) for *_, at in story]
     figure.add_scatter(x=watched, y=values, name=name, mode="lines+markers")
 figure.update_xaxes(title="training step")

@@ -26,11 +26,18 @@ from websockets.sync.client import ClientConnection, connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = (
-    "--headless", "--no-sandbox", "--no-first-run", "--disable-extensions",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-    "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",  # WebGL, no GPU
+    "--headless",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",  # WebGL, no GPU
     "--remote-debugging-port=0",
-)  # fmt: skip
+)
 PATIENCE = 120.0
 """Seconds for anything at all, on a busy machine."""
 
@@ -71,8 +78,13 @@ class Browser:
     def open(self, address: str, width: int = 1200, height: int = 900) -> None:
         """Opens a page, and waits until it is loaded; forgets what was noted of the one before."""
         self.errors, self.requests = [], []
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                  deviceScaleFactor=1, mobile=False)  # fmt: skip
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         self._loaded = False
         self.call("Page.navigate", url=address)
         while not self._loaded:
@@ -136,8 +148,9 @@ def launch() -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [path, *SWITCHES, f"--user-data-dir={profile}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             with connect(_tab(Path(profile), process), max_size=None) as wire:
                 yield Browser(wire)

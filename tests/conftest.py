@@ -21,23 +21,37 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 
 import jax
+
+if os.environ.get("E2R_STRICT"):  # shapes and promotions are checked
+    from jaxtyping import install_import_hook
+
+    install_import_hook("e2r", "beartype.beartype")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e2r import __main__ as cli
-from e2r import banks, configs, pipeline, streams, training
-from e2r.datasets import cases, simulated
+from e2r.cli import commands
+from e2r.config import OptimisationConfig, ScenesConfig, TrainingConfig
+from e2r.datasets import case_folder
+from e2r.datasets.case import Case, true_pose
 from e2r.geometry import poses, surfaces
-from e2r.types import Scene
+from e2r.networks.build import NetworkConfig
+from e2r.registration.schedule import Schedule
+from e2r.simulation import simulator
+from e2r.training import batches, examples, loop
+from e2r.training.step import TrainState, init_state
+from e2r.types import MaskedCloud
 
 _CACHE = Path(os.environ.get("E2R_CACHE", Path.home() / ".cache" / "e2r"))
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ANATOMY = Path(__file__).resolve().parents[2] / "shared" / "data" / "anatomy"
-TINY = configs.Config(
-    network=pipeline.Network(
+TINY = TrainingConfig(
+    network=NetworkConfig(
         points=256,
         widths=(8, 16),
         neighbours=4,
@@ -46,20 +60,20 @@ TINY = configs.Config(
         coarse_width=16,
         coarse_layers=1,
     ),
-    scenes=configs.Scenes(
+    scenes=ScenesConfig(
         specimens=1,
         frames=4,
-        simulation=simulated.Simulation(fill=(0.3, 0.8), least_bone=0.05),
+        simulation=simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05),
         nodes=2**15,
     ),
-    schedule=pipeline.Schedule(step="point_to_plane", steps=3, last_scale=2.0),
-    optimisation=configs.Optimisation(steps=8, batch=2, checkpoint_every=3),
+    schedule=Schedule(step="point_to_plane", steps=3, last_scale_mm=2.0),
+    optimisation=OptimisationConfig(steps=8, batch=2, checkpoint_every=3),
 )
 
 
-def first_state() -> training.TrainState:
+def first_state() -> TrainState:
     """Of the tiny run."""
-    return jax.jit(partial(training.init_state, TINY))()
+    return jax.jit(partial(init_state, TINY))()
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
@@ -76,12 +90,12 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) ->
 
 
 @pytest.fixture(scope="session")
-def simulated_cases(tmp_path_factory) -> list[cases.Case]:
+def simulated_cases(tmp_path_factory) -> list[Case]:
     """Four frames of one procedural specimen."""
 
-    def make() -> list[cases.Case]:
+    def make() -> list[Case]:
         scenes = TINY.scenes
-        (group,) = simulated.simulate(
+        (group,) = simulator.simulate_specimens(
             jax.random.key(11), scenes.simulation, specimens=1, frames=scenes.frames, workers=1
         )
         return group
@@ -90,8 +104,8 @@ def simulated_cases(tmp_path_factory) -> list[cases.Case]:
 
 
 @pytest.fixture(scope="session")
-def bank(simulated_cases) -> banks.Bank:
-    return banks.make_bank([simulated_cases], TINY)
+def bank(simulated_cases) -> examples.ExampleBank:
+    return examples.make_bank([simulated_cases], TINY)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +114,7 @@ def checkpoint(bank, tmp_path_factory):
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("run")
-        training.train(TINY, streams.of_bank(TINY, bank), folder)
+        loop.train(TINY, batches.from_bank(TINY, bank), folder)
         return folder
 
     return once(tmp_path_factory, "run", make)
@@ -111,7 +125,7 @@ def data_set(simulated_cases, tmp_path_factory):
     """A folder of three cases."""
     folder = tmp_path_factory.mktemp("set")
     for case in simulated_cases[:3]:
-        cases.write(case, folder / case.id)
+        case_folder.write_case(case, folder / case.id)
     return folder
 
 
@@ -140,7 +154,7 @@ def surface(simulated_cases):
 
 @pytest.fixture(scope="session")
 def truth(simulated_cases):
-    return cases.true_pose(simulated_cases[0])
+    return true_pose(simulated_cases[0])
 
 
 def crossed(first, second, *, plain) -> list:
@@ -157,19 +171,19 @@ def crossed(first, second, *, plain) -> list:
 def refused(capsys, words: str, *arguments: object) -> None:
     """The command line says one sentence with these words, and exits with 2."""
     capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2, words
+    assert commands.main([str(argument) for argument in arguments]) == 2, words
     err = capsys.readouterr().err
     assert words in err, (words, err)
     assert err.startswith("e2r: ") and err.count("\n") == 1 and "Traceback" not in err, err
 
 
-def scene_on(surface, pose, rng, count=300, noise=0.0, weights=None) -> Scene:
+def scene_on(surface, pose, rng, count=300, noise=0.0, weights=None) -> MaskedCloud:
     """Scene points on the model's samples, with their normals."""
     pick = rng.choice(len(surface.points), count, replace=False)
     points = np.asarray(poses.apply(pose, surface.points[pick]))
     points = (points + noise * rng.normal(size=points.shape)).astype(np.float32)
     normals = np.asarray(poses.rotate(pose, surface.normals[pick]))
-    return Scene(points, normals, np.ones(count, np.float32) if weights is None else weights)
+    return MaskedCloud(points, normals, np.ones(count, np.float32) if weights is None else weights)
 
 
 def start_near(truth, points, degrees=4.0, mm=4.0, seed=3):

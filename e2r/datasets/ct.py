@@ -14,7 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 from scipy.ndimage import find_objects, gaussian_filter
 from skimage.measure import marching_cubes
 
-from e2r.geometry import frames
+from e2r.geometry import anatomical_frame
 
 VERSE: dict[int, str] = {
     **{i: f"C{i}" for i in range(1, 8)},
@@ -59,7 +59,7 @@ def read_labels(path: Path, names: Mapping[int, str] | None = None) -> dict[str,
             f"{path}: none of the labels {sorted(names)} is there (but {there}); "
             "name the right ones with --labels and --levels"
         )
-    return {name: found[name] for name in frames.sort_levels(list(found))}
+    return {name: found[name] for name in anatomical_frame.sort_levels(list(found))}
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +72,17 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         affine = np.asarray(image.affine, np.float64)
         unit = image.header.get_xyzt_units()[0]
     except (
-        ImageFileError, OSError, EOFError, ValueError, AttributeError,
-        KeyError, TypeError, OverflowError, MemoryError, zlib.error,
-    ) as error:  # fmt: skip
+        ImageFileError,
+        OSError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        zlib.error,
+    ) as error:
         raise ValueError(
             f"{path}: cannot be read as NIfTI ({' '.join(str(error).split())[:120]}); "
             "export the label map again"

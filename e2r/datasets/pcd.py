@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e2r.datasets import cases
+from e2r.datasets import file_checks
 
 
 class Scan(NamedTuple):
@@ -87,7 +87,7 @@ def _row(header: Mapping[str, list[str]]) -> np.dtype:
 
 
 def _ascii(text: bytes, kind: np.dtype) -> np.ndarray:
-    table = cases.numbers(text.decode("ascii", "replace").splitlines())
+    table = file_checks.parse_table(text.decode("ascii", "replace").splitlines())
     names = kind.names or ()
     if any(kind[name].shape for name in names) or table.shape[1] != len(names):
         return np.zeros(0, kind)

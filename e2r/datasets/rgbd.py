@@ -24,21 +24,22 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from e2r.datasets import cases, pcd
-from e2r.geometry import clouds, lenses
+from e2r.datasets import file_checks, meshes, pcd, ply
+from e2r.datasets.case import Case, RgbdImage, case_from_image
+from e2r.geometry import lens_distortion, point_clouds
 
 Unit: TypeAlias = Literal["mm", "m"]
 NEAREST, FARTHEST = 20.0, 5000.0
 """mm: a scene whose median depth is less is in metres, one whose is more has a wrong scale."""
 
 
-def read_lens(path: Path) -> lenses.Lens:
+def read_lens(path: Path) -> lens_distortion.Lens:
     """Reads a lens from JSON, in the spellings above.
 
     Raises:
       ValueError: names the file, the field and the remedy.
     """
-    given = {key.lower(): value for key, value in cases.read_json(path).items()}
+    given = {key.lower(): value for key, value in file_checks.read_json(path).items()}
     matrix = given.get("camera_matrix")
     if given.get("intrinsic_matrix") is not None:
         flat = _numbers(given["intrinsic_matrix"], (9,), path, "intrinsic_matrix")
@@ -53,7 +54,7 @@ def read_lens(path: Path) -> lenses.Lens:
         if count not in (4, 5, 8):
             raise ValueError(f"{path}: distortion has {count} numbers; use k1 k2 p1 p2 k3 k4 k5 k6")
         numbers = _numbers(listed, (count,), path, "distortion")
-        given |= dict(zip(lenses.COEFFICIENTS, numbers.tolist(), strict=False))
+        given |= dict(zip(lens_distortion.COEFFICIENTS, numbers.tolist(), strict=False))
 
     def number(name: str, default: float | None = None) -> float:
         value = given.get(name, default)
@@ -67,8 +68,8 @@ def read_lens(path: Path) -> lenses.Lens:
     size = None
     if "width" in given and "height" in given:
         size = (int(number("width")), int(number("height")))
-    bends = tuple(number(name, 0.0) for name in lenses.COEFFICIENTS)
-    return lenses.Lens(fx, fy, cx, cy, bends, scale, size)
+    bends = tuple(number(name, 0.0) for name in lens_distortion.COEFFICIENTS)
+    return lens_distortion.Lens(fx, fy, cx, cy, bends, scale, size)
 
 
 def _numbers(value: Any, shape: tuple[int, ...], path: Path, name: str) -> np.ndarray:
@@ -82,7 +83,7 @@ def _numbers(value: Any, shape: tuple[int, ...], path: Path, name: str) -> np.nd
     return array
 
 
-def undistort(color: np.ndarray, depth: np.ndarray, lens: lenses.Lens) -> cases.Picture:
+def undistort(color: np.ndarray, depth: np.ndarray, lens: lens_distortion.Lens) -> RgbdImage:
     """The picture as a lens without distortion, of the same focal lengths and middle, sees it.
 
     Colours are interpolated; a depth is that of the nearest pixel, never a mean of two surfaces.
@@ -93,14 +94,14 @@ def undistort(color: np.ndarray, depth: np.ndarray, lens: lenses.Lens) -> cases.
       lens: of both.
     """
     if not any(lens.distortion):
-        return cases.Picture(color, depth.astype(np.float32), *lens[:4])
-    return cases.Picture(*lenses.warp(color, depth, lens, lenses.distort), *lens[:4])
+        return RgbdImage(color, depth.astype(np.float32), *lens[:4])
+    return RgbdImage(*lens_distortion.remap(color, depth, lens, lens_distortion.distort), *lens[:4])
 
 
 # Pictures -----------------------------------------------------------------------------------------
 
 
-def read_picture(folder: Path, unit: Unit = "mm") -> cases.Picture:
+def read_picture(folder: Path, unit: Unit = "mm") -> RgbdImage:
     """Reads a folder of colour, depth and lens, and takes the distortion out.
 
     Args:
@@ -113,7 +114,7 @@ def read_picture(folder: Path, unit: Unit = "mm") -> cases.Picture:
     color_path = _one(folder, ("color", "rgb", "image"), (".png", ".jpg", ".jpeg"))
     depth_path = _one(folder, ("depth",), (".png", ".tif", ".tiff", ".npy"))
     lens = read_lens(_one(folder, ("intrinsics", "camera"), (".json",)))
-    color, values = cases.read_image(color_path), _read_depth(depth_path)
+    color, values = file_checks.read_image(color_path), _read_depth(depth_path)
     if color.ndim != 3 or color.dtype != np.uint8 or color.shape[2] < 3:
         raise ValueError(f"{color_path}: must be an 8-bit RGB picture")
     if values.ndim != 2 or values.dtype.kind not in "uif":
@@ -150,7 +151,7 @@ def _one(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Pat
 
 def _read_depth(path: Path) -> np.ndarray:
     if path.suffix.lower() != ".npy":
-        return cases.read_image(path)
+        return file_checks.read_image(path)
     try:
         values = np.load(path, allow_pickle=False)
     except Exception as error:  # numpy raises whatever it meets
@@ -185,7 +186,7 @@ def read_cloud(path: Path, unit: Unit = "mm") -> pcd.Scan:
     if path.suffix.lower() == ".pcd":
         scan, grid = pcd.read(path)
     else:
-        scan, grid = pcd.Scan(*cases.read_cloud(path)), None
+        scan, grid = pcd.Scan(*ply.read_cloud(path)), None
     keep = np.isfinite(scan.points).all(axis=1) & (scan.points[:, 2] != 0)
     if not keep.any():
         raise ValueError(f"{path}: holds no point with a depth; is it the right cloud?")
@@ -193,19 +194,19 @@ def read_cloud(path: Path, unit: Unit = "mm") -> pcd.Scan:
     factor = _factor(abs(float(np.median(points[:, 2]))), unit, path, "points in mm")
     normals = scan.normals
     if normals is not None:
-        normals = cases.face_camera(normals[keep], points, path)
+        normals = file_checks.face_camera(normals[keep], points, path)
     elif grid is not None:
         everywhere = np.where(keep[:, None], scan.points * factor, np.nan)
-        normals = clouds.organised_normals(everywhere.reshape(*grid, 3)).reshape(-1, 3)[keep]
+        normals = point_clouds.organised_normals(everywhere.reshape(*grid, 3)).reshape(-1, 3)[keep]
     points = points * factor
-    cases.check_scene(points, path)
+    file_checks.check_scene(points, path)
     return pcd.Scan(points, scan.colors[keep], normals)
 
 
 # Cases --------------------------------------------------------------------------------------------
 
 
-def convert(scene: Path, model: Path, identity: str, *, unit: Unit = "mm") -> cases.Case:
+def convert(scene: Path, model: Path, identity: str, *, unit: Unit = "mm") -> Case:
     """A case of a frame and a model, without a truth.
 
     Args:
@@ -217,24 +218,24 @@ def convert(scene: Path, model: Path, identity: str, *, unit: Unit = "mm") -> ca
     Raises:
       ValueError: one sentence, naming the file or field and the remedy.
     """
-    if not cases.NAME.fullmatch(identity):
+    if not file_checks.NAME.fullmatch(identity):
         raise ValueError(f"{identity!r} is no name for a case; use letters and digits")
-    fields: dict[str, Any] = {"id": identity, "model": cases.read_meshes(model)}
+    fields: dict[str, Any] = {"id": identity, "model": meshes.read_meshes(model)}
     if scene.is_dir():
-        case = cases.from_picture(read_picture(scene, unit), **fields)
-        cases.check_scene(case.points, scene)
+        case = case_from_image(read_picture(scene, unit), **fields)
+        file_checks.check_scene(case.points, scene)
         return case
     if scene.suffix.lower() not in (".ply", ".pcd"):
         raise ValueError(f"{scene}: give a folder of pictures, or a PLY or PCD cloud")
     if not scene.is_file():
         raise ValueError(f"{scene}: no such file; give a folder of pictures, or a cloud")
-    return cases.Case(**fields, **read_cloud(scene, unit)._asdict())
+    return Case(**fields, **read_cloud(scene, unit)._asdict())
 
 
 def write(
     folder: Path,
-    picture: cases.Picture,
-    lens: lenses.Lens,
+    picture: RgbdImage,
+    lens: lens_distortion.Lens,
     *,
     unit: Unit = "mm",
     kind: str = ".png",
@@ -251,7 +252,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     color, depth = picture.color, picture.depth
     if any(lens.distortion):
-        color, depth = lenses.warp(color, depth, lens, lenses.straighten)
+        color, depth = lens_distortion.remap(color, depth, lens, lens_distortion.undistort)
     steps = depth * lens.depth_scale / (1000.0 if unit == "m" else 1.0)
     Image.fromarray(color).save(folder / "color.png")
     if kind == ".npy":
@@ -260,8 +261,13 @@ def write(
         whole = np.where(steps < 65535, np.round(steps), 0).astype(np.uint16)
         Image.fromarray(whole).save(folder / "depth.png")
     about = {
-        "width": depth.shape[1], "height": depth.shape[0], "fx": lens.fx, "fy": lens.fy,
-        "cx": lens.cx, "cy": lens.cy, "depth_scale": lens.depth_scale,
-        **dict(zip(lenses.COEFFICIENTS, lens.distortion, strict=True)),
-    }  # fmt: skip
+        "width": depth.shape[1],
+        "height": depth.shape[0],
+        "fx": lens.fx,
+        "fy": lens.fy,
+        "cx": lens.cx,
+        "cy": lens.cy,
+        "depth_scale": lens.depth_scale,
+        **dict(zip(lens_distortion.COEFFICIENTS, lens.distortion, strict=True)),
+    }
     (folder / "intrinsics.json").write_text(json.dumps(about, indent=1))

@@ -16,7 +16,7 @@ anywhere below one folder; paths in the index are of the machine that made it, a
 their last parts. What is ours is this reading: ``vertices`` and ``points`` are pairs, a vertex of
 the surface and the place of the scene where it is, in the same order. The truth is the best rigid
 motion of the pairs; how far off they stay (:class:`Label`) is the floor below which no figure means
-anything. Pickles are read by :mod:`e2r.datasets.pickles`, which runs none of what they say.
+anything. Pickles are read by :mod:`e2r.datasets.safe_pickle`, which runs none of what they say.
 
 A case is a frame, with a model of one level, ``spine``; its targets are the vertices, its source is
 the sequence, by which training and evaluation are to be split.
@@ -33,7 +33,8 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from e2r.datasets import cases, pcd, pickles, rgbd
+from e2r.datasets import file_checks, meshes, pcd, rgbd, safe_pickle
+from e2r.datasets.case import Case, true_pose
 from e2r.geometry import poses
 
 LEVEL = "spine"
@@ -121,7 +122,7 @@ def read_index(root: Path) -> list[Entry]:
       ValueError: the index, or what it names, is missing or broken.
     """
     path = find_index(root)
-    table = pickles.read(path)
+    table = safe_pickle.read(path)
     if not isinstance(table, dict) or not table:
         raise ValueError(f"{path}: must hold a dict of frames; download it again")
     files: dict[str, list[Path]] = {}
@@ -143,7 +144,7 @@ def read_index(root: Path) -> list[Entry]:
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) < 3 or rows.min() < 0:
             raise ValueError(f"{where} must name three vertices or more, by whole numbers")
         entry = Entry(sequence, frame, closest, locate(root, files, cloud, where), rows)
-        if not isinstance(frame, int | str) or not cases.NAME.fullmatch(entry.id):
+        if not isinstance(frame, int | str) or not file_checks.NAME.fullmatch(entry.id):
             raise ValueError(f"{where}: {entry.id!r} is no name for a case; number the frames")
         found.append(entry)
     return found
@@ -158,7 +159,7 @@ def read_surface(root: Path, sequence: str) -> trimesh.Trimesh:
         raise ValueError(
             f"{root}: holds {len(found)} files mesh_transformed_{sequence}.ply; leave one there"
         )
-    return cases.read_mesh(found[0], merge=False)
+    return meshes.read_mesh(found[0], merge=False)
 
 
 def read_points(path: Path, frame: Any, table: Any = None) -> np.ndarray:
@@ -172,7 +173,7 @@ def read_points(path: Path, frame: Any, table: Any = None) -> np.ndarray:
     Raises:
       ValueError: a broken file, or no such frame in it.
     """
-    table = pickles.read(path) if table is None else table
+    table = safe_pickle.read(path) if table is None else table
     if not isinstance(table, dict) or frame not in table:
         raise ValueError(f"{path}: has no frame {frame!r}; download it again")
     row = table[frame]
@@ -217,7 +218,7 @@ def fit(model: np.ndarray, scene: np.ndarray, where: str) -> Label:
 
 def convert(
     root: Path, *, sequences: Sequence[str] = (), every: int = 1
-) -> Iterator[tuple[cases.Case, Label]]:
+) -> Iterator[tuple[Case, Label]]:
     """Cases of a data set, with the label that each one's truth is.
 
     Args:
@@ -242,7 +243,7 @@ def convert(
             mesh = read_surface(root, entry.sequence)
             model = mesh.copy()
             model.merge_vertices()
-            known = (entry.sequence, mesh, model, pickles.read(entry.closest))
+            known = (entry.sequence, mesh, model, safe_pickle.read(entry.closest))
         _, mesh, model, table = known
         points = read_points(entry.closest, entry.frame, table)
         if entry.vertices.max() >= len(mesh.vertices):
@@ -254,7 +255,7 @@ def convert(
         label = fit(anchors, points, f"{entry.closest}: frame {entry.frame!r}")
         scan = rgbd.read_cloud(entry.cloud)
         yield (
-            cases.Case(
+            Case(
                 id=entry.id,
                 model={LEVEL: model},
                 truth={LEVEL: poses.from_matrix(label.pose, str(entry.closest))},
@@ -274,7 +275,7 @@ def whole(model: Mapping[str, trimesh.Trimesh]) -> trimesh.Trimesh:
     return trimesh.util.concatenate(list(model.values()))
 
 
-def write(root: Path, given: Mapping[tuple[str, int], cases.Case], *, pairs: int = 60) -> None:
+def write(root: Path, given: Mapping[tuple[str, int], Case], *, pairs: int = 60) -> None:
     """Writes simulated cases in this layout, their pairs exact.
 
     Cases of one sequence share a model, and stand still in it: the truth is one pose.
@@ -290,9 +291,9 @@ def write(root: Path, given: Mapping[tuple[str, int], cases.Case], *, pairs: int
     index: dict[int, list[Any]] = {}
     closest: dict[str, dict[int, list[np.ndarray]]] = {}
     for (sequence, frame), case in given.items():
-        if case.picture is None or case.truth is None or case.bone is None:
+        if case.image is None or case.truth is None or case.bone is None:
             raise ValueError(f"{case.id}: needs a picture, a truth and its bone")
-        mesh, pose, picture = whole(case.model), cases.true_pose(case), case.picture
+        mesh, pose, picture = whole(case.model), true_pose(case), case.image
         place = root / "clouds" / sequence
         place.mkdir(parents=True, exist_ok=True)
         mesh.export(root / f"mesh_transformed_{sequence}.ply")
@@ -305,9 +306,12 @@ def write(root: Path, given: Mapping[tuple[str, int], cases.Case], *, pairs: int
         pcd.write(place / f"frame_{frame}.pcd", grid, picture.color / 255.0)
         closest.setdefault(sequence, {})[frame] = [moved[near]]
         index[len(index)] = [
-            f"/data/RESULTS/closest_points_{sequence}.pkl", frame,
-            f"/data/clouds/{sequence}/frame_{frame}.pcd", None, near,
-        ]  # fmt: skip
+            f"/data/RESULTS/closest_points_{sequence}.pkl",
+            frame,
+            f"/data/clouds/{sequence}/frame_{frame}.pcd",
+            None,
+            near,
+        ]
     (root / "RESULTS").mkdir(exist_ok=True)
     for sequence, table in closest.items():
         with (root / "RESULTS" / f"closest_points_{sequence}.pkl").open("wb") as file:

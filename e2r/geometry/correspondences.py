@@ -1,6 +1,6 @@
 """What a query is compared with: points of a :class:`~e2r.types.Surface`, looked up inside jit.
 
-All are of type :data:`e2r.types.Correspond` and take the same time for every query and every
+All are of type :data:`e2r.types.CorrespondenceFn` and take the same time for every query and every
 model. :func:`project` asks one node of the lattice and slides on that triangle's plane: quick, for
 the steps of a registration. :func:`closest` asks the eight nodes around the query, then all
 neighbours of the best triangle: the closest point on the triangles, exactly but for a few queries
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from e2r.geometry import vectors
 from e2r.geometry.vectors import Columns
-from e2r.types import Array, Match, Surface
+from e2r.types import Array, Correspondence, Surface
 
 
 def _gather(table: Array, index: Array) -> jax.Array:
@@ -44,7 +44,7 @@ def _nearest_plane(surface: Surface, queries: Array) -> jax.Array:
     return _gather(surface.planes, _node(surface, (jnp.round(x), jnp.round(y), jnp.round(z))))
 
 
-def project(surface: Surface, queries: Array) -> Match:
+def project(surface: Surface, queries: Array) -> Correspondence:
     """The closest point on the plane of the nearest node's triangle: quick; smooth in the query.
 
     The slide on the plane ends one spacing outside the triangle, so that neighbours overlap and a
@@ -64,16 +64,16 @@ def project(surface: Surface, queries: Array) -> Match:
     outside = square > limit * limit
     shrink = jnp.where(outside, limit * jax.lax.rsqrt(jnp.where(outside, square, 1.0)), 1.0)
     points = vectors.add(centre, vectors.scale(shrink, slide))
-    return Match(vectors.join(points), vectors.join(normal), rows[:, 7].astype(jnp.int32))
+    return Correspondence(vectors.join(points), vectors.join(normal), rows[:, 7].astype(jnp.int32))
 
 
-def nearest(surface: Surface, queries: Array) -> Match:
+def nearest(surface: Surface, queries: Array) -> Correspondence:
     """The centre of the nearest node's triangle: a hard match, no gradient to the query."""
     rows = _nearest_plane(surface, queries)
-    return Match(rows[:, :3], rows[:, 3:6], rows[:, 7].astype(jnp.int32))
+    return Correspondence(rows[:, :3], rows[:, 3:6], rows[:, 7].astype(jnp.int32))
 
 
-def soft(surface: Surface, queries: Array, *, spread: float = 3.0) -> Match:
+def soft(surface: Surface, queries: Array, *, spread: float = 3.0) -> Correspondence:
     """Soft correspondences: the mean of the samples, each by ``exp(-d^2 / 2 spread^2)``.
 
     Differentiable in the query everywhere, and never exact: the mean lies inside a curved surface.
@@ -94,13 +94,15 @@ def soft(surface: Surface, queries: Array, *, spread: float = 3.0) -> Match:
     normals = mean[:, 3:]
     length = jnp.sum(jnp.square(normals), axis=1, keepdims=True)
     normals = jnp.where(length > 1e-6, normals * jax.lax.rsqrt(jnp.maximum(length, 1e-6)), 0.0)
-    return Match(mean[:, :3], normals, jnp.asarray(surface.levels)[jnp.argmax(share, axis=1)])
+    return Correspondence(
+        mean[:, :3], normals, jnp.asarray(surface.levels)[jnp.argmax(share, axis=1)]
+    )
 
 
 _AROUND = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
 
 
-def closest(surface: Surface, queries: Array) -> Match:
+def closest(surface: Surface, queries: Array) -> Correspondence:
     """The closest point on the triangles; differentiable in the query.
 
     Eight nodes name up to eight triangles; the best of them and all its neighbours are compared.
@@ -135,7 +137,7 @@ def closest(surface: Surface, queries: Array) -> Match:
     square = vectors.dot(bend, bend)  # zero only where corners point against each other
     normal = vectors.scale(jax.lax.rsqrt(jnp.maximum(square, 1e-6)), bend)
     levels = _gather(surface.planes, triangle)[:, 7].astype(jnp.int32)
-    return Match(vectors.join(foot), vectors.join(normal), levels)
+    return Correspondence(vectors.join(foot), vectors.join(normal), levels)
 
 
 def _best(surface: Surface, queries: Array, candidates: Array) -> jax.Array:

@@ -19,8 +19,8 @@ import scipy.sparse
 import trimesh
 from scipy.ndimage import distance_transform_edt
 
-from e2r import files
-from e2r.geometry import frames
+from e2r.geometry import anatomical_frame
+from e2r.runtime.atomic_files import atomic_write
 from e2r.types import Array, Pose, Surface
 
 NODES = 2**22
@@ -96,8 +96,8 @@ def build(
         points=places.astype(f32),
         normals=normals[pick].astype(f32),
         levels=levels[pick],
-        upright=frames.anatomical(meshes),
-        dropped=np.int32(dropped),
+        canonical_from_model=anatomical_frame.estimate_frame(meshes),
+        num_degenerate=np.int32(dropped),
     )
 
 
@@ -268,8 +268,8 @@ def fingerprint(meshes: Mapping[str, trimesh.Trimesh], **options: Any) -> str:
 
 def save(path: Path, surface: Surface, made_of: str = "") -> None:
     """Writes a surface as ``.npz``; replaces the file only once the new one is whole."""
-    with files.whole(path) as part, part.open("wb") as file:
-        leaves = {**surface._asdict(), "upright": np.column_stack(surface.upright)}
+    with atomic_write(path) as part, part.open("wb") as file:
+        leaves = {**surface._asdict(), "upright": np.column_stack(surface.canonical_from_model)}
         np.savez(file, made_of=np.array(made_of), **leaves)
 
 
@@ -283,7 +283,7 @@ def load(path: Path, made_of: str | None = None) -> Surface:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             leaves: dict[str, Any] = {name: arrays[name] for name in Surface._fields}
             upright = leaves.pop("upright")
-            surface = Surface(upright=Pose(upright[:, :3], upright[:, 3]), **leaves)
+            surface = Surface(canonical_from_model=Pose(upright[:, :3], upright[:, 3]), **leaves)
             other = str(arrays["made_of"])
     except Exception as error:  # a zip file breaks in many ways; all mean the same to the reader
         raise ValueError(

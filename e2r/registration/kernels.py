@@ -1,7 +1,7 @@
 """Robust kernels: how much a point counts, given its squared distance and a scale in mm.
 
 Each is the weight of iteratively reweighted least squares, in [0, 1] and 1 at distance zero, of the
-type :data:`e2r.types.Kernel`. (Zhang, "Parameter estimation techniques", 1997.)
+type :data:`e2r.types.RobustKernel`. (Zhang, "Parameter estimation techniques", 1997.)
 """
 
 from __future__ import annotations

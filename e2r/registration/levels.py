@@ -11,30 +11,60 @@ import jax
 import jax.numpy as jnp
 
 from e2r.geometry import correspondences, poses
-from e2r.registration import kernels, steps, unroll
-from e2r.types import Array, Levels, Pose, Scene, Surface
+from e2r.registration import iterate, kernels, steps
+from e2r.registration.schedule import Schedule
+from e2r.types import Array, LevelPoses, MaskedCloud, Pose, Registration, Surface
 
-HOLD = 1.0
+LEVEL_STEPS = 20
+LEVEL_SCALE = 2.5
+"""Steps of the refinement of each level, and its first robust scale, mm."""
+
+
+def register_levels(
+    scene: MaskedCloud, surface: Surface, whole: Registration, centres: Array, schedule: Schedule
+) -> LevelPoses:
+    """One pose a level, if the spine is not bent as it was in the scan; else that of the whole.
+
+    Args:
+      scene, surface: as registered.
+      whole: the whole model's registration by ``schedule``.
+      centres: (L, 3) mm, middle of each level, see :func:`e2r.registration.levels.refine_levels`.
+      schedule: its last scale is the levels' too.
+    """
+    last = schedule.last_scale_mm
+    scales = iterate.annealed_scales(
+        max(LEVEL_SCALE, last), last, LEVEL_STEPS, hold=LEVEL_STEPS // 3
+    )
+    scene = iterate.zero_nonfinite(scene)
+    count = centres.shape[0]
+    one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), whole.pose)
+    several, gain = cross_validate_levels(scene, surface, whole.pose, centres, scales)
+    single = score_levels(scene, surface, one, scales[-1])
+    bent = gain > MIN_BENDING_GAIN
+    return jax.tree.map(lambda each, same: jnp.where(bent, each, same), several, single)
+
+
+NEIGHBOUR_WEIGHT = 1.0
 """Weight of the neighbours' pull, in scene points."""
-PRIOR = 0.5
+DAMPING_WEIGHT = 0.5
 """Weight that damps a level's step, in scene points."""
-GAIN = 1.05
+MIN_BENDING_GAIN = 1.05
 """The posture has changed when poses by level, refined without a point, explain it better than one
 pose does: over all points, by so many times. A mask's errors repeat in both halves, so 1 is too
 little: of 96 held-out frames in the scan's posture 10 % gain as much, of 40 bent ones 72 %."""
-TRACE = 0.01
+MIN_NEIGHBOUR_INLIERS = 0.01
 """Evidence, in scene points, that a neighbour with none counts."""
 
 
-def refine(
-    scene: Scene,
+def refine_levels(
+    scene: MaskedCloud,
     surface: Surface,
     start: Pose,
     centres: Array,
     scales: Array,
     *,
-    hold: float = HOLD,
-) -> Levels:
+    hold: float = NEIGHBOUR_WEIGHT,
+) -> LevelPoses:
     """Refines the pose of a whole model to one pose a level; differentiable.
 
     Args:
@@ -46,12 +76,12 @@ def refine(
       scales: (K,) mm, robust scale of each step.
       hold: weight of the neighbours' pull, in scene points.
     """
-    scene = unroll.finite(scene)
+    scene = iterate.zero_nonfinite(scene)
     real = jnp.isfinite(centres).all(axis=1)
     middles = jnp.where(real[:, None], centres, 0.0)
     count = middles.shape[0]
     index = jnp.arange(count)
-    height = jnp.where(real, poses.apply(surface.upright, middles)[:, 2], jnp.inf)
+    height = jnp.where(real, poses.apply(surface.canonical_from_model, middles)[:, 2], jnp.inf)
     rank = jnp.argsort(jnp.argsort(height))
     neighbour = (jnp.abs(rank[:, None] - rank) == 1) & real & real[:, None]
 
@@ -59,7 +89,7 @@ def refine(
 
     def body(state: tuple[Pose, Array], scale: Array) -> tuple[tuple[Pose, Array], Array]:
         pose, evidence = state
-        share = jnp.where(neighbour, evidence + TRACE, 0.0)
+        share = jnp.where(neighbour, evidence + MIN_NEIGHBOUR_INLIERS, 0.0)
 
         def one(level: Array, at: Pose, share: Array, middle: Array) -> tuple[Pose, Array]:
             anchor = _mean(pose, share, middle, at)
@@ -67,18 +97,18 @@ def refine(
             own = correspondences.project(surface, queries).levels == level
             mine = scene._replace(weights=jnp.where(own, scene.weights, 0.0))
             moved = steps.symmetric(
-                mine, surface, at, scale, prior=PRIOR, anchor=anchor, hold=hold
-            )  # fmt: skip
-            return moved.pose, moved.evidence
+                mine, surface, at, scale, prior=DAMPING_WEIGHT, anchor=anchor, hold=hold
+            )
+            return moved.pose, moved.inlier_weight
 
         return jax.vmap(one)(index, pose, share, middles), zero[0]
 
     begin = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), start)
     (pose, _), _ = jax.lax.scan(body, (begin, zero), jnp.asarray(scales, zero.dtype))
-    return explain(scene, surface, pose, scales[-1])
+    return score_levels(scene, surface, pose, scales[-1])
 
 
-def explain(scene: Scene, surface: Surface, pose: Pose, scale: Array) -> Levels:
+def score_levels(scene: MaskedCloud, surface: Surface, pose: Pose, scale: Array) -> LevelPoses:
     """What each level explains where it is: its own points, by Welsch's kernel.
 
     Args:
@@ -87,7 +117,7 @@ def explain(scene: Scene, surface: Surface, pose: Pose, scale: Array) -> Levels:
       scale: () mm.
     """
 
-    def one(level: Array, at: Pose) -> Levels:
+    def one(level: Array, at: Pose) -> LevelPoses:
         queries = poses.apply_inverse(at, scene.points)
         match = correspondences.project(surface, queries)
         square = jnp.sum(jnp.square(queries - match.points), axis=1)
@@ -95,15 +125,15 @@ def explain(scene: Scene, surface: Surface, pose: Pose, scale: Array) -> Levels:
         share = own * kernels.welsch(square, own, scale)
         total = jnp.sum(share)
         mean = jnp.sum(share * square) / jnp.maximum(total, 1e-6)
-        return Levels(at, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
+        return LevelPoses(at, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
 
-    found: Levels = jax.vmap(one)(jnp.arange(pose.translation.shape[0]), pose)
+    found: LevelPoses = jax.vmap(one)(jnp.arange(pose.translation.shape[0]), pose)
     return found
 
 
-def refine_and_judge(
-    scene: Scene, surface: Surface, whole: Pose, centres: Array, scales: Array
-) -> tuple[Levels, Array]:
+def cross_validate_levels(
+    scene: MaskedCloud, surface: Surface, whole: Pose, centres: Array, scales: Array
+) -> tuple[LevelPoses, Array]:
     """Poses by level, and how many times the points that one pose explains they explain.
 
     The latter by two-fold cross-validation: more freedom always explains more of the points it was
@@ -111,7 +141,7 @@ def refine_and_judge(
 
     Args:
       scene: its points' order is random, as a cloud's is; each half is every other point.
-      surface, centres, scales: as in :func:`refine`.
+      surface, centres, scales: as in :func:`refine_levels`.
       whole: the pose of the whole model, fitted to all points.
     """
     one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(centres), *leaf.shape)), whole)
@@ -120,7 +150,7 @@ def refine_and_judge(
     seen = jnp.stack([jnp.ones_like(odd), 1 - odd, odd]) * jnp.asarray(scene.weights)
     each = jax.lax.map(  # one after the other: compiled once
         lambda weights: (
-            refine(scene._replace(weights=weights), surface, whole, centres, scales).pose
+            refine_levels(scene._replace(weights=weights), surface, whole, centres, scales).pose
         ),
         seen,
     )
@@ -128,11 +158,13 @@ def refine_and_judge(
     asked = jax.tree.map(lambda several, a: jnp.concatenate([several[1:], a[None]]), each, one)
     unseen = jnp.stack([seen[2], seen[1], seen[0]])
     explained = jax.lax.map(
-        lambda pair: explain(scene._replace(weights=pair[1]), surface, pair[0], last).evidence,
+        lambda pair: (
+            score_levels(scene._replace(weights=pair[1]), surface, pair[0], last).inlier_weight
+        ),
         (asked, unseen),
     )
     apart, together = jnp.sum(explained[:2]), jnp.sum(explained[2])
-    return explain(scene, surface, fitted, last), apart / jnp.maximum(together, 1.0)
+    return score_levels(scene, surface, fitted, last), apart / jnp.maximum(together, 1.0)
 
 
 def _mean(several: Pose, share: Array, point: Array, fallback: Pose) -> Pose:

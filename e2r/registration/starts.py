@@ -12,7 +12,7 @@ from e2r.geometry import poses, procrustes
 from e2r.types import Array, Pose, Registration, Surface
 
 
-def along_spine(guess: Pose, surface: Surface, shifts: Sequence[float]) -> Pose:
+def shift_along_spine(guess: Pose, surface: Surface, shifts: Sequence[float]) -> Pose:
     """Each guess (leading axis G) and the same a little headwards or tailwards, (G * S, ...).
 
     Vertebrae repeat: a guess may be a level off, or between two.
@@ -22,7 +22,7 @@ def along_spine(guess: Pose, surface: Surface, shifts: Sequence[float]) -> Pose:
       surface: the model, whose anatomical frame knows the direction.
       shifts: mm towards the head.
     """
-    cranial = surface.upright.rotation[2]
+    cranial = surface.canonical_from_model.rotation[2]
     moves = jnp.asarray(shifts, guess.translation.dtype)[:, None] * cranial
 
     def moved(pose: Pose) -> Pose:
@@ -33,23 +33,29 @@ def along_spine(guess: Pose, surface: Surface, shifts: Sequence[float]) -> Pose:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(moved)(guess))
 
 
-MOVES = (
-    (-35.0, 0.0, 0.0, 0.0), (35.0, 0.0, 0.0, 0.0), (-17.0, 0.0, 0.0, 0.0), (17.0, 0.0, 0.0, 0.0),
-    (0.0, 0.0, 0.0, -22.0), (0.0, 0.0, 0.0, 22.0), (0.0, -18.0, 0.0, 0.0), (0.0, 18.0, 0.0, 0.0),
-)  # fmt: skip
+HYPOTHESIS_MOVES = (
+    (-35.0, 0.0, 0.0, 0.0),
+    (35.0, 0.0, 0.0, 0.0),
+    (-17.0, 0.0, 0.0, 0.0),
+    (17.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 0.0, -22.0),
+    (0.0, 0.0, 0.0, 22.0),
+    (0.0, -18.0, 0.0, 0.0),
+    (0.0, 18.0, 0.0, 0.0),
+)
 """mm towards the head; degrees about the left, the posterior and the cranial axis."""
 
 
-def nearby(parents: Pose, surface: Surface, pivot: Array) -> Pose:
-    """Each pose (leading axis P) by each of :data:`MOVES`, (P * 8, ...): where else it may belong.
+def perturb_hypotheses(parents: Pose, surface: Surface, pivot: Array) -> Pose:
+    """Each pose (leading axis P) by each of :data:`HYPOTHESIS_MOVES`, (P * 8, ...): where else it may belong.
 
     Args:
       parents: camera from model.
       surface: the model, whose anatomical frame names the axes.
       pivot: (3,) mm in the camera frame, the middle of what is seen.
     """
-    axes = surface.upright.rotation
-    moves = jnp.asarray(MOVES, parents.translation.dtype)
+    axes = surface.canonical_from_model.rotation
+    moves = jnp.asarray(HYPOTHESIS_MOVES, parents.translation.dtype)
 
     def moved(pose: Pose) -> Pose:
         def one(move: Array) -> Pose:
@@ -62,7 +68,9 @@ def nearby(parents: Pose, surface: Surface, pivot: Array) -> Pose:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(moved)(parents))
 
 
-def distinct(several: Pose, scores: Array, corners: Array, *, count: int, apart: float) -> Pose:
+def select_distinct(
+    several: Pose, scores: Array, corners: Array, *, count: int, apart: float
+) -> Pose:
     """The best ``count`` poses no two of which are the same, the best first.
 
     Args:
@@ -106,7 +114,7 @@ def choose(attempts: Registration, weights: Array, *, temperature: float | None 
       weights: (N,) the mask they were made with.
       temperature: of the softmax, in units of the residual.
     """
-    residuals = 1.0 - attempts.evidence / jnp.maximum(jnp.sum(weights), 1e-6)
+    residuals = 1.0 - attempts.inlier_weight / jnp.maximum(jnp.sum(weights), 1e-6)
     if temperature is None:
         best = jnp.argmin(residuals)
         pose = jax.tree.map(lambda leaf: leaf[best], attempts.pose)

@@ -1,6 +1,6 @@
 """One registration step: match, weigh robustly, move the pose a little. ``State -> State``.
 
-Every step has the type :data:`e2r.types.Step`; policies (robust kernel, correspondence, damping)
+Every step has the type :data:`e2r.types.RegistrationStep`; policies (robust kernel, correspondence, damping)
 are keyword arguments, bound with ``functools.partial``. A prior toward the current pose damps
 each step: virtual model points of small total weight that want to stay where they are. Hence no
 evidence means no motion, and vanishing weights never meet a division 0/0.
@@ -17,10 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from e2r.geometry import correspondences, poses, procrustes, small, vectors
+from e2r.geometry import correspondences, linear_algebra, poses, procrustes, vectors
 from e2r.geometry.vectors import Columns
 from e2r.registration import kernels
-from e2r.types import Array, Correspond, Kernel, Moved, Pose, Scene, Surface
+from e2r.types import Array, CorrespondenceFn, MaskedCloud, Pose, RobustKernel, StepResult, Surface
 
 PRIOR = 1.0
 """Total weight of the virtual points, in scene points."""
@@ -45,16 +45,16 @@ class _Pairs(NamedTuple):
     size: Array  # () evidence and prior, detached: both sides over it, so that 1e30 is a weight
     centre: Columns  # () weighted mean of the scene points
     residual: Array  # () mm
-    evidence: Array  # ()
+    inlier_weight: Array  # ()
 
 
 def _pairs(
-    scene: Scene,
+    scene: MaskedCloud,
     surface: Surface,
     pose: Pose,
     scale: Array,
-    kernel: Kernel,
-    correspond: Correspond,
+    kernel: RobustKernel,
+    correspond: CorrespondenceFn,
     prior: float,
 ) -> _Pairs:
     queries = poses.apply_inverse(pose, scene.points)
@@ -88,15 +88,15 @@ def _pairs(
 
 
 def point_to_point(
-    scene: Scene,
+    scene: MaskedCloud,
     surface: Surface,
     pose: Pose,
     scale: Array,
     *,
-    kernel: Kernel = kernels.welsch,
-    correspond: Correspond = correspondences.project,
+    kernel: RobustKernel = kernels.welsch,
+    correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
-) -> Moved:
+) -> StepResult:
     """Moves the model by weighted Procrustes onto its matches (Besl and McKay, PAMI 1992).
 
     Args:
@@ -129,10 +129,12 @@ def point_to_point(
     stiff = rotation.T @ covariance
     stiff = (jnp.trace(stiff) * jnp.eye(3, dtype=stiff.dtype) - 0.5 * (stiff + stiff.T)) / LEVER**2
     rounding = ROUNDING * jnp.trace(stiff) + jnp.finfo(stiff.dtype).tiny
-    firm = small.inverse_3x3(stiff + rounding * jnp.eye(3, dtype=stiff.dtype))
+    firm = linear_algebra.inverse_3x3(stiff + rounding * jnp.eye(3, dtype=stiff.dtype))
     loose = (held / 3.0 + rounding) * jnp.trace(firm)
     freedom = 6.0 - loose - 3.0 * held / all_
-    return Moved(poses.compose(pose, move), pairs.residual, pairs.evidence, _still(freedom))
+    return StepResult(
+        poses.compose(pose, move), pairs.residual, pairs.inlier_weight, _still(freedom)
+    )
 
 
 Directions = Callable[[Columns, Columns], list[tuple[Columns, float | Array]]]
@@ -140,19 +142,19 @@ Directions = Callable[[Columns, Columns], list[tuple[Columns, float | Array]]]
 
 
 def _gauss_newton(
-    scene: Scene,
+    scene: MaskedCloud,
     surface: Surface,
     pose: Pose,
     scale: Array,
     directions: Directions,
     *,
-    kernel: Kernel,
-    correspond: Correspond,
+    kernel: RobustKernel,
+    correspond: CorrespondenceFn,
     prior: float,
     halves: bool = False,
     anchor: Pose | None = None,
     hold: float = 0.0,
-) -> Moved:
+) -> StepResult:
     """One damped Gauss-Newton step on the distances along the given directions.
 
     With ``halves``, the lever is the middle between a point and its match, and the model turns by
@@ -178,8 +180,8 @@ def _gauss_newton(
     if anchor is not None:
         pull = hold / 3.0 / pairs.size
         normal = normal + pull * jnp.eye(6, dtype=normal.dtype)
-        right = right + pull * coordinates(pose, anchor, centre)
-    inverse = small.inverse_6x6(normal + floor * jnp.eye(6, dtype=normal.dtype))
+        right = right + pull * twist_between(pose, anchor, centre)
+    inverse = linear_algebra.inverse_6x6(normal + floor * jnp.eye(6, dtype=normal.dtype))
     update = jnp.matmul(inverse, right, precision="highest")
     if halves:
         turn = poses.about(
@@ -190,16 +192,18 @@ def _gauss_newton(
     else:
         move = poses.about(Pose(poses.exp_rotation(update[:3] / LEVER), update[3:]), centre)
     freedom = 6.0 - floor * jnp.trace(inverse)
-    return Moved(poses.compose(pose, move), pairs.residual, pairs.evidence, _still(freedom))
+    return StepResult(
+        poses.compose(pose, move), pairs.residual, pairs.inlier_weight, _still(freedom)
+    )
 
 
-def nudged(pose: Pose, nudge: Array, centre: Array) -> Pose:
+def apply_twist(pose: Pose, nudge: Array, centre: Array) -> Pose:
     """``pose`` after a small motion of the model about ``centre``; ``nudge`` is (6,) in mm."""
     turn = poses.exp_rotation(nudge[:3] / LEVER)
     return poses.compose(pose, poses.about(Pose(turn, nudge[3:]), centre))
 
 
-def coordinates(pose: Pose, other: Pose, centre: Array) -> jax.Array:
+def twist_between(pose: Pose, other: Pose, centre: Array) -> jax.Array:
     """The ``nudge`` (6,) that leads from ``pose`` to a pose nearby, to first order."""
     apart = jnp.matmul(pose.rotation.T, other.rotation, precision="highest")
     skew = 0.5 * (apart - apart.T)
@@ -208,20 +212,20 @@ def coordinates(pose: Pose, other: Pose, centre: Array) -> jax.Array:
     return jnp.concatenate([LEVER * turn, shift])
 
 
-def _still(freedom: Array) -> jax.Array:
-    return jnp.clip(jax.lax.stop_gradient(freedom), 0.0, 6.0)
+def _still(effective_dof: Array) -> jax.Array:
+    return jnp.clip(jax.lax.stop_gradient(effective_dof), 0.0, 6.0)
 
 
 def point_to_plane(
-    scene: Scene,
+    scene: MaskedCloud,
     surface: Surface,
     pose: Pose,
     scale: Array,
     *,
-    kernel: Kernel = kernels.welsch,
-    correspond: Correspond = correspondences.project,
+    kernel: RobustKernel = kernels.welsch,
+    correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
-) -> Moved:
+) -> StepResult:
     """Distances to tangent planes of the model (Chen and Medioni, 1992).
 
     Arguments as in :func:`point_to_point`.
@@ -236,17 +240,17 @@ def point_to_plane(
 
 
 def symmetric(
-    scene: Scene,
+    scene: MaskedCloud,
     surface: Surface,
     pose: Pose,
     scale: Array,
     *,
-    kernel: Kernel = kernels.welsch,
-    correspond: Correspond = correspondences.project,
+    kernel: RobustKernel = kernels.welsch,
+    correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
     anchor: Pose | None = None,
     hold: float = 0.0,
-) -> Moved:
+) -> StepResult:
     """Distances along the mean of both normals: exact to second order on a curved surface.
 
     Rusinkiewicz, "A symmetric objective function for ICP", SIGGRAPH 2019, equation 10; the mean is
@@ -261,22 +265,31 @@ def symmetric(
         return [(vectors.scale(0.5, vectors.add(surface_normals, scene_normals)), 1.0)]
 
     return _gauss_newton(
-        scene, surface, pose, scale, mean,
-        kernel=kernel, correspond=correspond, prior=prior, halves=True, anchor=anchor, hold=hold,
-    )  # fmt: skip
+        scene,
+        surface,
+        pose,
+        scale,
+        mean,
+        kernel=kernel,
+        correspond=correspond,
+        prior=prior,
+        halves=True,
+        anchor=anchor,
+        hold=hold,
+    )
 
 
 def generalised(
-    scene: Scene,
+    scene: MaskedCloud,
     surface: Surface,
     pose: Pose,
     scale: Array,
     *,
-    kernel: Kernel = kernels.welsch,
-    correspond: Correspond = correspondences.project,
+    kernel: RobustKernel = kernels.welsch,
+    correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
     flatness: float = FLATNESS,
-) -> Moved:
+) -> StepResult:
     """Generalised ICP: both clouds are locally flat, with a little variance across.
 
     Segal, Haehnel, Thrun, "Generalized-ICP", RSS 2009. With normals n and m and variances

@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN ?= runs/demo
 
-.PHONY: help setup demo test all-tests lint bench notebooks clean
+.PHONY: help setup demo test all-tests lint docs bench notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -27,13 +27,20 @@ test: setup ## run the tests
 all-tests: setup ## also those that compile for minutes
 	$(PY) -m pytest -m "slow or not slow"
 
-lint: setup ## ruff and mypy
+lint: setup ## style, types, layers, dead code, sizes and headers
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/vulture
+	$(PY) .ci/check_style.py
+
+docs: setup ## build the documentation in docs/_build; every warning is an error
+	$(VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build
 
 bench: setup ## time simulation, training step and registration
 	$(PY) -m experiments.benchmarks.speed
+	$(PY) -m experiments.benchmarks.registration
 
 notebooks: setup ## execute every notebook; with their pictures in runs/notebooks
 	@mkdir -p runs/notebooks
@@ -44,5 +51,5 @@ notebooks: setup ## execute every notebook; with their pictures in runs/notebook
 	done
 
 clean: ## remove .venv, runs and caches
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs build docs/_build docs/notebooks docs/jupyter_execute *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from e2r.cli.commands import main
+from e2r.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

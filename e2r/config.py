@@ -1,22 +1,24 @@
-"""The settings of a training run and of an evaluation: frozen dataclasses, and the named ones."""
+"""The settings of a training run and of an evaluation, and the named training runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
 
 from e2r.networks import mask_estimators
 from e2r.networks.build import NetworkConfig
-from e2r.registration import global_search
+from e2r.pipeline import ProgramConfig
 from e2r.registration.schedule import Schedule
 from e2r.simulation import simulator
 
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """The scenes to train on."""
+    """The simulated scenes to train on."""
 
     specimens: int = 64
     """procedural specimens"""
@@ -26,55 +28,56 @@ class ScenesConfig:
         wound_fraction=(0.2, 0.8), min_bone_fraction=0.02
     )
     nodes: int = 2**17
-    """lattice nodes of a model"""
+    """lattice nodes of each surface"""
 
     def __post_init__(self) -> None:
         if self.specimens < 1 or self.frames < 1 or self.nodes < 4096:
-            raise ValueError("scenes: use 1 specimen, 1 frame, 4096 nodes or more")
+            raise ValueError("scenes: use 1 or more specimens and frames, 4096 or more nodes")
 
 
 @dataclass(frozen=True)
 class OptimisationConfig:
-    """Optimiser and teacher."""
+    """The optimiser and the loss."""
 
     steps: int = 1600
     """training steps"""
     batch: int = 8
-    """scenes a step"""
+    """scenes of each step"""
     learning_rate: float = 2e-3
-    """peak of the learning rate: short warm-up, then a cosine"""
+    """peak of the learning rate, after a short warm-up and before a cosine decay"""
     weight_decay: float = 1e-4
+    """of the AdamW optimiser"""
     clip: float = 1.0
     """largest global norm of a gradient"""
     start_noise_deg: float = 4.0
-    """standard deviation of the start's rotation per axis, degrees"""
+    """initial pose: standard deviation of the rotation per axis, degrees"""
     start_noise_mm: float = 4.0
-    """standard deviation of the start's translation per axis, mm"""
+    """initial pose: standard deviation of the translation per axis, mm"""
     error_scale_mm: float = 1.0
-    """mm: scale of the logarithmic loss, log(1 + error / scale)"""
+    """scale of the logarithmic loss, log(1 + error / scale), mm"""
     estimator: str = "gumbel_straight_through"
-    """how the mask is drawn and differentiated: soft, gates, straight_through,
-    gumbel_straight_through, gumbel_rao or reinmax"""
+    """mask estimator: soft, gates, straight_through, gumbel_straight_through, gumbel_rao or
+    reinmax"""
     temperature: float = 1.0
-    """of the estimators that have one"""
+    """temperature of the estimators that have one"""
     min_keep_ratio: float = 0.03
-    """a mask that is expected to keep less is pushed back"""
+    """a mask that is expected to keep a smaller share of the points is penalised"""
     coarse_weight: float = 0.5
     """weight of the coarse stage's loss"""
     coarse_error_scale_mm: float = 5.0
-    """mm: the same for the coarse stage"""
+    """scale of the coarse stage's logarithmic loss, mm"""
     max_roll_deg: float = 30.0
-    """degrees: the coarse stage sees scenes up to so far from upright"""
+    """largest roll from upright at which the coarse stage sees a scene, degrees"""
     frame_noise_deg: float = 6.0
-    """degrees: standard deviation, per axis, of a model's anatomical frame"""
+    """canonical frame: standard deviation of its rotation per axis, degrees"""
     frame_noise_mm: float = 20.0
-    """mm: standard deviation of its origin along the spine: models have more levels or fewer"""
+    """canonical frame: standard deviation of its origin along the spine, mm"""
     checkpoint_every: int = 200
     """steps between checkpoints"""
     accumulate: int = 1
-    """parts of a device's share of the batch, taken one after the other: less memory"""
+    """parts of a device's share of the batch, computed one after the other to save memory"""
     skip_not_finite: bool = False
-    """skip, and count, steps whose loss is not finite, instead of stopping there"""
+    """skip and count steps whose loss is not finite, instead of stopping"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoint_every", "accumulate"):
@@ -110,10 +113,10 @@ class OptimisationConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run, whole."""
+    """All settings of a training run."""
 
     seed: int = 0
-    """of the scenes, the starting parameters and every step"""
+    """seed of the scenes, the initial parameters and every step"""
     network: NetworkConfig = NetworkConfig()
     scenes: ScenesConfig = ScenesConfig()
     schedule: Schedule = Schedule(
@@ -148,11 +151,36 @@ NAMED_CONFIGS: dict[str, tuple[str, TrainingConfig]] = {
             optimisation=OptimisationConfig(steps=6000),
         ),
     ),
+    "tiny": (
+        "Seconds on two cores: everything at its smallest, to try the tools; it learns nothing.",
+        TrainingConfig(
+            network=NetworkConfig(
+                points=256,
+                widths=(8, 16),
+                neighbours=4,
+                tokens=32,
+                samples=64,
+                coarse_width=16,
+                coarse_layers=1,
+            ),
+            scenes=ScenesConfig(
+                specimens=1,
+                frames=4,
+                simulation=simulator.SimulationConfig(
+                    wound_fraction=(0.3, 0.8), min_bone_fraction=0.05
+                ),
+                nodes=2**15,
+            ),
+            schedule=Schedule(step="point_to_plane", steps=3, last_scale_mm=2.0),
+            optimisation=OptimisationConfig(steps=8, batch=2, checkpoint_every=3),
+        ),
+    ),
 }
+"""Name -> (what it is for, settings) of the training runs that the command line knows."""
 
 
 def config_to_json(config: TrainingConfig) -> dict[str, Any]:
-    """A configuration as plain JSON values."""
+    """A configuration as JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
@@ -169,6 +197,7 @@ RENAMED = {
         "tolerance": "tolerance_mm",
         "hold": "hold_steps",
     },
+    "search": {"apart": "min_distance_mm", "scale": "score_scale_mm"},
     "optimisation": {
         "degrees": "start_noise_deg",
         "mm": "start_noise_mm",
@@ -181,11 +210,15 @@ RENAMED = {
         "middle": "frame_noise_mm",
     },
 }
-"""Section -> old field name -> new one: checkpoints of earlier versions are read by today's names."""
+"""Section -> old field name -> new field name, for checkpoints of earlier versions."""
 
 
 def migrate(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON, with the field names of earlier versions replaced by today's."""
+    """Replaces the field names of earlier versions by today's.
+
+    Args:
+      settings: JSON values.
+    """
 
     def walk(value: Any, section: str) -> Any:
         if not isinstance(value, dict):
@@ -200,8 +233,11 @@ def migrate(settings: dict[str, Any]) -> dict[str, Any]:
 def config_from_json(settings: dict[str, Any]) -> TrainingConfig:
     """The configuration that :func:`config_to_json` wrote, in this version or an earlier one.
 
+    Args:
+      settings: JSON values.
+
     Raises:
-      ValueError: fields are missing or unknown.
+      ValueError: fields are missing, unknown, or refused.
     """
 
     def build(kind: type, value: dict[str, Any]) -> Any:
@@ -220,81 +256,47 @@ def config_from_json(settings: dict[str, Any]) -> TrainingConfig:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"the checkpoint's settings are of another version of e2r ({error}); train again"
+            f"the checkpoint's settings belong to another version of e2r ({error}); train again"
         ) from None
-
-
-MASKS = ("all", "learnt", "oracle")
-
-
-@dataclass(frozen=True)
-class InitialPose:
-    """Where each registration begins."""
-
-    kind: str = "auto"
-    """auto: found, with no start at all; truth: the true pose, perturbed; or the path of a JSON
-    file with a 4x4 T_camera_model"""
-    degrees: float = 4.0
-    """with truth: standard deviation of the rotation per axis"""
-    mm: float = 4.0
-    """with truth: standard deviation of the translation per axis"""
-
-    def __post_init__(self) -> None:
-        for name, value in (("degrees", self.degrees), ("mm", self.mm)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"--start-{name} is {value}; use 0 or more")
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How cases are evaluated."""
+    """How the cases of a job are registered."""
 
-    start: InitialPose = InitialPose()
-    schedule: Schedule = Schedule()
-    search: global_search.SearchConfig = global_search.SearchConfig()
-    num_samples: int = 2
-    """the scene is seen in so many disjoint samples of the network's number of points"""
-    masks: tuple[str, ...] = ("learnt",)
-    """which masks: all, learnt, oracle (true bone; simulated cases only)"""
-    min_keep_ratio: float = 0.1
-    """share of the points that the learnt mask keeps at least, by their order"""
-    points: int = 2048
-    """points of a mask that are registered, at most"""
+    program: Annotated[ProgramConfig, tyro.conf.arg(name="")] = ProgramConfig()
+    """what each case goes through"""
+    start: str = "auto"
+    """initial pose: auto (found by a global search), truth (the true pose, perturbed), or the path
+    of a JSON file with a 4x4 T_camera_model"""
+    start_noise_deg: float = 4.0
+    """with --start truth: standard deviation of the rotation per axis, degrees"""
+    start_noise_mm: float = 4.0
+    """with --start truth: standard deviation of the translation per axis, mm"""
     retry_below: float = 0.6
-    """a frame of whose learnt mask a smaller share agrees with the model is tried again, in other
-    samples and under a stricter mask, and the better result stays; 0: never"""
+    """a frame is tried again, with other samples and a stricter mask, where a smaller share of its
+    learnt mask agrees with the model; 0: never"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
-    """of the starts, the search's draws and the bootstrap"""
-    per_level: bool = True
-    """refine one pose a level, for a spine that is not bent as in the scan"""
+    """seed of the initial poses, the search and the bootstrap"""
 
     @property
-    def head(self) -> str:
-        """The mask whose results are the job's: the learnt one, if it runs."""
-        return "learnt" if "learnt" in self.masks else self.masks[0]
-
-    @property
-    def compiled(self) -> EvaluationConfig:
-        """What programs depend on: of jobs whose cases run through the same, the same."""
-        start = InitialPose("auto" if self.start.kind == "auto" else "truth")
-        return replace(self, start=start, seed=0, retry_below=0.0)
+    def primary_mask(self) -> str:
+        """The mask whose results are the job's: the learnt one, if it is registered."""
+        masks = self.program.masks
+        return "learnt" if "learnt" in masks else masks[0]
 
     def __post_init__(self) -> None:
-        for name in self.masks:
-            if name not in MASKS:
-                raise ValueError(f"--masks {name}: use some of {', '.join(MASKS)}")
-        if not 0 <= self.min_keep_ratio < 1:
-            raise ValueError(
-                f"--min-keep-ratio is {self.min_keep_ratio}; use a share, 0 to below 1"
-            )
+        for name, noise in (
+            ("--start-noise-deg", self.start_noise_deg),
+            ("--start-noise-mm", self.start_noise_mm),
+        ):
+            if not 0 <= noise < float("inf"):
+                raise ValueError(f"{name} is {noise}; use 0 or more")
         if not 0 <= self.retry_below <= 1:
             raise ValueError(f"--retry-below is {self.retry_below}; use a share, 0 to 1")
+        if self.batch < 1:
+            raise ValueError(f"--batch is {self.batch}; use 1 or more")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; use 0 or more")
-        if not self.masks:
-            raise ValueError("--masks: give at least one")
-        for name in ("points", "batch", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; use 1 or more")

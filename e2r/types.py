@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int, Key, Scalar, Shaped
 
 Array: TypeAlias = jax.Array | np.ndarray
 """A leaf of a pytree: on the device, or on the host."""
+ScalarLike: TypeAlias = Float[Array, ""] | np.floating | float
+"""A real number: traced, or on the host."""
 PRNGKey: TypeAlias = Key[Array, ""]
 """A typed random key; the function that takes it consumes it."""
 Params: TypeAlias = Any
@@ -146,11 +148,11 @@ CorrespondenceFn: TypeAlias = Callable[[Surface, Float[Array, "n 3"]], Correspon
 """(surface, query points in the model frame, mm) -> their correspondences."""
 
 RobustKernel: TypeAlias = Callable[
-    [Float[Array, "n"], Float[Array, "n"], Float[Array, ""]], Float[Array, "n"]
+    [Float[Array, "n"], Float[Array, "n"], ScalarLike], Float[Array, "n"]
 ]
 """(squared distances in mm^2, mask weights, scale in mm) -> robust weights in [0, 1]."""
 
-RegistrationStep: TypeAlias = Callable[[MaskedCloud, Surface, Pose, Float[Array, ""]], StepResult]
+RegistrationStep: TypeAlias = Callable[[MaskedCloud, Surface, Pose, ScalarLike], StepResult]
 """(cloud, surface, pose, robust scale in mm) -> the next pose and its figures."""
 
 MaskEstimator: TypeAlias = Callable[[PRNGKey, Float[Array, "n"]], Float[Array, "n"]]
@@ -173,14 +175,15 @@ __all__ = [
     "MaskEstimator",
     "MaskObjective",
     "MaskedCloud",
+    "PRNGKey",
     "Params",
     "Pose",
-    "PRNGKey",
     "Pyramid",
     "Registration",
     "RegistrationStep",
     "RobustKernel",
     "Scalar",
+    "ScalarLike",
     "Shaped",
     "StepResult",
     "Surface",

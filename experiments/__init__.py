@@ -1,1 +1,1 @@
-"""Experiments: train, evaluate. Each opens with its command, its time and what to expect."""
+"""Experiments: the workflow here, with studies, benchmarks and measured results beside it."""

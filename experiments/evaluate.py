@@ -1,16 +1,16 @@
-"""Register many cases with a trained mask, and say how far off they are.
+"""Register many cases with a trained network, and measure the errors.
 
 Command:  python -m experiments.evaluate --checkpoint runs/demo --output runs/demo \\
               --masks all learnt oracle
 Time:     three minutes on two cores for 128 simulated cases and three masks
 Expect:   median TRE 0.39 mm (learnt), 0.16 mm (oracle), 1.43 mm (all); 92, 99, 56 % below 2 mm
 
-Without --cases, held-out specimens are simulated as the checkpoint's own scenes were, from keys
-that training never uses. Writes predictions.jsonl (the learnt mask's, if it ran), errors.jsonl,
-summary.json, report.html and views/ (the worst cases, for python -m e2r view).
+Without --cases, specimens that the training never saw are simulated, with the settings of the
+checkpoint's own scenes. Writes predictions.jsonl (under the learnt mask, if it is among the masks),
+errors.jsonl, summary.json, report.html and views/ (the worst cases, for python -m e2r view).
 
-Interrupted or killed, the same command goes on, and does no case twice. Several processes may share
-the work: give the same command as often as you like.
+The same command continues an interrupted job. Several processes share a job if each is given the
+same command.
 
 Exit code: 0 all cases registered, 3 some failed, 2 bad call.
 """
@@ -24,23 +24,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple
 
 import tyro
 from tqdm import tqdm
 
-from e2r.cli.errors import run_command
-from e2r.config import EvaluationConfig, InitialPose, TrainingConfig
+from e2r.cli.errors import parse_options, run_command
+from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.job_folder import JobFolder, open_job
-from e2r.evaluation.predictions import Registered, error_line, failure_line, prediction_line
+from e2r.evaluation.predictions import (
+    CaseScores,
+    Prediction,
+    failed_prediction,
+    make_prediction,
+    score_case,
+)
 from e2r.evaluation.preparation import read_initial_pose
+from e2r.evaluation.results import Failed, Registered
 from e2r.evaluation.summary import summarise_job, summary_table
-from e2r.registration import global_search
-from e2r.registration.schedule import Schedule
 from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.prefetch import prefetch
 from e2r.runtime.timing import collect_timings, timed, timing_table
@@ -50,129 +55,109 @@ from e2r.training.metrics_log import read_log
 from e2r.training.trained_model import PACKAGED, load_trained
 from e2r.visualisation import report, snapshots
 
-Item: TypeAlias = Case | tuple[str, ValueError]
-"""A case, or the id and the error of one that could not be read."""
-
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Register many cases with a trained mask, and say how far off they are."""
+    """Register many cases with a trained network, and measure the errors."""
 
     output: Path
     """folder for predictions.jsonl, errors.jsonl, summary.json, report.html and views/"""
     checkpoint: Path = PACKAGED
-    """output folder of experiments.train; the model that comes with e2r without it"""
+    """output folder of experiments.train; the packaged model without it"""
     cases: Path | None = None
-    """a folder of cases; without it, held-out specimens are simulated"""
+    """a folder of cases; without it, specimens are simulated"""
     specimens: int = 64
-    """simulated specimens, without --cases"""
+    """without --cases: simulated specimens"""
     frames: int = 2
-    """scenes of each simulated specimen"""
+    """without --cases: scenes of each specimen"""
     simulation: simulator.SimulationConfig | None = None
-    """how they are photographed; as the checkpoint's own scenes were without it"""
-    masks: tuple[str, ...] = ("learnt",)
-    """masks to compare on the same starts: all, learnt, oracle"""
-    start: str = "auto"
-    """auto (no start), truth (the true pose, perturbed), or a JSON file with a 4x4 pose"""
-    start_degrees: float = 4.0
-    """with --start truth: standard deviation of the rotation per axis"""
-    start_mm: float = 4.0
-    """with --start truth: standard deviation of the translation per axis"""
-    schedule: Schedule = Schedule()
-    search: global_search.SearchConfig = global_search.SearchConfig()
-    num_samples: int = 2
-    """the scene is seen in so many disjoint samples of the network's number of points"""
-    per_level: bool = True
-    """refine one pose a level, for a spine that is not bent as in the scan"""
-    min_keep_ratio: float = 0.1
-    """share of the points that the learnt mask keeps at least, by their order"""
-    points: int = 2048
-    """points of a mask that are registered, at most"""
-    retry_below: float = 0.6
-    """a frame is tried again where a smaller share of its learnt mask agrees; 0: never"""
-    batch: int = 8
-    """cases on the device at a time"""
-    seed: int = 0
-    """of held-out specimens, starts and bootstrap"""
+    """without --cases: settings of the scenes; the checkpoint's own without it"""
+    job: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
+    """how the cases are registered"""
     timings: bool = False
-    """also print what the seconds went to"""
+    """also print where the time went"""
+
+    def __post_init__(self) -> None:
+        if self.specimens < 1 or self.frames < 1:
+            raise ValueError("--specimens and --frames must be 1 or more")
 
 
-class Unit(NamedTuple):
-    """What is read, or simulated, at once."""
+class WorkUnit(NamedTuple):
+    """Cases that are read, or simulated, together."""
 
     ids: tuple[str, ...]
-    make: Callable[[], Sequence[Item]]
+    load: Callable[[], Sequence[Case | Failed]]
 
 
-def units(options: Evaluate, simulation: simulator.SimulationConfig) -> list[Unit]:
-    """The job's work, in order; nothing is read yet but ids."""
+def work_units(options: Evaluate, simulation: simulator.SimulationConfig) -> list[WorkUnit]:
+    """The job's work in order; only ids are read yet.
+
+    Args:
+      options: of the command line.
+      simulation: the checkpoint's settings of simulated scenes.
+    """
     if options.cases is None:
         found = simulator.unseen_specimens(
             options.simulation or simulation,
             specimens=options.specimens,
             frames=options.frames,
-            seed=options.seed,
+            seed=options.job.seed,
         )
-        return [Unit(*one) for one in found]
-    here: dict[str, Unit] = {}
+        return [WorkUnit(*one) for one in found]
+    units: dict[str, WorkUnit] = {}
     for path in case_folder.find_cases(options.cases):
-        name, make = case_folder.read_id(path), partial(_read, path)
-        if name in here:
-            sentence = f"{path / 'case.json'}: id is {name!r}, as another case's; give it its own"
+        name, load = case_folder.read_id(path), partial(_read, path)
+        if name in units:
+            sentence = f"{path / 'case.json'}: another case has the id {name!r}; give it its own"
             name = f"{name} ({path.name})"
-            make = partial(list, [(name, ValueError(sentence))])
-        here[name] = Unit((name,), make)
-    return list(here.values())
+            load = partial(list, [Failed(name, sentence)])
+        units[name] = WorkUnit((name,), load)
+    return list(units.values())
 
 
-def _read(path: Path) -> list[Item]:
+def _read(path: Path) -> list[Case | Failed]:
     try:
         with timed("reading"):
             return [case_folder.read_case(path)]
     except (ValueError, OSError) as error:
-        return [(case_folder.read_id(path), ValueError(str(error)))]
+        return [Failed(case_folder.read_id(path), str(error))]
 
 
-def unclaimed(work: Sequence[Unit], book: JobFolder) -> Iterator[Unit]:
-    """The units that are not done and that no other process has."""
-    done = book.done()
-    for number, unit in enumerate(work):
-        if done.issuperset(unit.ids) or not book.claim(number):
+def unclaimed(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[WorkUnit]:
+    """The units that are not done and that no other process has claimed.
+
+    Args:
+      units: of the job.
+      folder: of the job.
+    """
+    done = folder.done()
+    for number, unit in enumerate(units):
+        if done.issuperset(unit.ids) or not folder.claim(number):
             continue
-        if not book.done().issuperset(unit.ids):  # by a process that ended just now
+        if not folder.done().issuperset(unit.ids):  # another process may have ended just now
             yield unit
 
 
-def to_do(work: Sequence[Unit], book: JobFolder) -> Iterator[Item]:
-    """The cases of :func:`unclaimed` units that are not done, two units made ahead."""
-    for items in prefetch(lambda unit: unit.make(), unclaimed(work, book), workers=2):
-        for item in items:
-            if (item[0] if isinstance(item, tuple) else item.id) not in book.done():
-                yield item
+def remaining_cases(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[Case | Failed]:
+    """The cases that are not done, of unclaimed units; two units are loaded ahead.
+
+    Args:
+      units: of the job.
+      folder: of the job.
+    """
+    for cases in prefetch(lambda unit: unit.load(), unclaimed(units, folder), workers=2):
+        for case in cases:
+            if case.id not in folder.done():
+                yield case
 
 
 def evaluate(options: Evaluate) -> int:
-    """Runs the evaluation, as far as it has not been run already."""
-    if options.specimens < 1 or options.frames < 1:
-        raise ValueError("--specimens and --frames must be 1 or more")
-    job = EvaluationConfig(
-        start=InitialPose(options.start, options.start_degrees, options.start_mm),
-        schedule=options.schedule,
-        search=options.search,
-        num_samples=options.num_samples,
-        masks=options.masks,
-        per_level=options.per_level,
-        min_keep_ratio=options.min_keep_ratio,
-        points=options.points,
-        retry_below=options.retry_below,
-        batch=options.batch,
-        seed=options.seed,
-    )
-    read_initial_pose(job.start)  # before anything is written
+    """Runs the evaluation, or the rest of it."""
+    job = options.job
+    read_initial_pose(job.start)  # a bad pose file is refused before anything is written
     config, params = load_trained(options.checkpoint)
     calibration = load_calibration(options.checkpoint)
-    work = units(options, config.scenes.simulation)
+    units = work_units(options, config.scenes.simulation)
     settings = {
         **json.loads(json.dumps(dataclasses.asdict(options), default=str)),
         "parameters": checkpoints.digest(params),
@@ -180,70 +165,82 @@ def evaluate(options: Evaluate) -> int:
     }
     del settings["output"], settings["timings"]
     failed = False
-    with open_job(options.output, settings) as book, collect_timings() as seconds:
-        total = sum(len(unit.ids) for unit in work)
-        with tqdm(total=total, initial=len(book.done()), desc="evaluate", unit="case") as bar:
-            for item in runner.run(to_do(work, book), config, params, job):
+    with open_job(options.output, settings) as folder, collect_timings() as seconds:
+        total = sum(len(unit.ids) for unit in units)
+        with tqdm(total=total, initial=len(folder.done()), desc="evaluate", unit="case") as bar:
+            cases = remaining_cases(units, folder)
+            for result in runner.run(cases, config, params, job=job):
                 bar.update()
                 with timed("writing"):
-                    if isinstance(item, Registered):
-                        line = prediction_line(item, job.head, calibration)
-                        book.add(line, error_line(item))
-                        with book.alone():
-                            snapshots.keep_worst(options.output / "views", item, job.head)
+                    if isinstance(result, Registered):
+                        prediction = make_prediction(result, job.primary_mask, calibration)
+                        folder.add(prediction.to_json(), score_case(result).to_json())
+                        with folder.alone():
+                            views = options.output / "views"
+                            snapshots.keep_worst(views, result, job.primary_mask)
                     else:
                         failed = True
-                        print(f"e2r: {item[0]}: {item[1]}", file=sys.stderr)
-                        book.add(failure_line(*item))
+                        print(f"e2r: {result.id}: {result.message}", file=sys.stderr)
+                        folder.add(failed_prediction(result).to_json())
         if options.timings:
             print(timing_table(seconds))
-        if len(book.done()) < total:
+        if len(folder.done()) < total:
             print(
-                f"{len(book.done())} of {total} cases are done; other processes are at work on the "
-                "rest, and the last of them writes the summary"
+                f"{len(folder.done())} of {total} cases are done; other processes work on the "
+                "rest, and the last one writes the summary"
             )
             return 3 if failed else 0
-        with book.alone():
-            return summarise(book, work, job, config, options)
+        with folder.alone():
+            return write_summary(options, units, folder, config=config)
 
 
-def summarise(
-    book: JobFolder,
-    work: Sequence[Unit],
-    job: EvaluationConfig,
-    config: TrainingConfig,
-    options: Evaluate,
+def write_summary(
+    options: Evaluate, units: Sequence[WorkUnit], folder: JobFolder, *, config: TrainingConfig
 ) -> int:
-    """Writes summary and report of a job that is done, and prints its table."""
-    by_id = {line["id"]: line for line in book.lines()}
-    lines = [by_id[name] for unit in work for name in unit.ids]
-    rows = book.rows(lines)
-    origin = {
-        "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
-        "checkpoint": str(options.checkpoint),
-    }
-    figures = summarise_job(lines, rows, job, config, origin)
+    """Writes summary and report of a job that is done, prints its table, returns the exit code.
+
+    Args:
+      options: of the command line.
+      units: of the job.
+      folder: of the job.
+      config: of the trained network.
+    """
+    by_id = {line["id"]: line for line in folder.lines()}
+    lines = [by_id[name] for unit in units for name in unit.ids]
+    rows = folder.rows(lines)
+    predictions = [Prediction.from_json(line) for line in lines]
+    scores = [CaseScores.from_json(row) for row in rows]
+    summary = summarise_job(
+        predictions,
+        scores,
+        job=options.job,
+        config=config,
+        origin={
+            "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
+            "checkpoint": str(options.checkpoint),
+        },
+    )
     with atomic_write(options.output / "summary.json") as part:
-        part.write_text(json.dumps(figures, indent=1))
+        part.write_text(json.dumps(summary.to_json(), indent=1))
     report.write_report(
         options.output / "report.html",
-        figures,
-        lines,
-        rows,
-        snapshots.read_worst(options.output / "views"),
-        read_log(options.checkpoint),
+        summary,
+        predictions=predictions,
+        scores=scores,
+        snapshots=snapshots.read_worst(options.output / "views"),
+        training_log=read_log(options.checkpoint),
     )
-    print(summary_table(figures))
+    print(summary_table(summary))
     print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")
-    return 3 if figures["failed"] else 0
+    return 3 if summary.failed else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and evaluates."""
-    options = tyro.cli(
-        Evaluate, args=arguments, prog="python -m experiments.evaluate", description=__doc__
+    prog = "python -m experiments.evaluate"
+    return run_command(
+        lambda: evaluate(parse_options(Evaluate, arguments, prog=prog, description=__doc__))
     )
-    return run_command(lambda: evaluate(options))
 
 
 if __name__ == "__main__":

@@ -1,85 +1,204 @@
-"""Draw the README's picture: frames of held-out specimens with the learnt mask.
+"""Draws the pictures of README and docs: scene.png, registration.webp and report.png.
 
-Command:  python -m experiments.figures --checkpoint runs/demo --output docs/scene.png
-Time:     half a minute on two cores
-Expect:   the mask (red) on the bone (white) in the bottom row
+Command:  python -m experiments.figures scene registration report --output docs
+Time:     half a minute each for scene and registration on two cores, three minutes for report
+Expect:   scene: the mask (red) on the bone (white) of 6 specimens; registration: 10 images, from
+          11.3 mm off to 0.2 mm after six steps; report: a page of 24 cases, 1200 pixels wide
+
+The report needs Chromium. The registration and the report show the packaged model on frames that
+`python -m e2r simulate --count 24 --frames 2 --seed 77 --width 128 --height 96` writes.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from PIL import Image
 
-from e2r.cli.errors import run_command
-from e2r.config import EvaluationConfig, InitialPose
+from e2r.cli.errors import parse_options, run_command
+from e2r.config import EvaluationConfig, ScenesConfig
+from e2r.datasets.case import true_pose
 from e2r.evaluation import runner
-from e2r.evaluation.predictions import Registered
-from e2r.simulation.simulator import held_out_cases
-from e2r.training.trained_model import load_trained
+from e2r.evaluation.results import Registered
+from e2r.geometry import poses, surfaces
+from e2r.registration.schedule import Schedule, register_cloud
+from e2r.simulation import simulator
+from e2r.training.examples import make_targets
+from e2r.training.losses import mean_target_error
+from e2r.training.trained_model import PACKAGED, load_trained
+from e2r.types import Pose
+from e2r.visualisation.animation import registration_animation
+from e2r.visualisation.snapshots import make_snapshot
+
+SEED, WIDTH, HEIGHT = 77, 128, 96
+"""Frames of the registration and the report: seed, and size in pixels."""
+CASES, FRAMES = 24, 2
+"""Cases of the report, and scenes of each specimen."""
+STEPS = 9
+"""Steps of the registration that is shown."""
+START_NOISE_DEG, START_NOISE_MM = 4.0, 8.0
+"""Standard deviations of its initial pose, per axis."""
+PAGE_SIZE = (1200, 1870)
+"""Pixels of the report that are shown."""
+MASK_RGB = np.array([214.0, 40.0, 60.0])
+BONE_GREY = 235.0
+BROWSER = Path(__file__).resolve().parents[1] / "tests" / "browser.py"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Draw frames of held-out specimens with the learnt mask."""
+class Figures:
+    """Draws the pictures of README and docs: scene.png, registration.webp and report.png."""
 
-    checkpoint: Path
-    """output folder of experiments.train"""
-    output: Path
-    """PNG file to write"""
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """pictures to draw: scene, registration, report"""
+    output: Path = Path("docs")
+    """folder of the pictures"""
+    checkpoint: Path = PACKAGED
+    """output folder of experiments.train for the scene; by default the packaged model"""
     specimens: int = 6
-    """number of frames, one a specimen"""
+    """scene: number of frames, one a specimen"""
     seed: int = 3
-    """of the specimens"""
+    """scene: seed of the specimens"""
     scale: int = 3
-    """size of a pixel"""
+    """scene: size of a pixel"""
+    work: Path = Path("runs/figures")
+    """folder for the cases and the job of the report"""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in FIGURES:
+                raise ValueError(f"{name}: is no picture; use some of {', '.join(FIGURES)}")
+        if not self.names or min(self.specimens, self.scale) < 1:
+            raise ValueError("give a picture, and --specimens and --scale of 1 or more")
 
 
-def column(result: Registered) -> np.ndarray:
-    """One frame as a column: colour, depth, mask."""
-    picture = result.case.image
-    if picture is None or result.case.bone is None:
-        raise ValueError(f"{result.case.id}: has no picture with known bone")
-    seen = picture.depth > 0
-    low, high = np.quantile(picture.depth[seen], [0.02, 0.95])
-    grey = np.clip(1.0 - (picture.depth - low) / (high - low), 0.08, 1.0) * seen
-    depth = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
-    flat = 0.35 * picture.color.reshape(-1, 3).astype(float)
-    pixels = np.flatnonzero(seen.ravel())
-    flat[pixels[result.case.bone]] = 235.0
-    kept = result.rows[result.weights["learnt"] > 0.5]
-    flat[pixels[kept]] = 0.35 * flat[pixels[kept]] + 0.65 * np.array([214.0, 40.0, 60.0])
-    mask = flat.reshape(picture.color.shape).astype(np.uint8)
-    return np.concatenate([picture.color, depth, mask])
-
-
-def draw(options: Picture) -> int:
-    """Draws the picture."""
+def draw_scene(options: Figures) -> Path:
+    """Frames of held-out specimens: colour, depth, and the learnt mask on the true bone."""
     config, params = load_trained(options.checkpoint)
-    cases = held_out_cases(
+    cases = simulator.held_out_cases(
         config.scenes.simulation, specimens=options.specimens, frames=1, seed=options.seed
     )
-    job = EvaluationConfig(start=InitialPose("truth"), batch=options.specimens)
-    results = runner.run(cases, config, params, job)
-    columns = [column(r) for r in results if isinstance(r, Registered)]
+    job = EvaluationConfig(start="truth", batch=options.specimens)
+    results = runner.run(cases, config, params, job=job)
+    columns = [scene_column(r) for r in results if isinstance(r, Registered)]
     image = Image.fromarray(np.concatenate(columns, axis=1))
     size = (image.width * options.scale, image.height * options.scale)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    image.resize(size, Image.Resampling.NEAREST).save(options.output, optimize=True)
-    print(options.output)
+    path = options.output / "scene.png"
+    image.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)
+    return path
+
+
+def scene_column(result: Registered) -> np.ndarray:
+    """One frame as a column of three images, (3 H, W, 3) uint8.
+
+    Args:
+      result: of a simulated case.
+
+    Raises:
+      ValueError: the case has no image, or does not know its bone.
+    """
+    image = result.case.image
+    if image is None or result.case.bone is None:
+        raise ValueError(f"{result.case.id}: has no image with known bone")
+    seen = image.depth > 0
+    low, high = np.quantile(image.depth[seen], [0.02, 0.95])
+    grey = np.clip(1.0 - (image.depth - low) / (high - low), 0.08, 1.0) * seen
+    depth = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
+    flat = 0.35 * image.color.reshape(-1, 3).astype(float)
+    pixels = np.flatnonzero(seen.ravel())
+    flat[pixels[result.case.bone]] = BONE_GREY
+    kept = result.rows[result.weights["learnt"] > 0.5]
+    flat[pixels[kept]] = 0.35 * flat[pixels[kept]] + 0.65 * MASK_RGB
+    mask = flat.reshape(image.color.shape).astype(np.uint8)
+    return np.concatenate([image.color, depth, mask])
+
+
+def draw_registration(options: Figures) -> Path:
+    """The steps of a registration under the learnt mask, from an initial pose that is far off."""
+    config, params = load_trained(PACKAGED)
+    simulation = simulator.SimulationConfig(
+        width=WIDTH, height=HEIGHT, wound_fraction=(0.2, 0.8), min_bone_fraction=0.02
+    )
+    (cases,) = simulator.simulate_specimens(
+        jax.random.key(SEED), simulation, specimens=1, frames=FRAMES, prefix=f"seed{SEED}_"
+    )
+    (result,) = runner.run(cases[:1], config, params, job=EvaluationConfig(batch=1))
+    if not isinstance(result, Registered):
+        raise ValueError(result.message)
+    surface = surfaces.build_surface(result.case.model, seed=0, nodes=ScenesConfig().nodes)
+    targets = make_targets(result.case)
+    centre = np.mean(targets.goals[np.asarray(targets.valid)], axis=0)
+    start = poses.perturb(
+        jax.random.key(SEED),
+        true_pose(result.case),
+        centre,
+        degrees=START_NOISE_DEG,
+        mm=START_NOISE_MM,
+    )
+    schedule = Schedule(steps=STEPS, first_scale_mm=8.0)
+    cloud = jax.tree.map(jnp.asarray, result.cloud)
+    weights = jnp.asarray(result.weights["learnt"])
+    registration = jax.jit(register_cloud, static_argnums=4)(
+        cloud, weights, surface, start, schedule
+    )
+    trajectory: Pose = jax.tree.map(
+        lambda first, others: np.concatenate([np.asarray(first)[None], np.asarray(others)]),
+        start,
+        registration.trajectory,
+    )
+    errors = jax.vmap(lambda pose: mean_target_error(pose, targets))(trajectory)
+    print("TRE after each step:", " ".join(f"{error:.2f}" for error in np.asarray(errors)), "mm")
+    path = options.output / "registration.webp"
+    snapshot = make_snapshot(result, "learnt")._replace(trajectory=trajectory)
+    registration_animation(snapshot, path)
+    return path
+
+
+def draw_report(options: Figures) -> Path:
+    """The report of an evaluation of the packaged model, as a browser shows it."""
+    cases, job = options.work / "cases", options.work / "job"
+    path = options.output / "report.png"
+    simulate = ["-m", "e2r", "simulate", "--count", CASES, "--frames", FRAMES, "--seed", SEED]
+    simulate += ["--width", WIDTH, "--height", HEIGHT, "--output", cases]
+    evaluate = ["-m", "experiments.evaluate", "--cases", cases, "--output", job]
+    evaluate += ["--masks", "all", "learnt", "oracle"]
+    for command in (simulate, evaluate, [BROWSER, job / "report.html", path, *PAGE_SIZE]):
+        words = [sys.executable, *map(str, command)]
+        if subprocess.run(words, check=False).returncode:
+            raise ValueError(f"{' '.join(words[1:4])}: failed; see its message above")
+    return path
+
+
+FIGURES: dict[str, Callable[[Figures], Path]] = {
+    "scene": draw_scene,
+    "registration": draw_registration,
+    "report": draw_report,
+}
+"""Name -> what draws the picture and returns its file."""
+
+
+def draw(options: Figures) -> int:
+    """Draws the chosen pictures."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in options.names:
+        print(FIGURES[name](options))
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and draws."""
-    options = tyro.cli(
-        Picture, args=arguments, prog="python -m experiments.figures", description=__doc__
+    prog = "python -m experiments.figures"
+    return run_command(
+        lambda: draw(parse_options(Figures, arguments, prog=prog, description=__doc__))
     )
-    return run_command(lambda: draw(options))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""The published protocol of a data set: leave one specimen out, all folds, and the paper's table.
+"""The published protocol of a data set: leave one specimen out, train, evaluate, in every fold.
 
 Command:  python -m experiments.protocol spinedepth --root SPINEDEPTH --output runs/spinedepth
-Time:     that of one training run a fold, and of reading the data; --checkpoint trains nothing
-Expect:   a table beside the published figures; which figures of ours, nobody has measured yet: the
-          data are their owners' to give
+Time:     one training run for each fold (36 minutes for base); none with --checkpoint
+Expect:   a table beside the published figures: median TRE 1.83 mm (End2Reg) and 2.73 mm (Liebmann
+          et al.) on SpineDepth. The data are not ours to give, so ours is not measured yet
 
-    spinedepth  each specimen is left out in turn; TRE over each level's vertices, with no start
-    pairs       each specimen is left out in turn; each pair from 10 random perturbations of the
-                truth, a success is less than 4 mm and 5 degrees off
-    spinealign  each sequence is left out in turn, or (--train-last 17) the data set's own split;
-                RMSE over the labelled points, with no start
+    spinedepth  leaves each specimen out in turn; TRE over the vertices of each level, without an
+                initial pose
+    pairs       leaves each specimen out in turn; each pair begins from 10 random perturbations of
+                the truth; a success is less than 4 mm and 5 degrees off
+    spinealign  leaves each sequence out in turn, or with --train-last 17 uses the split of the data
+                set; RMSE over the labelled points, without an initial pose
 
 Writes protocol.json (the settings), cases/, folds/NAME/ (run/ and result.json), summary.json and
-report.html. Interrupted, the same command goes on: a fold that is done is not done again, and a
-training run goes on from its last checkpoint.
+report.html. Interrupted, the same command goes on: finished folds are kept, and a training run
+resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,85 +22,69 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import plotly.graph_objects as go
 import tyro
-from plotly.subplots import make_subplots
 from tqdm import tqdm
 
-from e2r.cli.convert import write_cases
-from e2r.cli.errors import run_command
-from e2r.config import NAMED_CONFIGS, EvaluationConfig, InitialPose, TrainingConfig, config_to_json
+from e2r.cli.errors import parse_options, run_command
+from e2r.config import NAMED_CONFIGS, EvaluationConfig, TrainingConfig, config_to_json
 from e2r.datasets import case_folder, file_checks, spinealign, spinedepth, spinedepth_pairs
 from e2r.datasets.case import Case
-from e2r.evaluation import metrics, runner
-from e2r.evaluation.predictions import Registered
+from e2r.evaluation import runner
+from e2r.evaluation.cross_validation import Fold, PoseLimits, grouped_figures, leave_one_out
+from e2r.evaluation.published import PUBLISHED, SPINEDEPTH_LABEL_FLOOR_MM
+from e2r.evaluation.results import Registered
+from e2r.evaluation.text_table import text_table
 from e2r.runtime.atomic_files import atomic_write, check_settings
 from e2r.runtime.provenance import versions
-from e2r.training import batches, checkpoints, examples, loop
+from e2r.training import batches, checkpoints, loop, sources
 from e2r.training.trained_model import load_trained
 from e2r.types import Params
+from e2r.visualisation.plots import error_boxes
 
-
-class Published(NamedTuple):
-    """A figure that others reached on a data set."""
-
-    who: str
-    what: str
-    mm: float
-
-
-PUBLISHED = {
-    "spinedepth": (
-        Published("End2Reg, Pettinari et al. 2025", "median TRE", 1.83),
-        Published("Liebmann et al.", "TRE", 2.73),
-    ),
-    "pairs": (),
-    "spinealign": (Published("End2Reg, Pettinari et al. 2025", "mean RMSE", 3.95),),
-}
-SPINEDEPTH_FLOOR = 1.5
-"""mm: mean TRE of SpineDepth's own ground truth (Liebmann et al., J. Imaging 2021, abstract)."""
+LIMITS = PoseLimits(spinedepth_pairs.SUCCESS_MM, spinedepth_pairs.SUCCESS_DEGREES)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The published protocol of a data set, with the paper's table beside ours."""
+    """The published protocol of a data set: leave one specimen out, train, evaluate."""
 
     data_set: Annotated[Literal["spinedepth", "pairs", "spinealign"], tyro.conf.Positional]
-    """which"""
+    """name of the data set"""
     root: Path
-    """the data set's folder, as its convert command takes it"""
+    """folder of the data set, as `e2r convert` takes it"""
     output: Path
-    """folder for everything"""
+    """folder for cases, folds, summary and report"""
     checkpoint: Path | None = None
-    """evaluate this model in every fold, and train nothing"""
+    """evaluate this trained model in every fold, and train nothing"""
     config: TrainingConfig = dataclasses.field(default_factory=lambda: NAMED_CONFIGS["base"][1])
-    """of the training runs"""
+    """settings of the training runs"""
     only: tuple[str, ...] = ()
-    """specimens (of spinedepth by number) or sequences to use, all without it"""
+    """specimens or sequences to use, of spinedepth by number; all of them by default"""
     cameras: tuple[int, ...] = (0, 1)
-    """of spinedepth and pairs"""
+    """cameras of spinedepth and pairs"""
     every: int = 0
-    """one frame in so many, of spinedepth's videos (100 without it) and of spinealign (1)"""
+    """take every so many frames; by default 100 for the videos of spinedepth, 1 for spinealign"""
     train_last: int = 0
-    """spinealign: one fold, trained on so many of the last sequences (17: the data set's split)"""
+    """spinealign: one fold, trained on this many of the last sequences (17: the published split)"""
     start: str | None = None
-    """auto or truth; without it as the protocol says"""
-    start_degrees: float = 5.0
-    """with perturbed starts: standard deviation of the rotation per axis"""
-    start_mm: float = 5.0
-    """with perturbed starts: standard deviation of the translation per axis"""
+    """auto or truth; by default what the protocol says"""
+    start_noise_deg: float = 5.0
+    """with --start truth: standard deviation of the rotation per axis, degrees"""
+    start_noise_mm: float = 5.0
+    """with --start truth: standard deviation of the translation per axis, mm"""
     label_floor: float | None = None
-    """mm: error of the labels themselves, drawn into the table and report; without it what is
-    known: of spinedepth 1.5 (mean TRE), of spinealign what its pairs leave, of pairs nothing"""
+    """mean error of the labels themselves, mm, for table and report; by default 1.5 for spinedepth,
+    the RMSE of the labelled pairs for spinealign, and unknown for pairs"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
-    """of the starts, the search and the bootstrap"""
+    """seed of the initial poses, the search and the bootstrap"""
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.train_last < 0:
@@ -112,21 +97,19 @@ class Protocol:
             raise ValueError(f"--only {' '.join(self.only)}: spinedepth's specimens are numbers")
 
     def job(self) -> EvaluationConfig:
-        """How its cases are registered."""
+        """How the cases are registered."""
         kind = self.start or ("truth" if self.data_set == "pairs" else "auto")
-        start = InitialPose(kind, self.start_degrees, self.start_mm)
-        return EvaluationConfig(start=start, batch=self.batch, seed=self.seed)
-
-
-class Fold(NamedTuple):
-    """What is left out of training, and evaluated."""
-
-    name: str
-    held_out: frozenset[str]
+        return EvaluationConfig(
+            start=kind,
+            start_noise_deg=self.start_noise_deg,
+            start_noise_mm=self.start_noise_mm,
+            batch=self.batch,
+            seed=self.seed,
+        )
 
 
 def settings_of(options: Protocol) -> dict[str, Any]:
-    """What makes the figures, as JSON values."""
+    """The settings that the figures depend on, as JSON values."""
     plain = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     del plain["output"], plain["label_floor"], plain["batch"]
     plain |= {"root": str(options.root.resolve()), "config": config_to_json(options.config)}
@@ -137,44 +120,51 @@ def convert(options: Protocol) -> dict[str, Any]:
     """Writes the data set as case folders, once.
 
     Returns:
-      ``sources``, in the data set's order, and ``label_rmse_mm`` where the data set tells it.
+      ``sources``, in the order of the data set, and ``label_rmse_mm``, None where it is unknown.
     """
     stamp = options.output / "cases.json"
     if stamp.exists():
         return file_checks.read_json(stamp)
+    names: dict[str, None] = {}  # an ordered set
     labels: list[float] = []
 
-    def found() -> Iterator[Case]:
-        root, only, cameras = options.root, options.only, options.cameras
-        if options.data_set == "spinedepth":
-            yield from spinedepth.convert(
-                root, specimens=[int(n) for n in only], cameras=cameras, every=options.every or 100
-            )
-        elif options.data_set == "pairs":
-            yield from spinedepth_pairs.convert(root, specimens=only, cameras=cameras)
-        else:
-            every = options.every or 1
-            for case, label in spinealign.convert(root, sequences=only, every=every):
-                labels.append(label.rmse_mm)
-                yield case
-
-    sources: dict[str, None] = {}
-
     def noted() -> Iterator[Case]:
-        for case in found():
-            sources[case.source] = None
+        for case, label_rmse_mm in read_data_set(options):
+            names[case.source] = None
+            if label_rmse_mm is not None:
+                labels.append(label_rmse_mm)
             yield case
 
-    write_cases(noted(), options.output / "cases")
-    about: dict[str, Any] = {"sources": list(sources), "label_rmse_mm": None}
-    if labels:
-        about["label_rmse_mm"] = sum(labels) / len(labels)
+    count = case_folder.write_cases(noted(), options.output / "cases")
+    print(f"{count} cases in {options.output / 'cases'}")
+    about = {"sources": list(names), "label_rmse_mm": sum(labels) / len(labels) if labels else None}
     _write(stamp, about)
     return about
 
 
+def read_data_set(options: Protocol) -> Iterator[tuple[Case, float | None]]:
+    """The cases of a data set, each with the RMSE of its labelled pairs where it has some, mm."""
+    root, only, cameras = options.root, options.only, options.cameras
+    if options.data_set == "spinealign":
+        for case, label in spinealign.convert(root, sequences=only, every=options.every or 1):
+            yield case, label.rmse_mm
+        return
+    if options.data_set == "pairs":
+        cases = spinedepth_pairs.convert(root, specimens=only, cameras=cameras)
+    else:
+        specimens = [int(name) for name in only]
+        every = options.every or 100
+        cases = spinedepth.convert(root, specimens=specimens, cameras=cameras, every=every)
+    for case in cases:
+        yield case, None
+
+
 def folds(options: Protocol, sources: Sequence[str]) -> list[Fold]:
     """The folds of a protocol.
+
+    Args:
+      options: of the command line.
+      sources: specimens or sequences of the data set, in order.
 
     Raises:
       ValueError: nothing would be left to train on, or to evaluate.
@@ -182,35 +172,48 @@ def folds(options: Protocol, sources: Sequence[str]) -> list[Fold]:
     if options.train_last:
         if options.data_set != "spinealign" or options.train_last >= len(sources):
             raise ValueError(
-                f"--train-last {options.train_last}: is for spinealign, and leaves some of its "
-                f"{len(sources)} sequences to evaluate on; use fewer"
+                f"--train-last {options.train_last}: is for spinealign, and must leave some of its "
+                f"{len(sources)} sequences to evaluate; use fewer"
             )
         return [Fold("split", frozenset(sources[: -options.train_last]))]
     if len(sources) < 2 and options.checkpoint is None:
         raise ValueError(
-            f"{options.root}: holds {len(sources)} specimen, so there is no other to train on; "
-            "give two, or a trained model with --checkpoint"
+            f"{options.root}: holds {len(sources)} specimen and no other to train on; give two, or "
+            "a trained model with --checkpoint"
         )
-    return [Fold(name, frozenset({name})) for name in sorted(sources)]
+    return leave_one_out(sources)
 
 
-def trained(options: Protocol, fold: Fold, folder: Path) -> tuple[TrainingConfig, Params]:
-    """The model of a fold: the one given, or trained (on) without what is held out."""
+def fold_model(options: Protocol, fold: Fold, folder: Path) -> tuple[TrainingConfig, Params]:
+    """The trained model of a fold: that of --checkpoint, or one trained without the held-out cases.
+
+    Args:
+      options: of the command line.
+      fold: the fold.
+      folder: of the fold.
+    """
     if options.checkpoint is not None:
         return load_trained(options.checkpoint)
     run = folder / "run"
     if checkpoints.latest_step(run) != options.config.optimisation.steps:
-        bank = examples.bank_from_folder(
+        examples = sources.from_folder(
             options.output / "cases", options.config, without=fold.held_out
         )
         source = f"{options.data_set} without {', '.join(sorted(fold.held_out))}"
-        stream = batches.from_bank(options.config, bank)
-        loop.train(options.config, stream, run, source=source)
+        drawn = batches.uniform_batches(options.config, examples)
+        loop.train(loop.RunInputs(options.config, drawn, source), run)
     return load_trained(run)
 
 
-def held_out(options: Protocol, fold: Fold) -> Iterator[Case]:
-    """The cases of a fold's evaluation; of pairs one for each start, which its name draws."""
+def held_out_cases(options: Protocol, fold: Fold) -> Iterator[Case]:
+    """The cases that a fold evaluates. Of pairs, each comes ten times.
+
+    The names of the ten differ, and the name of a case draws its perturbation.
+
+    Args:
+      options: of the command line.
+      fold: the fold.
+    """
     for path in case_folder.find_cases(options.output / "cases"):
         if case_folder.read_source(path) not in fold.held_out:
             continue
@@ -223,29 +226,32 @@ def held_out(options: Protocol, fold: Fold) -> Iterator[Case]:
 
 
 def run_fold(options: Protocol, fold: Fold) -> dict[str, Any]:
-    """Trains and evaluates a fold, or reads what came of it before.
+    """Trains and evaluates a fold, or reads its result where it is done.
+
+    Args:
+      options: of the command line.
+      fold: the fold.
 
     Returns:
-      ``rows`` (of each case id, source, seconds and :func:`metrics.case_errors`) and ``failed``
-      (sentences).
+      ``rows`` (for each case its id, source, seconds and errors) and ``failed`` (sentences).
     """
     folder = options.output / "folds" / fold.name
     path = folder / "result.json"
     if path.exists():
         return file_checks.read_json(path)
     folder.mkdir(parents=True, exist_ok=True)
-    config, params = trained(options, fold, folder)
+    config, params = fold_model(options, fold, folder)
     rows, failed = [], []
     for item in tqdm(
-        runner.run(held_out(options, fold), config, params, options.job()),
+        runner.run(held_out_cases(options, fold), config, params, job=options.job()),
         desc=fold.name,
         unit="case",
     ):
         if isinstance(item, Registered):
             about = {"id": item.case.id, "source": item.case.source, "seconds": item.seconds}
-            rows.append(about | item.errors["learnt"])
+            rows.append(about | item.errors["learnt"].to_json())
         else:
-            failed.append(f"{item[0]}: {item[1]}")
+            failed.append(f"{item.id}: {item.message}")
             print(f"e2r: {failed[-1]}", file=sys.stderr)
     found = {"held_out": sorted(fold.held_out), "rows": rows, "failed": failed}
     _write(path, found)
@@ -260,120 +266,115 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 # Figures ------------------------------------------------------------------------------------------
 
 
-def figures(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """:func:`metrics.summarise` of cases or levels, and how many are less than 4 mm and 5° off."""
-    found = metrics.summarise(rows, [row["source"] for row in rows], seed=seed)
-    good = [
-        row["translation_mm"] < spinedepth_pairs.SUCCESS_MM
-        and row["rotation_deg"] < spinedepth_pairs.SUCCESS_DEGREES
-        for row in rows
-    ]
-    return found | {"registered": sum(good) / len(good) if good else None}
-
-
-def summary(
-    options: Protocol, done: Sequence[dict[str, Any]], label: float | None
+def summarise(
+    options: Protocol, results: Sequence[Mapping[str, Any]], label_floor_mm: float | None
 ) -> dict[str, Any]:
-    """All figures: of all cases, by level, and by specimen or sequence."""
-    rows = [row for fold in done for row in fold["rows"]]
-    levels: dict[str, list[dict[str, Any]]] = {}
-    sources: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        sources.setdefault(row["source"], []).append(row)
-        for name, errors in row["by_level"].items():
-            levels.setdefault(name, []).append({**errors, "source": row["source"]})
+    """All figures: over all cases, by level, and by specimen or sequence.
+
+    Args:
+      options: of the command line.
+      results: of all folds.
+      label_floor_mm: error of the labels themselves, where it is known.
+    """
+    rows = [row for result in results for row in result["rows"]]
     return {
         "data_set": options.data_set,
-        "all": figures(rows, options.seed),
-        "by_level": {name: figures(levels[name], options.seed) for name in sorted(levels)},
-        "by_source": {name: figures(sources[name], options.seed) for name in sorted(sources)},
-        "failed": [sentence for fold in done for sentence in fold["failed"]],
-        "label_floor_mm": label,
-        "published": [entry._asdict() for entry in PUBLISHED[options.data_set]],
+        **grouped_figures(rows, seed=options.seed, limits=LIMITS),
+        "failed": [sentence for result in results for sentence in result["failed"]],
+        "label_floor_mm": label_floor_mm,
+        "published": [
+            {"who": entry.method, "what": entry.measure, "mm": entry.mm}
+            for entry in PUBLISHED[options.data_set]
+        ],
         "settings": settings_of(options),
         "versions": versions(),
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def results_table(summary: Mapping[str, Any]) -> str:
     """The published figures and ours, as text."""
-    lines = [f"published: {p['who']}, {p['what']} {p['mm']:.2f} mm" for p in found["published"]]
-    if found["label_floor_mm"] is None:
-        lines.append("label floor: not known; give it with --label-floor to have it drawn")
-    else:
-        lines.append(f"label floor: the labels themselves are {found['label_floor_mm']:.2f} mm off")
-    lines.append(
-        f"{'e2r':14s} {'cases':>6s} {'median TRE':>11s} {'mean':>7s} {'p95':>7s} {'RMSE':>7s} "
-        f"{'<2 mm':>7s} {'<3 mm':>7s} {'<5 mm':>7s} {'<4 mm, 5°':>10s}"
-    )
-    groups = {"all": found["all"], **found["by_level"], **found["by_source"]}
+    published = [
+        f"published: {p['who']}, {p['what']} {p['mm']:.2f} mm" for p in summary["published"]
+    ]
+    floor = summary["label_floor_mm"]
+    known = f"the labels themselves are {floor:.2f} mm off" if floor is not None else ""
+    rows = []
+    groups = {"all": summary["all"], **summary["by_level"], **summary["by_source"]}
     for name, value in groups.items():
         if not value["count"]:
-            lines.append(f"{name:14s} {0:6d}")
+            rows.append([name, 0, *[""] * 8])
             continue
-        tre, hit = value["tre_mm"], value["success"]
-        lines.append(
-            f"{name[:14]:14s} {value['count']:6d} {tre['median']:8.2f} mm {tre['mean']:7.2f} "
-            f"{tre['p95']:7.2f} {value['rmse_mm']:7.2f} "
-            + " ".join(f"{hit[k]:7.1%}" for k in ("2mm", "3mm", "5mm"))
-            + f" {value['registered']:10.1%}"
-        )
-    if found["failed"]:
-        lines.append(f"{len(found['failed'])} cases could not be registered")
+        tre, success = value["tre_mm"], value["success"]
+        errors = [f"{v:.2f} mm" for v in (tre["median"], tre["mean"], tre["p95"], value["rmse_mm"])]
+        rates = (success["2mm"], success["3mm"], success["5mm"], value["registered"])
+        rows.append([name, value["count"], *errors, *(f"{rate:.1%}" for rate in rates)])
+    columns = ["e2r", "cases", "median TRE", "mean", "p95", "RMSE", "<2 mm", "<3 mm", "<5 mm"]
+    lines = [
+        *published,
+        f"label floor: {known or 'not known; give it with --label-floor'}",
+        text_table([*columns, "<4 mm, 5°"], rows),
+    ]
+    if summary["failed"]:
+        lines.append(f"{len(summary['failed'])} cases could not be registered")
     return "\n".join(lines)
 
 
-def report(found: dict[str, Any], done: Sequence[dict[str, Any]]) -> go.Figure:
-    """TRE of every case by level and by specimen, with the published figures and the floor."""
-    figure = make_subplots(1, 2, subplot_titles=("by level", "by specimen or sequence"))
-    rows = [row for fold in done for row in fold["rows"]]
-    for name in found["by_level"]:
-        errors = [row["by_level"][name]["tre_mm"] for row in rows if name in row["by_level"]]
-        figure.add_box(y=errors, name=name, line_color="#2e86ab", row=1, col=1)
-    for name in found["by_source"]:
-        errors = [row["tre_mm"] for row in rows if row["source"] == name]
-        figure.add_box(y=errors, name=name, line_color="#d1495b", row=1, col=2)
-    lines = [(f"{p['who']}: {p['what']}", p["mm"]) for p in found["published"]]
-    if found["label_floor_mm"] is not None:
-        lines.append(("label floor", found["label_floor_mm"]))
-    for text, mm in lines:
-        dash = "solid" if text == "label floor" else "dot"
-        figure.add_hline(y=mm, line_dash=dash, annotation_text=f"{text} {mm:.2f} mm")
-    figure.update_yaxes(type="log", title="TRE, mm")
-    figure.update_layout(template="plotly_white", showlegend=False, title=found["data_set"])
-    return figure
+def report_figure(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """TRE of every case by level and by specimen, with the published figures and the label floor.
+
+    Args:
+      summary: of :func:`summarise`.
+      results: of all folds.
+    """
+    rows = [row for result in results for row in result["rows"]]
+    panels = {
+        "by level": {
+            name: [row["by_level"][name]["tre_mm"] for row in rows if name in row["by_level"]]
+            for name in summary["by_level"]
+        },
+        "by specimen or sequence": {
+            name: [row["tre_mm"] for row in rows if row["source"] == name]
+            for name in summary["by_source"]
+        },
+    }
+    lines = {f"{p['who']}: {p['what']}": p["mm"] for p in summary["published"]}
+    if summary["label_floor_mm"] is not None:
+        lines["label floor"] = summary["label_floor_mm"]
+    return error_boxes(panels, lines, title=summary["data_set"], solid=frozenset({"label floor"}))
 
 
 def run(options: Protocol) -> int:
-    """Runs the protocol, as far as it has not been run already."""
+    """Runs what is left of the protocol, and writes its summary and report."""
     path, settings = options.output / "protocol.json", settings_of(options)
     options.output.mkdir(parents=True, exist_ok=True)
     check_settings(path, settings)
     try:
         about = convert(options)
     except (ValueError, OSError):
-        if not (options.output / "cases").exists():  # nothing came of it: try again otherwise
+        if not (options.output / "cases").exists():  # nothing was written: other settings may be
             path.unlink()
         raise
-    done = [run_fold(options, fold) for fold in folds(options, about["sources"])]
+    results = [run_fold(options, fold) for fold in folds(options, about["sources"])]
     floor = options.label_floor
-    if floor is None:
-        floor = SPINEDEPTH_FLOOR if options.data_set == "spinedepth" else about["label_rmse_mm"]
-    found = summary(options, done, floor)
-    _write(options.output / "summary.json", found)
-    page = report(found, done).to_html(include_plotlyjs=True)
+    if floor is None and options.data_set == "spinedepth":
+        floor = SPINEDEPTH_LABEL_FLOOR_MM
+    elif floor is None:
+        floor = about["label_rmse_mm"]
+    summary = summarise(options, results, floor)
+    _write(options.output / "summary.json", summary)
+    page = report_figure(summary, results).to_html(include_plotlyjs=True)
     (options.output / "report.html").write_text(page, encoding="utf-8")
-    print(table(found))
+    print(results_table(summary))
     print(f"{options.output / 'summary.json'}, report.html, folds/")
-    return 3 if found["failed"] else 0
+    return 3 if summary["failed"] else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs the protocol."""
-    options = tyro.cli(
-        Protocol, args=arguments, prog="python -m experiments.protocol", description=__doc__
+    prog = "python -m experiments.protocol"
+    return run_command(
+        lambda: run(parse_options(Protocol, arguments, prog=prog, description=__doc__))
     )
-    return run_command(lambda: run(options))
 
 
 if __name__ == "__main__":

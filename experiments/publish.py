@@ -1,8 +1,8 @@
-"""Give a trained network away: its parameters, settings and calibration, without the optimiser.
+"""Publishes a trained network: its parameters, settings and calibration, without the optimiser.
 
 Command:  python -m experiments.publish --checkpoint runs/base --output e2r/pretrained/base
 Time:     seconds
-Expect:   a folder of about 3 MB that every command takes as --checkpoint
+Expect:   a folder of about 3 MB, which every command takes as --checkpoint
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from e2r.cli.errors import run_command
+from e2r.cli.errors import parse_options, run_command
+from e2r.evaluation.calibration import load_calibration, save_calibration
 from e2r.training.trained_model import export_trained
 
 
 @dataclass(frozen=True)
-class Export:
-    """Give a trained network away."""
+class Publish:
+    """Publishes a trained network: its parameters, settings and calibration."""
 
     checkpoint: Path
     """output folder of experiments.train"""
@@ -27,20 +26,23 @@ class Export:
     """new folder"""
 
 
-def export(options: Export) -> int:
-    """Runs the export."""
+def publish(options: Publish) -> int:
+    """Writes the parameters, the settings and, where there is one, the calibration."""
     step = export_trained(options.checkpoint, options.output)
+    calibration = load_calibration(options.checkpoint)
+    if calibration is not None:
+        save_calibration(calibration, options.output)
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
     print(f"{options.output}: {step} steps, {size / 1e6:.1f} MB")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and exports."""
-    options = tyro.cli(
-        Export, args=arguments, prog="python -m experiments.publish", description=__doc__
+    """Parses the command line and publishes."""
+    prog = "python -m experiments.publish"
+    return run_command(
+        lambda: publish(parse_options(Publish, arguments, prog=prog, description=__doc__))
     )
-    return run_command(lambda: export(options))
 
 
 if __name__ == "__main__":

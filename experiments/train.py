@@ -2,11 +2,11 @@
 
 Command:  python -m experiments.train demo --output runs/demo
 Time:     about 11 minutes on two cores (scenes 100 s, steps 9 min)
-Expect:   then experiments.evaluate: median TRE 0.34 to 0.39 mm, with no start
+Expect:   then experiments.evaluate: median TRE 0.34 to 0.39 mm, with no initial pose
 
-Interrupted, the same command goes on from the last checkpoint, and ends with the same
-parameters, bit for bit, as a run that was never interrupted. It trains on all devices it finds,
-and with --coordinator on those of several processes; another number of them may go on with it.
+The same command resumes an interrupted run from its last checkpoint. It ends with the same
+parameters, bit for bit, as an uninterrupted run. Training uses all devices it finds, and with
+--coordinator those of several processes. A run may be resumed on another number of devices.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from e2r.cli.errors import run_command
 from e2r.config import NAMED_CONFIGS, TrainingConfig
 from e2r.runtime import sharding
 from e2r.runtime.provenance import versions
-from e2r.training import batches, checkpoints, examples, loop
+from e2r.training import batches, checkpoints, loop, sources
+from e2r.training.batches import Batches
 from e2r.training.metrics_log import read_log
-from e2r.training.trained_model import initial_parameters
+from e2r.training.trained_model import load_initial_params
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,25 @@ class Train:
     cases: Path | None = None
     """train on these case folders (with truth.json) instead of simulated scenes"""
     stream: bool = False
-    """with --cases: read them while training goes on, instead of holding all in memory"""
+    """with --cases: read the folders during training instead of holding all examples in memory"""
     workers: int = 0
-    """with --stream: processes that read; 0 for threads of this one"""
+    """with --stream: processes that read; 0 for threads of this process"""
     begin: Path | None = None
-    """output folder of a run, or of an exported one, whose parameters to begin with; fresh ones
-    without it"""
+    """output folder of a run, or of an exported model, whose parameters to begin with; random
+    parameters without it"""
     stop_after: int | None = None
     """stop, with a checkpoint, after this many steps in all"""
     probe_every: int = 0
-    """steps between probes of the gradient, whose figures go into metrics.jsonl; 0: none"""
+    """steps between probes of the gradient, whose figures go into metrics.jsonl; 0: no probes"""
     log_every: int = 10
     """steps between lines of metrics.jsonl, which hold means over them"""
     coordinator: str = ""
-    """to train in several processes: auto on a cluster that JAX recognises, or the first process's
+    """for several processes: auto on a cluster that JAX recognises, or the first process's
     host:port"""
     processes: int = 0
-    """with a host:port: how many processes there are"""
+    """with a host:port: number of processes"""
     process: int = 0
-    """with a host:port: which one this is, from 0"""
+    """with a host:port: number of this process, from 0"""
 
     def __post_init__(self) -> None:
         if self.probe_every < 0 or self.log_every < 1:
@@ -67,47 +68,52 @@ class Train:
 
 
 def train(options: Train) -> int:
-    """Runs the training."""
+    """Runs the training. All that can be refused is refused before scenes are made."""
     sharding.join_processes(options.coordinator, options.processes, options.process)
     config = options.config
-    sharding.make_mesh(config.optimisation.batch)  # all that can be refused, before scenes are made
-    begin = None if options.begin is None else initial_parameters(options.begin, config)
+    loop.make_training_mesh(config.optimisation)
+    initial_params = None
     source = "simulated" if options.cases is None else str(options.cases.resolve())
-    if begin is not None:
-        source += f", begun with the parameters {checkpoints.digest(begin)[:12]}"
-    done = loop.progress(config, options.output, source=source)
+    if options.begin is not None:
+        initial_params = load_initial_params(options.begin, config)
+        source += f", begun with the parameters {checkpoints.digest(initial_params)[:12]}"
+    done = loop.steps_done(config, options.output, source=source)
     end = config.optimisation.steps if options.stop_after is None else options.stop_after
     if done >= end:
-        _tell(options.output, done)
+        _report(options.output, done)
         return 0
-    if options.cases is not None and options.stream:
-        stream = batches.from_folder(config, options.cases, workers=options.workers)
-    elif options.cases is not None:
-        stream = batches.from_bank(config, examples.bank_from_folder(options.cases, config))
-    else:
-        stream = batches.from_bank(config, examples.simulated_bank(config))
+    inputs = loop.RunInputs(
+        config, _make_batches(options), source=source, initial_params=initial_params
+    )
+    log_options = loop.LogOptions(log_every=options.log_every)
+    if options.probe_every:
+        probe = training_probe.make_probe(config)
+        log_options = loop.LogOptions(options.log_every, probe, options.probe_every)
     if sharding.is_primary():
         print(f"{jax.device_count()} devices of {jax.process_count()} processes; {versions()}")
     try:
         state = loop.train(
-            config,
-            stream,
-            options.output,
-            stop_after=options.stop_after,
-            source=source,
-            begin=begin,
-            probe=training_probe.make_probe(config) if options.probe_every else None,
-            probe_every=options.probe_every,
-            log_every=options.log_every,
+            inputs, options.output, stop_after=options.stop_after, log_options=log_options
         )
     except loop.NotFiniteError as broken:
         raise FloatingPointError(f"{broken}; {nan_tracing.explain(config, broken)}") from None
-    _tell(options.output, int(state.step))
+    _report(options.output, int(state.step))
     return 0
 
 
-def _tell(output: Path, done: int) -> None:
-    """Says that a run is at its end."""
+def _make_batches(options: Train) -> Batches:
+    """The batches of a run: of simulated scenes, or of case folders in memory or on disk."""
+    config = options.config
+    if options.cases is None:
+        return batches.uniform_batches(config, sources.simulated(config))
+    if not options.stream:
+        return batches.uniform_batches(config, sources.from_folder(options.cases, config))
+    streamed = sources.streamed_folder(options.cases, config)
+    return batches.shuffled_batches(config, streamed, workers=options.workers)
+
+
+def _report(output: Path, done: int) -> None:
+    """Prints how far a run is and where it is."""
     if sharding.is_primary():
         lines = read_log(output)
         waited = f", {lines[-1]['waited']:.1%} of the time waiting for scenes" if lines else ""

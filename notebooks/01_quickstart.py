@@ -8,12 +8,13 @@
 # %% [markdown]
 # # From a scene to a pose, and to the gradient that teaches the mask
 #
-# A spine, a wound, a depth camera; which points of the picture should a registration use? This page
-# simulates one frame, registers it with every point and with the true bone, and then asks the
-# registration error itself which points it would rather have. That answer, and no label, is what
-# e2r's network learns from.
+# A depth camera sees a spine in an open wound. Which points of the frame should a registration use?
+# This page simulates one frame and registers it with all points and with the true bone. Then it
+# asks the registration error which points it rewards. e2r's network learns from that answer alone,
+# without any label.
 #
-# Open with jupytext (`jupytext --to notebook notebooks/01_quickstart.py`), or run as a script.
+# Open this page with jupytext (`jupytext --to notebook notebooks/01_quickstart.py`), or run it as a
+# script.
 
 # %%
 import jax
@@ -27,35 +28,37 @@ from e2r.geometry import poses, surfaces
 from e2r.networks.build import NetworkConfig
 from e2r.registration.schedule import Schedule, register_cloud
 from e2r.runtime.compile_cache import enable_cache
-from e2r.simulation import simulator
+from e2r.simulation import simulator, specimens
 from e2r.training import examples, losses
 from e2r.visualisation import figures as draw
+from e2r.visualisation.overlays import mask_overlay
 
-enable_cache()  # compiled once, for all notebooks
-figures = {}
+enable_cache()  # all notebooks share compiled programs
+plots = {}
 
 # %% [markdown]
 # ## A case
-# One specimen that does not exist, photographed once. The model (the "CT") has all five levels; the
-# wound exposes a few of them.
+# One procedural specimen and one frame of it. The model (the "CT") has all five levels. The wound
+# exposes a few of them.
 
 # %%
-specimen = simulator.procedural_specimen(jax.random.key(1), "quickstart")
+specimen = specimens.procedural_specimen(jax.random.key(1), "quickstart")
 settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
 (case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
-surface = surfaces.build(case.model, seed=0, nodes=surfaces.COARSE)
+surface = surfaces.build_surface(case.model, seed=0, nodes=surfaces.PROJECTION_NODES)
 print(f"{len(case.points)} points, {case.bone.mean():.0%} of them bone; exposed: {[*case.targets]}")
-figures["picture"] = go.Figure(go.Image(z=case.image.color)).update_layout(height=420)
-figures["picture"]
+plots["frame"] = go.Figure(go.Image(z=case.image.color)).update_layout(height=420)
+plots["frame"]
 
 # %% [markdown]
 # ## Register it
-# The start is 3 degrees and 3 mm off per axis. `weights` say how much each point counts.
+# The initial pose is wrong by 3 degrees and 3 mm per axis (standard deviation). The mask weights
+# say how much each point counts.
 
 # %%
-seen = sample_scene_points(case, NetworkConfig(points=2048), seed=0)
-cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = jnp.asarray(oracle_weights(case, seen.rows)[0])
+sample = sample_scene_points(case, NetworkConfig(points=2048), seed=0)
+cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), sample.cloud)
+bone = jnp.asarray(oracle_weights(case, sample.rows)[0])
 targets = examples.make_targets(case)
 truth = true_pose(case)
 middle = targets.goals[targets.valid].mean(0)
@@ -69,27 +72,27 @@ def error(weights):
     return losses.mean_target_error(result.pose, targets)
 
 
-print(f"start       {losses.mean_target_error(start, targets):6.2f} mm")
+print(f"initial     {losses.mean_target_error(start, targets):6.2f} mm")
 print(f"all points  {error(jnp.ones_like(bone)):6.2f} mm")
 print(f"true bone   {error(bone):6.2f} mm")
 
 # %% [markdown]
-# The scene, with the bone in red and the surfaces where the true bone puts them. Turn it; click on
-# a name to hide it.
+# The scene points, with the bone in red, and the surfaces as registered with the true bone. Turn
+# the plot with the mouse. Click on a name to hide it.
 
 # %%
 found = register_cloud(cloud, bone, surface, start, Schedule(steps=15))
-thin = {name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()}
-figures["registered"] = draw.scene_figure(
+thin = {name: draw.simplify_mesh(mesh, 2000) for name, mesh in case.model.items()}
+plots["registered"] = draw.scene_figure(
     cloud.points, cloud.colors, weights=bone, surfaces=thin, poses=found.pose
 )
-figures["registered"]
+plots["registered"]
 
 # %% [markdown]
 # ## Which points does the error reward?
-# The derivative of the TRE with respect to each weight, where all count half. Its sign says whether
-# more or less of a point would help this one pose; its size says how much the point matters at all.
-# It reaches points that are in and points that are out.
+# The derivative of the TRE with respect to each weight, where all weights are one half. Its sign
+# says whether a larger or a smaller weight would help this pose. Its size says how much the point
+# matters. Points inside and outside the mask both have a derivative.
 
 # %%
 gradient = np.abs(np.asarray(jax.grad(error)(jnp.full_like(bone, 0.5))))
@@ -97,14 +100,12 @@ on_bone = np.asarray(bone) > 0
 near = gradient > 0
 influence = gradient[on_bone & near].mean() / gradient[~on_bone & near].mean()
 print(f"a bone point matters {influence:.1f} times as much as another one")
-figures["influence"] = draw.scene_figure(
-    cloud.points, cloud.colors, error=gradient / gradient.max()
-)
-figures["influence"]
+plots["influence"] = draw.scene_figure(cloud.points, cloud.colors, error=gradient / gradient.max())
+plots["influence"]
 
 # %% [markdown]
 # ## Learn from it
-# A mask of free logits, one a point, improved by nothing but that gradient.
+# A mask with one free logit for each point. Only that gradient improves it.
 
 # %%
 update = jax.jit(jax.value_and_grad(lambda logits: error(jax.nn.sigmoid(logits))))
@@ -118,21 +119,22 @@ for step in range(40):
         print(f"step {step:2d}: TRE {value:5.2f} mm")
 raised = np.asarray(logits) > 0.3
 share = on_bone[raised].mean()
-print(f"{raised.sum()} points raised; bone is {share:.0%} of them, and {on_bone.mean():.0%} of all")
-figures["learning"] = go.Figure(go.Scatter(y=errors)).update_layout(
+print(f"{raised.sum()} points have a raised logit; {share:.0%} of them are bone")
+print(f"of all points {on_bone.mean():.0%} are bone")
+plots["learning"] = go.Figure(go.Scatter(y=errors)).update_layout(
     template="plotly_white", height=320, xaxis_title="step", yaxis_title="TRE, mm"
 )
-figures["learning"]
+plots["learning"]
 
 # %%
 weights = np.asarray(jax.nn.sigmoid(logits))
 lifted = np.clip(2.0 * weights - 1.0, 0.0, 1.0) / (2.0 * weights - 1.0).max()
-figures["mask"] = go.Figure(go.Image(z=draw.overlay(case, lifted, seen.rows[0])))
-figures["mask"].update_layout(height=420)
-figures["mask"]
+plots["mask"] = go.Figure(go.Image(z=mask_overlay(case, lifted, sample.rows[0])))
+plots["mask"].update_layout(height=420)
+plots["mask"]
 
 # %% [markdown]
 # ## Your turn
-# Start farther off (`degrees=8.0`), let the robust scale begin at 16 mm
-# (`pipeline.Schedule(steps=15, first_scale=16.0)`), or take `step="point_to_point"`. Which of them
-# still learns bone?
+# Begin with a worse initial pose (`degrees=8.0`). Let the robust scale begin at 16 mm
+# (`Schedule(steps=15, first_scale_mm=16.0)`). Or use `step="point_to_point"`. Which of them still
+# learns bone?

@@ -8,13 +8,12 @@
 # %% [markdown]
 # # Which step carries the gradient?
 #
-# An unrolled registration is a deep network without parameters: K steps, one after the other, each
-# of which uses the mask's weights. The error at its end is differentiated through all of them. Does
-# the gradient really come through all of them? That depends on what a step remembers of the one
-# before.
+# An unrolled registration is a deep network without parameters: K steps in a row, and each uses the
+# mask weights. The error at the end is differentiated through all steps. Does each step really pass
+# the gradient on? That depends on what a step keeps of the pose before it.
 #
-# The probe gives every step its own copy of the weights. The gradient with respect to copy k is
-# what step k contributes, and their sum is the whole gradient.
+# `gradient_by_step` gives every step its own copy of the weights. The gradient with respect to copy
+# k is the contribution of step k. The sum of the contributions is the whole gradient.
 
 # %%
 import os
@@ -35,51 +34,55 @@ from e2r.networks.build import NetworkConfig
 from e2r.registration import iterate, steps
 from e2r.registration.schedule import Schedule, apply_mask
 from e2r.runtime.compile_cache import enable_cache
-from e2r.simulation import simulator
+from e2r.simulation import simulator, specimens
 from e2r.training import examples, losses
 from e2r.visualisation import figures as draw
+from e2r.visualisation.plots import heat_maps
 
-SMALL = bool(os.environ.get("E2R_SMALL"))  # a minute less, pictures less fine
-enable_cache()  # compiled once, for all notebooks
-figures = {}
+SMALL = bool(os.environ.get("E2R_SMALL"))  # quicker, with coarser plots
+enable_cache()  # all notebooks share compiled programs
+plots = {}
 
 # %% [markdown]
 # ## A scene
-# One simulated frame; of a real spine where its surfaces lie beside the project, else of one that
-# does not exist. The mask is a good one, not a perfect one: bone weighs 0.9, everything else 0.05.
+# One simulated frame. It shows a real spine if its surfaces lie beside the project, or else a
+# procedural one. The mask is good but not perfect: bone weighs 0.9, everything else 0.05.
 
 # %%
 folders = [Path(up) / "shared/data/anatomy/lumbar_mean" for up in ("..", "../..")]
 real = [folder for folder in folders if folder.is_dir() and not SMALL]
 if real:
-    specimen = simulator.specimen_from_surfaces(meshes.read_meshes(real[0]), "lumbar_mean")
+    specimen = specimens.specimen_from_surfaces(meshes.read_meshes(real[0]), "lumbar_mean")
 else:
-    specimen = simulator.procedural_specimen(jax.random.key(1), "paths")
+    specimen = specimens.procedural_specimen(jax.random.key(1), "paths")
 settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
 (case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
-surface = surfaces.build(case.model, seed=0, nodes=2**15 if SMALL else surfaces.COARSE)
+surface = surfaces.build_surface(
+    case.model, seed=0, nodes=2**15 if SMALL else surfaces.PROJECTION_NODES
+)
 surface = jax.tree.map(jnp.asarray, surface)
-seen = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
-cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = jnp.asarray(oracle_weights(case, seen.rows)[0])
+sample = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
+cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), sample.cloud)
+bone = jnp.asarray(oracle_weights(case, sample.rows)[0])
 scene = apply_mask(cloud, 0.05 + 0.85 * bone)
 targets = examples.make_targets(case)
 truth = true_pose(case)
 middle = targets.goals[targets.valid].mean(0)
 start = poses.perturb(jax.random.key(5), truth, middle, degrees=2.0, mm=2.0)
 off = losses.mean_target_error(start, targets)
-print(f"{specimen.name}: {len(case.points)} points; the start is {off:.2f} mm off")
+print(f"{specimen.name}: {len(case.points)} points; the initial pose is {off:.2f} mm off")
 
 # %% [markdown]
 # ## Five ways to take a step
-# All with Welsch's kernel, annealed, its robust weights **detached**, as everywhere in e2r.
+# All use Welsch's kernel with an annealed scale. Their robust weights are **detached**, as
+# everywhere in e2r.
 #
-# - *points, hard matches*: point-to-point ICP, each point matched with the centre of a triangle.
-# - *points, projected*: the same, matched with the nearest point **on** the surface.
+# - *points, hard matches*: point-to-point ICP. Each point is matched with the centre of a triangle.
+# - *points, projected*: the same, but matched with the nearest point **on** the surface.
 # - *planes, hard matches* and *planes, projected*: point-to-plane.
-# - *symmetric*: what e2r evaluates with.
+# - *symmetric*: the step that e2r uses in evaluations.
 #
-# The damping prior is off, since its virtual points remember the pose before, a little.
+# The damping prior is off, because its virtual points keep a little of the pose before.
 
 # %%
 K = 8 if SMALL else 12
@@ -97,26 +100,28 @@ if SMALL:
 error = gradient_paths.final_error(targets)
 found = {}
 for name, step in ways.items():
-    probe = jax.jit(
+    by_step = jax.jit(
         partial(
-            gradient_paths.gradient_by_step, error, scales=scales, step=partial(step, prior=0.0)
+            gradient_paths.gradient_by_step,
+            scales=scales,
+            step=partial(step, prior=0.0),
+            error=error,
         )
     )
-    found[name] = jax.tree.map(np.asarray, probe(scene, surface, start))
+    found[name] = jax.tree.map(np.asarray, by_step(scene, surface, start))
 
 # %% [markdown]
-# ## Who carries it
-# The size of each step's contribution, as a share of the last step's; the axis is logarithmic.
+# ## Which step contributes
+# The size of each step's contribution, relative to the last step. The axis is logarithmic.
 #
-# **Hard-match point-to-point is nothing but rounding until the last step.** Between two changes of
-# the matches, Procrustes does not care where it began: move the start a little, and the same points
-# are matched with the same triangles, and end in the same pose. So the pose after step k has no
-# derivative with respect to the pose before it, and K unrolled steps teach what one teaches. (The
-# *value* at the end comes from all steps; only the derivative is blind.)
+# **With hard point-to-point matches, only the last step contributes. The rest is rounding.** Move
+# the initial pose a little: the same points match the same triangles, and Procrustes finds the same
+# pose. So the pose after a step has no derivative with respect to the pose before it. K unrolled
+# steps teach no more than one step. (All steps still determine the *value* at the end.)
 #
-# A tangent plane lets a point slide: where it slides to depends on the pose, and the gradient goes
-# on to the steps before, a few per cent of it each time, for a step that converges fast forgets
-# fast. Projected matches slide, too, whatever the step.
+# A tangent plane lets a point slide, and where it slides to depends on the pose. So the gradient
+# goes on to earlier steps. Each earlier step keeps a few per cent of it, because a step that
+# converges fast forgets fast. Projected matches slide with every kind of step.
 
 # %%
 shares = {name: one.share_norms / one.share_norms[-1] for name, one in found.items()}
@@ -126,8 +131,8 @@ for name, share in shares.items():
     figure.add_scatter(x=np.arange(1, K + 1), y=shown, name=name, mode="lines+markers")
 figure.update_xaxes(title="unrolled step", dtick=1)
 figure.update_yaxes(title="gradient by this step, last step = 1", type="log", exponentformat="e")
-figures["shares"] = figure.update_layout(template="plotly_white", height=380)
-figures["shares"]
+plots["shares"] = figure.update_layout(template="plotly_white", height=380)
+plots["shares"]
 
 # %%
 for name, share in shares.items():
@@ -135,8 +140,8 @@ for name, share in shares.items():
 
 # %% [markdown]
 # ## How many steps must be differentiated?
-# The cosine of the truncated gradient with the whole one. Where it is near 1 after a few steps, the
-# mode `last` is as good a teacher as `unrolled`, and needs the memory of those few.
+# The cosine between the truncated and the whole gradient. Where it is near 1 after a few steps, the
+# mode `last` teaches as well as `unrolled`, and it stores only those few steps.
 
 # %%
 figure = go.Figure()
@@ -146,20 +151,19 @@ for name, one in found.items():
     )
 figure.update_xaxes(title="steps differentiated, from the end", dtick=1)
 figure.update_yaxes(title="cosine with the whole gradient")
-figures["truncated"] = figure.update_layout(template="plotly_white", height=380)
-figures["truncated"]
+plots["truncated"] = figure.update_layout(template="plotly_white", height=380)
+plots["truncated"]
 
 # %% [markdown]
 # ## Four modes, side by side
-# `unrolled`, `last`, `one_step` and `implicit` (the derivative of the fixed point): same
-# registration, same pose, four gradients.
+# `unrolled`, `last`, `one_step` and `implicit` (the derivative of the fixed point). The
+# registration and its pose are the same; the four gradients differ.
 
 # %%
 name = [*ways][-1]
-modes = jax.jit(partial(gradient_paths.gradient_by_mode, error, scales=scales, step=ways[name]))(
-    scene, surface, start, found=found[name]
-)
-figures["modes"] = draw.heat_maps(
+by_mode = partial(gradient_paths.gradient_by_mode, scales=scales, step=ways[name], error=error)
+modes = jax.jit(by_mode)(scene, surface, start, by_step=found[name])
+plots["modes"] = heat_maps(
     {name: modes.comparison.cosines},
     iterate.GRADIENT_MODES,
     iterate.GRADIENT_MODES,
@@ -168,43 +172,43 @@ figures["modes"] = draw.heat_maps(
     unit="cosine",
     limits=(-1.0, 1.0),
 )
-figures["modes"]
+plots["modes"]
 
 # %% [markdown]
-# ## Where the gradient is, and how firm the ground is
-# The points coloured by the size of their gradient, with the true surfaces; and along the
-# trajectory the Procrustes gap and the effective number of points.
+# ## Which points have the gradient, and how well is each step determined?
+# First the points, coloured by the size of their gradient, with the surfaces at their true pose.
+# Then the conditioning of each step: the Procrustes gap and the effective number of points.
 
 # %%
 size = np.abs(found[name].truncated[0])
-figures["scene"] = draw.scene_figure(
+plots["scene"] = draw.scene_figure(
     cloud.points,
     cloud.colors,
     weights=bone,
     error=size / size.max(),
-    surfaces={name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()},
+    surfaces={name: draw.simplify_mesh(mesh, 2000) for name, mesh in case.model.items()},
     poses=truth,
 )
-figures["scene"]
+plots["scene"]
 
 # %%
 schedule = Schedule(step="point_to_plane", steps=K, first_scale_mm=8.0, last_scale_mm=2.0)
 track = jax.jit(partial(conditioning.along_trajectory, schedule=schedule))(scene, surface, start)
 figure = go.Figure()
 for title, values in {
-    "effective number of points": track.effective,
+    "effective number of points": track.effective_points,
     "condition": track.condition,
     "gap x 1000": 1e3 * track.gap,
 }.items():
     figure.add_scatter(x=np.arange(1, K + 1), y=np.asarray(values), name=title)
 figure.update_xaxes(title="unrolled step", dtick=1)
 figure.update_yaxes(type="log")
-figures["conditioning"] = figure.update_layout(template="plotly_white", height=320)
-figures["conditioning"]
+plots["conditioning"] = figure.update_layout(template="plotly_white", height=320)
+plots["conditioning"]
 
 # %% [markdown]
 # ## Your turn
-# Put the prior back (`prior=1.0`): how much does it leak to the steps before? Take
-# `correspondences.soft`. Give `paths.by_step` another error: `lambda track:
-# losses.trajectory_loss(track, targets, knee=1.0)` judges every step, as training does, and then
-# even hard matches learn from all of them. Why?
+# Turn the prior on (`prior=1.0`): how much of the gradient does it pass to earlier steps? Use
+# `correspondences.soft`. Give `gradient_by_step` another error: `lambda trajectory:
+# losses.trajectory_loss(trajectory, targets, error_scale_mm=1.0)` judges every step, as training
+# does. Then even hard matches learn from all steps. Why?

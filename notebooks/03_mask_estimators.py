@@ -8,9 +8,9 @@
 # %% [markdown]
 # # How wrong is straight-through?
 #
-# A mask that keeps or drops each point has no derivative. Every estimator pretends one, and each
-# pretends in its own way: some are biased, some noisy, some both. For a dozen points the truth can
-# be had: go through all 2^n masks, register with each, and add up. Then nobody needs to argue.
+# A mask that keeps or drops each point has no derivative. Every estimator substitutes one: some are
+# biased, some are noisy, some are both. For a dozen points the true gradient can be computed:
+# register with each of the 2^n masks, and add up. This page compares the estimators with it.
 
 # %%
 import os
@@ -29,30 +29,33 @@ from e2r.networks import mask_estimators
 from e2r.networks.build import NetworkConfig
 from e2r.registration.schedule import Schedule, register_cloud
 from e2r.runtime.compile_cache import enable_cache
-from e2r.simulation import simulator
+from e2r.simulation import simulator, specimens
 from e2r.training import examples, losses
 from e2r.types import Cloud
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
 POINTS = 6 if SMALL else 12
 DRAWS = 100 if SMALL else 2000
-enable_cache()  # compiled once, for all notebooks
-figures = {}
+enable_cache()  # all notebooks share compiled programs
+plots = {}
 
 # %% [markdown]
 # ## A dozen points
-# Two of three on bone, the others on the tissue around it; 0.3 to 0.9 is the chance that they are
-# kept. The loss is the one of training: the pose error along an unrolled registration.
+# Two of three points lie on bone, the others on the tissue around it. The mask keeps each with a
+# probability between 0.3 and 0.9. The loss is that of training: the pose error along an unrolled
+# registration.
 
 # %%
-specimen = simulator.procedural_specimen(jax.random.key(1), "estimators")
+specimen = specimens.procedural_specimen(jax.random.key(1), "estimators")
 settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
 (case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
-surface = surfaces.build(case.model, seed=0, nodes=2**15 if SMALL else surfaces.COARSE)
+surface = surfaces.build_surface(
+    case.model, seed=0, nodes=2**15 if SMALL else surfaces.PROJECTION_NODES
+)
 surface = jax.tree.map(jnp.asarray, surface)
-seen = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
-cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = oracle_weights(case, seen.rows)[0] > 0
+sample = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
+cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), sample.cloud)
+bone = oracle_weights(case, sample.rows)[0] > 0
 targets = examples.make_targets(case)
 truth = true_pose(case)
 middle = targets.goals[targets.valid].mean(0)
@@ -61,7 +64,7 @@ schedule = Schedule(step="point_to_plane", steps=4, first_scale_mm=8.0, last_sca
 
 
 def loss(cloud: Cloud, weights):
-    """What training minimises, for one start."""
+    """The loss of training, for one initial pose."""
     track = register_cloud(cloud, weights, surface, start, schedule).trajectory
     return losses.trajectory_loss(track, targets, error_scale_mm=1.0)
 
@@ -76,8 +79,8 @@ logits = jnp.linspace(-0.8, 2.2, POINTS)[::-1]
 
 # %% [markdown]
 # ## The truth
-# 2^n registrations, and the exact gradient of the expected loss. A positive entry: keeping this
-# point makes it worse.
+# 2^n registrations give the exact gradient of the expected loss. A positive entry means that
+# keeping this point increases the loss.
 
 # %%
 exact = jax.jit(partial(estimator_bias.enumerate_masks, partial(loss, few)))(logits)
@@ -87,19 +90,24 @@ for row, slope in zip(rows, exact.gradient, strict=True):
 
 # %% [markdown]
 # ## Six estimators
-# *bias*: how far the mean gradient is from the exact one; *deviation*: how far a single draw is
-# from the mean; both relative to the size of the exact gradient. *one draw*: the mean cosine
-# between a single draw and the truth, which is what a training step follows.
+# - *bias*: distance of the mean gradient from the exact one.
+# - *deviation*: distance of one draw from the mean. Both are relative to the size of the exact
+#   gradient.
+# - *one draw*: mean cosine between one draw and the exact gradient. A training step follows one
+#   draw.
 
 
 # %%
 @jax.jit
 def judged(index, temperature):
-    estimator = estimator_bias.estimator_by_index(
-        index, temperature
-    )  # so that one program serves them all
     drawn = estimator_bias.draw_gradients(
-        jax.random.key(7), partial(loss, few), logits, np.arange(POINTS), estimator, draws=DRAWS
+        jax.random.key(7),
+        partial(loss, few),
+        logits,
+        rows=np.arange(POINTS),
+        # By index, so that one compiled program serves all estimators.
+        estimator=estimator_bias.estimator_by_index(index, temperature),
+        draws=DRAWS,
     )
     return estimator_bias.estimator_quality(drawn, exact)
 
@@ -108,21 +116,25 @@ found = {name: judged(jnp.int32(i), 1.0) for i, name in enumerate(mask_estimator
 print(f"{'':26s} bias  deviation  cosine  one draw  loss off by")
 for name, q in found.items():
     print(
-        f"{name:25s} {q.bias:5.2f}  {q.deviation:9.2f}  {q.cosine:6.2f}  {q.single:8.2f}"
+        f"{name:25s} {q.bias:5.2f}  {q.deviation:9.2f}  {q.cosine:6.2f}  {q.draw_cosine:8.2f}"
         f"  {q.loss_bias:+.3f}"
     )
 figure = go.Figure()
-for field, title in (("bias", "bias"), ("deviation", "deviation"), ("single", "cosine, one draw")):
+for field, title in (
+    ("bias", "bias"),
+    ("deviation", "deviation"),
+    ("draw_cosine", "cosine, one draw"),
+):
     values = [float(getattr(q, field)) for q in found.values()]
     figure.add_bar(x=[*found], y=values, name=title)
-figures["estimators"] = figure.update_layout(template="plotly_white", height=380, barmode="group")
-figures["estimators"]
+plots["estimators"] = figure.update_layout(template="plotly_white", height=380, barmode="group")
+plots["estimators"]
 
 # %% [markdown]
 # ## Bias against noise: the temperature
-# A cold relaxation pretends little and shakes much; a hot one is calm and wrong. Along the curve of
-# `gumbel_straight_through` lies every compromise there is, and `gumbel_rao` is the same bias with
-# less noise.
+# A cold relaxation has little bias and much noise. A hot one has little noise and much bias. The
+# curve of `gumbel_straight_through` shows its compromises. `gumbel_rao` has the same bias and less
+# noise.
 
 # %%
 temperatures = np.geomspace(0.25, 4.0, 4 if SMALL else 9)
@@ -140,20 +152,20 @@ for name in ("gumbel_straight_through", "gumbel_rao"):
     )
 figure.update_xaxes(title="bias", rangemode="tozero")
 figure.update_yaxes(title="deviation of one draw", type="log")
-figures["temperature"] = figure.update_layout(template="plotly_white", height=400)
-figures["temperature"]
+plots["temperature"] = figure.update_layout(template="plotly_white", height=400)
+plots["temperature"]
 
 # %% [markdown]
 # ## And on a whole frame?
-# No one goes through 2^2048 masks. For a drawn mask, flip one point and register again: the mean
-# difference, over many masks, is the exact gradient of that point, with a standard error. A few
-# points near the bone, all estimators:
+# The 2^2048 masks of a frame cannot be enumerated. Instead, flip one point of a random mask and
+# register again. The mean difference over many masks estimates the gradient of that point without
+# bias, and with a known standard error. Here are a few points near the bone, and all estimators.
 
 # %%
 every = jnp.where(jnp.asarray(bone), 1.5, -1.5)
 picked = np.concatenate([on[:4], off[:4]]) if SMALL else np.concatenate([on[:24:2], off[:24:2]])
 many = 16 if SMALL else 64
-reference = jax.jit(partial(estimator_bias.many_masks, loss=partial(loss, cloud), draws=many))(
+reference = jax.jit(partial(estimator_bias.sample_masks, loss=partial(loss, cloud), draws=many))(
     jax.random.key(9), logits=every, rows=picked
 )
 figure = go.Figure()
@@ -162,7 +174,7 @@ figure.add_scatter(
     y=np.asarray(reference.gradient),
     name="many masks",
     mode="markers",
-    error_y={"array": 2.0 * np.asarray(reference.error)},
+    error_y={"array": 2.0 * np.asarray(reference.standard_error)},
     marker={"size": 9, "color": "#222"},
 )
 
@@ -171,23 +183,32 @@ figure.add_scatter(
 def drawn_by(index):
     estimator = estimator_bias.estimator_by_index(index)
     return estimator_bias.draw_gradients(
-        jax.random.key(10), partial(loss, cloud), every, picked, estimator, draws=many
+        jax.random.key(10),
+        partial(loss, cloud),
+        every,
+        rows=picked,
+        estimator=estimator,
+        draws=many,
     )
 
 
 for i, name in enumerate(mask_estimators.ESTIMATORS):
     drawn = drawn_by(jnp.int32(i))
     q = estimator_bias.estimator_quality(drawn, reference)
-    print(f"{name:25s} bias {q.bias:5.2f}  deviation {q.deviation:6.2f}  one draw {q.single:5.2f}")
+    print(
+        f"{name:25s} bias {q.bias:5.2f}  deviation {q.deviation:6.2f}"
+        f"  one draw {q.draw_cosine:5.2f}"
+    )
     mean = np.asarray(drawn.gradients.mean(0))
     figure.add_scatter(x=np.arange(len(picked)), y=mean, name=name, mode="lines")
 figure.update_xaxes(title=f"point: the first {len(picked) // 2} on bone")
 figure.update_yaxes(title="d expected loss / d logit")
-figures["frame"] = figure.update_layout(template="plotly_white", height=380)
-figures["frame"]
+plots["frame"] = figure.update_layout(template="plotly_white", height=380)
+plots["frame"]
 
 # %% [markdown]
 # ## Your turn
-# Write an estimator, `(key, logits) -> weights`, and put it into `judged`. REINFORCE is one line
-# away: its "gradient" is `loss(mask) * (mask - keep)`; how many draws does it need to be as good as
-# one of straight-through? Or start farther off (`degrees=4.0, mm=4.0`): which estimator suffers?
+# Write an estimator, `(key, logits) -> weights`, and put it into `judged`. REINFORCE is one line:
+# its "gradient" is `loss(mask) * (mask - keep)`. How many draws does it need to equal one draw of
+# straight-through? Or begin with a worse initial pose (`degrees=4.0, mm=4.0`): which estimator
+# suffers most?

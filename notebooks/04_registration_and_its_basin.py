@@ -6,11 +6,11 @@
 # ---
 
 # %% [markdown]
-# # A registration, and from how far off it comes home
+# # A registration and its basin of convergence
 #
-# Given the bone, a registration is nearly exact, if it starts near enough. How near is near enough,
-# and what does it fall into otherwise? A spine answers in its own way: every vertebra resembles the
-# next one.
+# With the true bone, a registration that begins near enough is nearly exact. How near is near
+# enough? And where does it end otherwise? A spine is special here, because every vertebra resembles
+# the next.
 
 # %%
 import os
@@ -30,41 +30,44 @@ from e2r.networks.build import NetworkConfig
 from e2r.registration import kernels, steps
 from e2r.registration.schedule import Schedule, apply_mask, run_schedule
 from e2r.runtime.compile_cache import enable_cache
-from e2r.simulation import simulator
+from e2r.simulation import simulator, specimens
 from e2r.training import examples, losses
 from e2r.visualisation import figures as draw
+from e2r.visualisation.plots import heat_maps
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
-enable_cache()  # compiled once, for all notebooks
-figures = {}
+enable_cache()  # all notebooks share compiled programs
+plots = {}
 
 # %% [markdown]
 # ## A scene, and the bone in it
 
 # %%
-specimen = simulator.procedural_specimen(jax.random.key(1), "basin")
+specimen = specimens.procedural_specimen(jax.random.key(1), "basin")
 settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
 (case,) = simulator.simulate_frames(jax.random.key(2), specimen, settings, count=1)
-surface = surfaces.build(case.model, seed=0, nodes=2**15 if SMALL else surfaces.COARSE)
+surface = surfaces.build_surface(
+    case.model, seed=0, nodes=2**15 if SMALL else surfaces.PROJECTION_NODES
+)
 surface = jax.tree.map(jnp.asarray, surface)
-seen = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
-cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), seen.cloud)
-bone = jnp.asarray(oracle_weights(case, seen.rows)[0])
+sample = sample_scene_points(case, NetworkConfig(points=512 if SMALL else 2048), seed=0)
+cloud = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), sample.cloud)
+bone = jnp.asarray(oracle_weights(case, sample.rows)[0])
 scene = apply_mask(cloud, bone)
 targets = examples.make_targets(case)
 truth = jax.tree.map(jnp.asarray, true_pose(case))
 centre = poses.apply_inverse(truth, jnp.asarray(targets.goals[targets.valid].mean(0)))
-thin = {name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()}
-figures["scene"] = draw.scene_figure(
+thin = {name: draw.simplify_mesh(mesh, 2000) for name, mesh in case.model.items()}
+plots["scene"] = draw.scene_figure(
     cloud.points, cloud.colors, weights=bone, surfaces=thin, poses=truth
 )
-figures["scene"]
+plots["scene"]
 
 # %% [markdown]
 # ## One registration, step by step
-# Twenty symmetric steps from 10 mm up the spine, the robust scale annealed from 8 mm to 1 mm. The
-# probe says how well each step is determined: `freedom` is the number of directions that the
-# evidence, and not the damping, decides; at 6 all are.
+# Twenty symmetric steps begin 10 mm up the spine. The robust scale falls from 8 mm to 1 mm. The
+# effective degrees of freedom (dof) count the directions that the points determine, rather than the
+# damping. At 6, the points determine all of them.
 
 # %%
 axes = surface.canonical_from_model.rotation  # rows: to the left, posterior, cranial
@@ -86,21 +89,21 @@ figure = go.Figure()
 for name, values in {
     "TRE, mm": tre,
     "residual, mm": track.residual,
-    "freedom": track.effective_dof,
-    "step, mm": track.moved,
+    "effective dof": track.effective_dof,
+    "motion, mm": track.motion,
 }.items():
     figure.add_scatter(x=np.arange(1, len(tre) + 1), y=np.asarray(values), name=name)
 figure.update_xaxes(title="step")
 figure.update_yaxes(type="log")
-figures["steps"] = figure.update_layout(template="plotly_white", height=360)
-figures["steps"]
+plots["steps"] = figure.update_layout(template="plotly_white", height=360)
+plots["steps"]
 
 # %% [markdown]
-# ## What it falls into
-# Along the spine, with everything else right: how much of the bone lies on the model (the evidence,
-# to be made large), at three robust scales. A wide scale sees one broad hill and no detail; a
-# narrow one sees the truth as a needle, and a smaller hill one vertebra up and one down. Annealing
-# walks from the first to the last.
+# ## Local minima
+# The model is shifted along the spine, and everything else is right. The plot shows the share of
+# the bone that is off the model, at three robust scales. A wide scale has one broad valley without
+# detail. A narrow scale has a sharp valley at the truth, and shallower ones a vertebra up and down.
+# Annealing leads from the wide scale to the narrow one.
 
 # %%
 shifts = np.linspace(-50.0, 50.0, 41 if SMALL else 161).astype(np.float32)
@@ -117,10 +120,9 @@ def missing(scale, pose):
 
 @jax.jit
 def valley(scale):
-    cut = loss_landscape.of_poses(partial(missing, scale), truth, centre)
-    return loss_landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(shifts), jnp.zeros(1))[
-        :, 0
-    ]
+    loss = loss_landscape.loss_of_twist(partial(missing, scale), truth, centre)
+    offsets = (jnp.asarray(shifts), jnp.zeros(1))
+    return loss_landscape.plane(loss, jnp.zeros(6), directions=(up, lean), offsets=offsets)[:, 0]
 
 
 figure = go.Figure()
@@ -128,15 +130,15 @@ for scale in (8.0, 3.0, 1.0):
     figure.add_scatter(x=shifts, y=np.asarray(valley(scale)), name=f"scale {scale:g} mm")
 figure.update_xaxes(title="shift along the spine, mm")
 figure.update_yaxes(title="share of the bone off the model")
-figures["valleys"] = figure.update_layout(template="plotly_white", height=380)
-figures["valleys"]
+plots["valleys"] = figure.update_layout(template="plotly_white", height=380)
+plots["valleys"]
 
 # %% [markdown]
 # ## The basin
-# TRE after the registration, over where it started: shifted along the spine, and leant forward or
-# back. Blue comes home. The dark stripe ends well before half a vertebra; beyond it, the
-# registration is content one level off. That is why e2r searches before it registers, and why the
-# mask is taught from starts within the basin.
+# The TRE after the registration, by initial pose: shifted along the spine, and leant forward or
+# back. Blue poses converge to the truth. The dark stripe ends well before half a vertebra. Beyond
+# it, the registration ends one level off. So e2r searches before it registers, and the mask learns
+# from initial poses within the basin.
 
 # %%
 count = 5 if SMALL else 13
@@ -151,14 +153,13 @@ for step in every[2:] if SMALL else every:
         found = run_schedule(scene, surface, pose, how)
         return losses.mean_target_error(found.pose, targets)
 
-    maps[step] = np.asarray(
-        jax.jit(partial(loss_landscape.plane, loss_landscape.of_poses(ends, truth, centre)))(
-            jnp.zeros(6), lean, up, steps.LEVER * jnp.deg2rad(angles), jnp.asarray(side)
-        )
-    )
+    loss = loss_landscape.loss_of_twist(ends, truth, centre)
+    plane = jax.jit(partial(loss_landscape.plane, loss))
+    offsets = (steps.LEVER * jnp.deg2rad(angles), jnp.asarray(side))
+    maps[step] = np.asarray(plane(jnp.zeros(6), directions=(lean, up), offsets=offsets))
 for step, values in maps.items():
-    print(f"{step:15s} {np.mean(values < 2.0):4.0%} of these starts end below 2 mm")
-figures["basin"] = draw.heat_maps(
+    print(f"{step:15s} {np.mean(values < 2.0):4.0%} of these initial poses end below 2 mm")
+plots["basin"] = heat_maps(
     maps,
     side.round().tolist(),
     angles.round().tolist(),
@@ -167,11 +168,11 @@ figures["basin"] = draw.heat_maps(
     unit="mm",
     limits=(0.0, 20.0),
 )
-figures["basin"]
+plots["basin"]
 
 # %% [markdown]
 # ## And with a worse mask?
-# The same cut through the basin, with more and more tissue in the mask.
+# The same line along the spine, with more and more tissue in the mask.
 
 # %%
 begins = shifts[:: 4 if SMALL else 2]
@@ -184,23 +185,23 @@ def along_the_spine(weights):
         found = run_schedule(dirty, surface, pose, schedule)
         return losses.mean_target_error(found.pose, targets)
 
-    cut = loss_landscape.of_poses(ends, truth, centre)
-    return loss_landscape.plane(cut, jnp.zeros(6), up, lean, jnp.asarray(begins), jnp.zeros(1))[
-        :, 0
-    ]
+    loss = loss_landscape.loss_of_twist(ends, truth, centre)
+    offsets = (jnp.asarray(begins), jnp.zeros(1))
+    return loss_landscape.plane(loss, jnp.zeros(6), directions=(up, lean), offsets=offsets)[:, 0]
 
 
 figure = go.Figure()
 for tissue in (0.0, 0.1, 0.5):
     values = np.asarray(along_the_spine(jnp.maximum(bone, tissue)))
     figure.add_scatter(x=begins, y=values, name=f"tissue at {tissue:.0%}")
-figure.update_xaxes(title="start, mm along the spine")
+figure.update_xaxes(title="initial shift along the spine, mm")
 figure.update_yaxes(title="TRE after the registration, mm")
-figures["tissue"] = figure.update_layout(template="plotly_white", height=360)
-figures["tissue"]
+plots["tissue"] = figure.update_layout(template="plotly_white", height=360)
+plots["tissue"]
 
 # %% [markdown]
 # ## Your turn
-# Begin at 16 mm (`first_scale=16.0`): does the stripe widen? Try `kernel="tukey"` or `"huber"`.
-# Replace `lean` by a turn about the cranial axis (`axes[2]` in its first three entries). Show fewer
-# levels: weigh the bone of one vertebra only. Which direction opens first?
+# Let the robust scale begin at 16 mm (`first_scale_mm=16.0`): does the stripe widen? Try
+# `kernel="tukey"` or `"huber"`. Replace `lean` by a turn about the cranial axis (`axes[2]` in its
+# first three entries). Or give weight to the bone of one vertebra only: which direction is lost
+# first?

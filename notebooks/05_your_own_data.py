@@ -8,9 +8,9 @@
 # %% [markdown]
 # # Your own data
 #
-# One surface a vertebra (STL, PLY, OBJ) or a CT label map; one frame (colour and depth, or a
-# coloured cloud); that is all. This page makes a case of loose files, registers it, and shows what
-# can be wrong with files, since something always is.
+# A case needs one surface a vertebra (STL, PLY, OBJ) or a CT label map, and one frame (colour and
+# depth, or a coloured cloud). This page makes a case of loose files and registers it. Then it shows
+# what can be wrong with files.
 
 # %%
 import json
@@ -25,58 +25,64 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from e2r.config import EvaluationConfig, InitialPose
-from e2r.datasets import case_folder, ct, meshes, ply
+from e2r.config import EvaluationConfig
+from e2r.datasets import case_folder, meshes, ply
 from e2r.datasets.case import true_pose
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
-from e2r.evaluation.predictions import prediction_line
+from e2r.evaluation.predictions import make_prediction
 from e2r.geometry import poses
+from e2r.pipeline import ProgramConfig
 from e2r.registration.schedule import Schedule
 from e2r.runtime.compile_cache import enable_cache
-from e2r.simulation import simulator
+from e2r.simulation import simulator, specimens
 from e2r.training.trained_model import PACKAGED, load_trained
 from e2r.visualisation import figures as draw
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
-enable_cache()  # compiled once, for all notebooks
-figures = {}
+enable_cache()  # all notebooks share compiled programs
+plots = {}
 
 # %% [markdown]
 # ## Your files
-# Put your own paths here. Without any, files are made of a simulated frame, as three people would
-# hand them over: the radiologist's surfaces, the camera's two pictures, a calibration on a piece of
-# paper.
+# Put your own paths here. Without them, this page makes files of a simulated frame: surfaces as a
+# radiologist would give them, the camera's two images, and a calibration on a piece of paper.
 
 # %%
-SURFACES = None  # a folder with L1.stl, L2.stl, ..., mm, all in one frame: that of the CT
+SURFACES = None  # a folder with L1.stl, L2.stl, ..., mm, all in the CT's coordinates
 COLOUR = None  # 8-bit PNG
-DEPTH = None  # 16-bit PNG, as large; 0 where there is none
-CAMERA = {"fx": 0.0, "fy": 0.0, "cx": 0.0, "cy": 0.0, "depth_scale": 1.0}  # pixels; steps a mm
+DEPTH = None  # 16-bit PNG of the same size; 0 where there is no depth
+CAMERA = {
+    "fx": 0.0,
+    "fy": 0.0,
+    "cx": 0.0,
+    "cy": 0.0,
+    "depth_scale": 1.0,
+}  # pixels; depth steps in a mm
 
 folder = Path(tempfile.mkdtemp(prefix="e2r_own_"))
 if SURFACES is None:
-    specimen = simulator.procedural_specimen(jax.random.key(4), "patient")
+    specimen = specimens.procedural_specimen(jax.random.key(4), "patient")
     settings = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
     (handed,) = simulator.simulate_frames(jax.random.key(6), specimen, settings, count=1)
     SURFACES, COLOUR, DEPTH = folder / "surfaces", folder / "rgb.png", folder / "d.png"
-    ct.write(handed.model, SURFACES)
+    meshes.write_meshes(handed.model, SURFACES)
     case_folder.write_images(handed.image, COLOUR, DEPTH, depth_scale=50.0)
     CAMERA = {name: getattr(handed.image, name) for name in ("fx", "fy", "cx", "cy")}
     CAMERA["depth_scale"] = 50.0
 print(sorted(path.name for path in folder.rglob("*.*")))
 
 # %% [markdown]
-# A CT label map instead of surfaces? `python -m e2r convert ct SEGMENTATION.nii.gz CASE/model`, or
-# here `ct.write(ct.read_labels(path), folder)`.
+# A CT label map instead of surfaces? `e2r convert ct SEGMENTATION.nii.gz CASE/model`, or
+# here `meshes.write_meshes(ct.read_labels(path), folder)`.
 #
 # ## A case folder
-# The one format that every tool of e2r reads. Four files and the surfaces; nothing more.
+# Every tool of e2r reads this format. It has four files and the surfaces.
 
 # %%
 own = folder / "cases" / "patient_01"
 (own / "model").mkdir(parents=True)
-meshes = meshes.read_meshes(SURFACES)
+surfaces = meshes.read_meshes(SURFACES)
 for path in sorted(SURFACES.iterdir()):
     shutil.copy(path, own / "model" / path.name)
 shutil.copy(COLOUR, own / "color.png")
@@ -84,7 +90,7 @@ shutil.copy(DEPTH, own / "depth.png")
 with Image.open(COLOUR) as picture:
     width, height = picture.size
 (own / "camera.json").write_text(json.dumps({"width": width, "height": height, **CAMERA}))
-about = {"id": "patient_01", "levels": list(meshes), "unit": "mm", "source": "patient_01"}
+about = {"id": "patient_01", "levels": list(surfaces), "unit": "mm", "source": "patient_01"}
 (own / "case.json").write_text(json.dumps(about))
 
 case = case_folder.read_case(own)
@@ -92,22 +98,24 @@ print(f"{case.id}: {len(case.points)} points, {len(case.model)} levels")
 print(f"depth {np.quantile(case.points[:, 2], [0.05, 0.95]).round()} mm: is that your distance?")
 
 # %% [markdown]
-# Look before you register: is the cloud upright, the colour on the right points, the depth right?
+# Look before you register. Is the cloud upright? Is the colour on the right points? Is the depth
+# right?
 
 # %%
-figures["cloud"] = draw.scene_figure(case.points, case.colors)
-figures["cloud"]
+plots["cloud"] = draw.scene_figure(case.points, case.colors)
+plots["cloud"]
 
 # %% [markdown]
-# The surfaces, where the CT has them: one closed vertebra each, none mirrored, all in one frame.
+# The surfaces in the CT's coordinates. Each should be one closed vertebra, and none should be
+# mirrored.
 
 # %%
-thin = {name: draw.thinned(mesh, 2000) for name, mesh in case.model.items()}
+thin = {name: draw.simplify_mesh(mesh, 2000) for name, mesh in case.model.items()}
 corners = np.concatenate([np.asarray(mesh.vertices)[::20] for mesh in thin.values()])
-figures["model"] = draw.scene_figure(corners, surfaces=thin)
+plots["model"] = draw.scene_figure(corners, surfaces=thin)
 for name, mesh in case.model.items():
     print(f"{name}: {mesh.extents.round()} mm, {'closed' if mesh.is_watertight else 'open'}")
-figures["model"]
+plots["model"]
 
 # %% [markdown]
 # ## Register it
@@ -118,8 +126,8 @@ figures["model"]
 # python -m e2r export patient_01 --output out     # for ITK, 3D Slicer, mesh viewers
 # ```
 #
-# The same from Python. `auto` needs no start. In the small setting of the tests the start is a
-# rough pose in a file instead, as one would give that of the frame before.
+# The same from Python. No initial pose is needed. In the small setting of the tests, a file gives a
+# rough initial pose, as one would give the pose of the frame before.
 
 # %%
 config, params = load_trained(PACKAGED)
@@ -129,35 +137,33 @@ if SMALL:
     )
     (folder / "start.json").write_text(json.dumps(poses.to_matrix(rough).tolist()))
     job = EvaluationConfig(
-        start=InitialPose(str(folder / "start.json")),
+        ProgramConfig(num_samples=1, per_level=False, schedule=Schedule(steps=10)),
+        start=str(folder / "start.json"),
         batch=1,
-        num_samples=1,
-        per_level=False,
-        schedule=Schedule(steps=10),
     )
 else:
     job = EvaluationConfig(batch=1)
-(result,) = runner.run([case], config, params, job)
-line = prediction_line(result, job.head, load_calibration(PACKAGED))
-found = {name: poses.from_matrix(matrix, name) for name, matrix in line["T_camera_model"].items()}
-print(f"accepted: {line['accepted']}; expected TRE: {line['expected_tre_mm']}")
-print(np.array2string(np.array(next(iter(line["T_camera_model"].values()))), precision=3))
+(result,) = runner.run([case], config, params, job=job)
+prediction = make_prediction(result, job.primary_mask, load_calibration(PACKAGED))
+found = prediction.poses
+print(f"accepted: {prediction.accepted}; expected TRE: {prediction.expected_tre_mm}")
+print(np.array2string(poses.to_matrix(next(iter(found.values()))), precision=3))
 
 # %%
-mask = result.weights[job.head]
+mask = result.weights[job.primary_mask]
 rows = result.rows
-figures["registered"] = draw.scene_figure(
+plots["registered"] = draw.scene_figure(
     case.points[rows[rows >= 0]],
     case.colors[rows[rows >= 0]],
     weights=mask[rows >= 0],
     surfaces=thin,
     poses=found,
 )
-figures["registered"]
+plots["registered"]
 
 # %% [markdown]
-# A simulated hand-over knows the truth, so this one can be checked; yours cannot, unless you add a
-# `truth.json`. Then `expected TRE` and `accepted` are what there is, and the picture above.
+# The simulated frame has a true pose, so its result can be checked. Yours has none, unless you add
+# a `truth.json`. Without it, judge by `expected TRE`, by `accepted`, and by the plot above.
 
 # %%
 if case.truth is None and "handed" in globals():
@@ -173,9 +179,9 @@ if case.truth is None and "handed" in globals():
     print(f"TRE: {error:.2f} mm")
 
 # %% [markdown]
-# ## A cloud instead of pictures
-# `scene.ply` with x y z in mm (camera frame: x right, y down, z forward) and red green blue. Where
-# a frame is there as well, the frame wins.
+# ## A cloud instead of images
+# `scene.ply` holds x y z in mm (camera frame: x right, y down, z forward) and red green blue. If
+# the folder has images too, e2r reads the images.
 
 # %%
 other = folder / "cases" / "patient_01_cloud"
@@ -187,15 +193,15 @@ print(f"{len(same.points)} points, as far as {np.abs(same.points - case.points).
 
 # %% [markdown]
 # ## What can be wrong
-# Each of these is caught when the case is read, in one sentence. Not caught can be what is no
-# contradiction: a camera matrix of another resolution, levels named one off, a mirrored CT. Hence
-# the pictures above.
+# Reading a case finds each of these errors and explains it in one sentence. It cannot find an error
+# that contradicts nothing: a camera matrix of another resolution, levels named one off, a mirrored
+# CT. For those, look at the plots above.
 
 # %%
 
 
 def attempt(title, change):
-    """Breaks a copy of the case, and prints what reading it says."""
+    """Breaks a copy of the case, and prints the error that reading it raises."""
     broken = folder / "broken"
     shutil.rmtree(broken, ignore_errors=True)
     shutil.copytree(other, broken)
@@ -237,7 +243,7 @@ shutil.rmtree(folder)
 
 # %% [markdown]
 # ## Your turn
-# Fill in the paths at the top. Several frames of one patient? One case folder each; the model's
-# search lattice is kept in `CASE/model/surface.npz`. A start from the frame before: `--start
-# predictions.jsonl`. Does it fail on your data? `python -m experiments.train base --cases FOLDER`
-# learns from cases with a `truth.json`.
+# Fill in the paths at the top. If you have several frames of one patient, make one case folder for
+# each. e2r keeps the model's search structure in `CASE/model/surface.npz`. To begin at the poses of
+# the frame before, use `--start predictions.jsonl`. If e2r fails on your data, `python -m
+# experiments.train base --cases FOLDER` learns from cases with a `truth.json`.

@@ -8,9 +8,9 @@
 # %% [markdown]
 # # The mask finds the bone
 #
-# Nobody tells the network what bone is. It is told, after a registration with the points that it
-# chose, how far off the pose ended. This page trains a small network for a minute and watches one
-# frame that it never trains on: which points does it choose, step by step?
+# Nobody tells the network what bone is. It chooses points, a registration uses them, and the
+# network learns how far off the pose ended. This page trains a small network for a minute. It
+# watches one frame outside the training set: which points does the network choose, step by step?
 
 # %%
 import os
@@ -30,19 +30,19 @@ from e2r.networks import mask_estimators
 from e2r.networks.build import NetworkConfig, build_mask_network, mask_logits
 from e2r.registration.schedule import Schedule, register_cloud
 from e2r.runtime.compile_cache import FAST_COMPILE, enable_cache
-from e2r.simulation import simulator
-from e2r.training import batches, examples, losses
-from e2r.training.step import init_state, make_update
-from e2r.visualisation import figures as draw
+from e2r.simulation import simulator, specimens
+from e2r.training import batches, examples, losses, sources
+from e2r.training.step import init_state, train_step
+from e2r.visualisation.overlays import mask_overlay
 
 SMALL = bool(os.environ.get("E2R_SMALL"))
-enable_cache()  # compiled once, for all notebooks
-figures = {}
+enable_cache()  # all notebooks share compiled programs
+plots = {}
 
 # %% [markdown]
 # ## A small run
-# A network of a few thousand parameters, a few specimens, a few unrolled steps. The real ones are
-# `python -m experiments.train demo` and `base`.
+# A network of a few thousand parameters, a few specimens, and a few unrolled steps. For real runs,
+# see `python -m experiments.train demo` and `base`.
 
 # %%
 coarse = {"tokens": 32, "samples": 64, "coarse_width": 16, "coarse_layers": 1}
@@ -60,24 +60,24 @@ if SMALL:
         schedule=Schedule(step="point_to_plane", steps=3, last_scale_mm=2.0),
         optimisation=OptimisationConfig(steps=8, batch=2),
     )
-bank = examples.simulated_bank(config)
+bank = sources.simulated(config)
 print(f"{len(bank.names)} examples, of {config.scenes.specimens} specimens")
 
 # %% [markdown]
 # ## A frame to watch
-# Of a specimen that is not among them. Its bone is known to the simulator, and used for the curves
-# below only.
+# It shows a specimen outside the training set. The simulator knows its bone, which only the curves
+# below use.
 
 # %%
-specimen = simulator.procedural_specimen(jax.random.key(21), "watched")
+specimen = specimens.procedural_specimen(jax.random.key(21), "watched")
 case, *_ = simulator.simulate_frames(
     jax.random.key(22), specimen, close, count=config.scenes.frames
 )
-surface = surfaces.build(case.model, seed=0, nodes=config.scenes.nodes, exact=False)
-seen = sample_scene_points(case, config.network, seed=0)
-cloud, pyramid = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (seen.cloud, seen.pyramid))
-rows = seen.rows[0]
-bone = oracle_weights(case, seen.rows)[0] > 0
+surface = surfaces.build_surface(case.model, seed=0, nodes=config.scenes.nodes, exact=False)
+sample = sample_scene_points(case, config.network, seed=0)
+cloud, pyramid = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (sample.cloud, sample.pyramid))
+rows = sample.rows[0]
+bone = oracle_weights(case, sample.rows)[0] > 0
 valid = np.asarray(cloud.valid)
 targets = examples.make_targets(case)
 truth = true_pose(case)
@@ -89,7 +89,7 @@ how = Schedule(steps=8 if SMALL else 20)
 
 @jax.jit
 def watch(params):
-    """Logits of the watched frame, and the TRE with the mask that they make."""
+    """Logits of the watched frame, and the TRE with their mask."""
     logits = mask_logits(module, params["mask"], cloud, pyramid)
     weights = mask_estimators.deterministic(jax.random.key(0), logits)
     pose = register_cloud(cloud, weights, surface, start, how).pose
@@ -98,35 +98,36 @@ def watch(params):
 
 # %% [markdown]
 # ## Train, and watch
-# The update and the probe are the trainer's own. The probe looks at the gradient that the step
-# follows; it draws with keys of its own, so the run ends in the same parameters, bit for bit, with
-# it and without.
+# The step and the probe are those of `experiments.train`. The probe examines the gradient that the
+# step follows. It has random keys of its own, so the run ends with the same parameters, bit for
+# bit, with and without it.
 
 # %%
 compiled = partial(jax.jit, compiler_options=FAST_COMPILE)  # 240 steps need not be the fastest
-update, probe = compiled(make_update(config)), compiled(training_probe.make_probe(config))
+update = compiled(partial(train_step, config=config))
+probe = compiled(training_probe.make_probe(config))
 state, key = compiled(partial(init_state, config))(), batches.run_key(config)
-batches = batches.from_bank(config, bank).batches(1, config.optimisation.steps + 1)
+stream = batches.uniform_batches(config, bank).iterate(1, config.optimisation.steps + 1)
 every = 2 if SMALL else 15
 story = []
 for step in range(config.optimisation.steps + 1):
-    batch = next(batches)
+    batch = next(stream)
     if step % every == 0:
         logits, tre = watch(state.params)
         at = jax.tree.map(float, probe(state.params, batch, key, jnp.int32(step)))
         story.append((step, np.asarray(logits), float(tre), at))
     if step < config.optimisation.steps:
-        state, metrics = update(state, batch, key, jnp.int32(step + 1))
+        state, metrics = update(state, batch, key)
 watched = [step for step, *_ in story]
 print(f"after {watched[-1]} steps: TRE of the watched frame {story[-1][2]:.2f} mm")
 
 # %% [markdown]
 # ## The mask, step by step
-# Move the slider. The keep probability in red, over the picture.
+# Move the slider. The keep probability is shown in red.
 
 # %%
 images = [
-    draw.overlay(case, np.asarray(jax.nn.sigmoid(logits)) * valid, rows) for _, logits, *_ in story
+    mask_overlay(case, np.asarray(jax.nn.sigmoid(logits)) * valid, rows) for _, logits, *_ in story
 ]
 figure = go.Figure(
     data=[go.Image(z=images[-1])],
@@ -147,15 +148,15 @@ figure.update_layout(
     sliders=[{"steps": moves, "active": len(moves) - 1, "currentvalue": {"prefix": "step "}}],
     height=480,
 )
-figures["mask"] = figure.update_xaxes(visible=False).update_yaxes(visible=False)
-figures["mask"]
+plots["mask"] = figure.update_xaxes(visible=False).update_yaxes(visible=False)
+plots["mask"]
 
 # %% [markdown]
 # ## Does it find bone?
-# Precision: the share of bone among the points kept. Recall: the share of bone that is kept. The
-# first step keeps nearly all (a positive bias at the start, so that the mask cannot die before it
-# has seen a gradient); then tissue goes. Recall pays a little for it: a registration does not need
-# all of the bone.
+# Precision is the share of bone among the points kept. Recall is the share of bone that is kept.
+# The first mask keeps nearly all points, because the network begins with a positive bias. Otherwise
+# the mask could empty before it has a gradient. Then tissue is dropped, and recall falls a little:
+# a registration does not need all of the bone.
 
 # %%
 kept = [(logits > 0) & valid for _, logits, *_ in story]
@@ -177,13 +178,12 @@ figure.update_layout(
     xaxis={"title": "training step"},
     legend={"orientation": "h", "y": 1.12},
 )
-figures["curves"] = figure
-figures["curves"]
+plots["curves"] = figure
+plots["curves"]
 
 # %% [markdown]
-# ## Two heaps
-# The logits of bone and of everything else, at the start, half way and at the end: one heap becomes
-# two.
+# ## One distribution becomes two
+# The logits of bone and of everything else: at the beginning, half way, and at the end.
 
 # %%
 figure = go.Figure()
@@ -199,14 +199,16 @@ for index, opacity in ((0, 0.25), (len(story) // 2, 0.5), (len(story) - 1, 0.9))
             nbinsx=40,
         )
 figure.update_xaxes(title="logit: kept above 0")
-figures["logits"] = figure.update_layout(template="plotly_white", height=360, barmode="overlay")
-figures["logits"]
+plots["logits"] = figure.update_layout(template="plotly_white", height=360, barmode="overlay")
+plots["logits"]
 
 # %% [markdown]
 # ## The gradient behind it
-# `draws`: the cosine between the gradients of two draws of the mask, the signal in the noise.
-# `coarse`: does the coarse stage, which shares the network, pull the same way? `last step`: how
-# much of the gradient one differentiated step would have had.
+# - *draws*: cosine between the gradients of two draws of the mask. It is 1 without noise.
+# - *coarse*: cosine between the gradients of the mask's loss and of the coarse stage's loss. Below
+#   0 they disagree about the network that they share.
+# - *last step*: cosine between the last step's gradient and the whole gradient, with respect to the
+#   weights.
 
 # %%
 figure = go.Figure()
@@ -219,12 +221,12 @@ for name, field in (
     figure.add_scatter(x=watched, y=values, name=name, mode="lines+markers")
 figure.update_xaxes(title="training step")
 figure.update_yaxes(range=[-1.05, 1.05])
-figures["gradient"] = figure.update_layout(template="plotly_white", height=340)
-figures["gradient"]
+plots["gradient"] = figure.update_layout(template="plotly_white", height=340)
+plots["gradient"]
 
 # %% [markdown]
 # ## Your turn
-# Empty the mask on purpose: `Optimisation(least_keep=0.0, learning_rate=2e-2)`. Train with
-# `estimator="soft"`: the curves look better, and the deterministic mask is worse; why? Or start
-# farther off (`degrees=10.0, mm=10.0`): beyond the basin of notebook 04, what is left to learn
-# from?
+# Empty the mask on purpose: `OptimisationConfig(min_keep_ratio=0.0, learning_rate=2e-2)`. Train
+# with `estimator="soft"`: the curves look better, but the deterministic mask is worse. Why? Or
+# begin with worse initial poses (`start_noise_deg=10.0, start_noise_mm=10.0`). What is left to
+# learn beyond the basin of notebook 04?

@@ -1,6 +1,6 @@
-"""A headless Chromium that opens a page and tells what it did, over the DevTools protocol.
+"""A headless Chromium, driven over the DevTools protocol; it records what a page does.
 
-Command:  python tests/browser.py PAGE.html PICTURE.png [WIDTH HEIGHT]    writes a picture of a page
+Command:  python tests/browser.py PAGE.html IMAGE.png [WIDTH HEIGHT]    writes a screenshot
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-SWITCHES = (
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = (
     "--headless",
     "--no-sandbox",
     "--no-first-run",
@@ -35,24 +35,24 @@ SWITCHES = (
     "--disable-dev-shm-usage",
     "--use-gl=angle",
     "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",  # WebGL, no GPU
+    "--enable-unsafe-swiftshader",  # WebGL without a GPU
     "--remote-debugging-port=0",
 )
-PATIENCE = 120.0
-"""Seconds for anything at all, on a busy machine."""
+TIMEOUT_S = 120.0
+"""Longest wait for an answer, on a busy machine."""
 
 
-def find() -> str | None:
-    """Where Chromium is, or None."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+def find_chromium() -> str | None:
+    """The path of Chromium, or None if it is not installed."""
+    return next((path for path in map(shutil.which, PROGRAMS) if path), None)
 
 
-class Browser:
-    """One tab.
+class Tab:
+    """One tab of the browser.
 
     Attributes:
-      errors: what the console and the browser's log complained of since :meth:`open`.
-      requests: every address that the page asked for, itself included.
+      errors: messages of the console and of the browser's log since :meth:`open`.
+      requests: addresses that the page requested since then, its own included.
     """
 
     def __init__(self, wire: ClientConnection) -> None:
@@ -64,19 +64,19 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command and its answer; what happens meanwhile is noted."""
+        """Sends a command and returns its answer; records the events that come before it."""
         number = next(self._count)
         self._wire.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._wire.recv(timeout=PATIENCE))
+            message = json.loads(self._wire.recv(timeout=TIMEOUT_S))
             if message.get("id") == number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']['message']}")
                 return message["result"]
-            self._note(message)
+            self._record(message)
 
     def open(self, address: str, width: int = 1200, height: int = 900) -> None:
-        """Opens a page, and waits until it is loaded; forgets what was noted of the one before."""
+        """Opens a page and waits until it is loaded; clears the records of the page before."""
         self.errors, self.requests = [], []
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -88,10 +88,10 @@ class Browser:
         self._loaded = False
         self.call("Page.navigate", url=address)
         while not self._loaded:
-            self._note(json.loads(self._wire.recv(timeout=PATIENCE)))
+            self._record(json.loads(self._wire.recv(timeout=TIMEOUT_S)))
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression; of a promise, what it comes to."""
+        """The value of a JavaScript expression; if it is a promise, the value it resolves to."""
         answer = self.call(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
@@ -100,16 +100,16 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, script: str) -> Any:
-        """Waits until an expression is true, and returns it."""
-        end = time.monotonic() + PATIENCE
+        """Waits until an expression is true and returns its value."""
+        end = time.monotonic() + TIMEOUT_S
         while not (value := self.run(script)):
             if time.monotonic() > end:
-                raise TimeoutError(f"never true: {script}")
+                raise TimeoutError(f"not true after {TIMEOUT_S:g} s: {script}")
             time.sleep(0.1)
         return value
 
-    def picture(self, selector: str | None = None) -> np.ndarray:
-        """What is to be seen, (H, W, 3) uint8: of an element, or of the window."""
+    def screenshot(self, selector: str | None = None) -> np.ndarray:
+        """A screenshot (H, W, 3) uint8 of an element, or of the window if None."""
         clip = {}
         if selector is not None:
             box = self.run(
@@ -123,45 +123,45 @@ class Browser:
         data = self.call("Page.captureScreenshot", format="png", **clip)["data"]
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
-    def _note(self, message: dict[str, Any]) -> None:
-        method, told = message.get("method"), message.get("params", {})
+    def _record(self, message: dict[str, Any]) -> None:
+        method, event = message.get("method"), message.get("params", {})
         if method == "Page.loadEventFired":
             self._loaded = True
         elif method == "Network.requestWillBeSent":
-            self.requests.append(told["request"]["url"])
+            self.requests.append(event["request"]["url"])
         elif method == "Network.webSocketCreated":
-            self.requests.append(told["url"])
+            self.requests.append(event["url"])
         elif method == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(told["exceptionDetails"]))
-        elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
-            self.errors.append(json.dumps(told["args"]))
-        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
-            self.errors.append(told["entry"]["text"])
+            self.errors.append(json.dumps(event["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "assert"):
+            self.errors.append(json.dumps(event["args"]))
+        elif method == "Log.entryAdded" and event["entry"]["level"] == "error":
+            self.errors.append(event["entry"]["text"])
 
 
 @contextlib.contextmanager
-def launch() -> Iterator[Browser]:
-    """A browser that is closed in the end."""
-    path = find()
+def launch() -> Iterator[Tab]:
+    """Starts a browser with one tab, and stops it at the end."""
+    path = find_chromium()
     if path is None:
-        raise RuntimeError("there is no Chromium; apt-get install chromium")
+        raise RuntimeError("Chromium is not installed; run apt-get install chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [path, *SWITCHES, f"--user-data-dir={profile}", "about:blank"],
+            [path, *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            with connect(_tab(Path(profile), process), max_size=None) as wire:
-                yield Browser(wire)
+            with connect(_debugger_address(Path(profile), process), max_size=None) as wire:
+                yield Tab(wire)
         finally:
             process.terminate()
-            process.wait(timeout=PATIENCE)
+            process.wait(timeout=TIMEOUT_S)
 
 
-def _tab(profile: Path, process: subprocess.Popen[bytes]) -> str:
-    """Address of the tab's debugger, as soon as there is one."""
-    end = time.monotonic() + PATIENCE
+def _debugger_address(profile: Path, process: subprocess.Popen[bytes]) -> str:
+    """Waits for the tab and returns its debugger's address."""
+    end = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError, IndexError, ValueError):
             port = int((profile / "DevToolsActivePort").read_text().splitlines()[0])
@@ -172,15 +172,15 @@ def _tab(profile: Path, process: subprocess.Popen[bytes]) -> str:
     raise RuntimeError("Chromium did not start")
 
 
-def main(page: str, picture: str, width: str = "1200", height: str = "1500") -> None:
-    """Writes a picture of the top of a page."""
-    with launch() as browser:
-        browser.open(Path(page).resolve().as_uri(), int(width), int(height))
-        browser.wait("document.querySelectorAll('.js-plotly-plot').length > 0")
+def main(page: str, output: str, width: str = "1200", height: str = "1500") -> None:
+    """Writes a screenshot of the top of a page."""
+    with launch() as tab:
+        tab.open(Path(page).resolve().as_uri(), int(width), int(height))
+        tab.wait("document.querySelectorAll('.js-plotly-plot').length > 0")
         time.sleep(3.0)  # the plots fade in
-        image = Image.fromarray(browser.picture())
-    image.save(picture, optimize=True)
-    print(f"{picture}: {image.width} x {image.height}")
+        image = Image.fromarray(tab.screenshot())
+    image.save(output, optimize=True)
+    print(f"{output}: {image.width} x {image.height}")
 
 
 if __name__ == "__main__":

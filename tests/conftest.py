@@ -32,48 +32,41 @@ if os.environ.get("E2R_STRICT"):  # shapes and promotions are checked
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trimesh
 
-from e2r.cli import commands
-from e2r.config import OptimisationConfig, ScenesConfig, TrainingConfig
+from e2r.cli import main
+from e2r.config import NAMED_CONFIGS
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, true_pose
-from e2r.geometry import poses, surfaces
-from e2r.networks.build import NetworkConfig
-from e2r.registration.schedule import Schedule
+from e2r.geometry import correspondences, poses, surfaces
 from e2r.simulation import simulator
-from e2r.training import batches, examples, loop
+from e2r.training import batches, loop, sources
 from e2r.training.step import TrainState, init_state
-from e2r.types import MaskedCloud
+from e2r.types import Cloud, Example, MaskedCloud, Pose
 
 _CACHE = Path(os.environ.get("E2R_CACHE", Path.home() / ".cache" / "e2r"))
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ANATOMY = Path(__file__).resolve().parents[2] / "shared" / "data" / "anatomy"
-TINY = TrainingConfig(
-    network=NetworkConfig(
-        points=256,
-        widths=(8, 16),
-        neighbours=4,
-        tokens=32,
-        samples=64,
-        coarse_width=16,
-        coarse_layers=1,
-    ),
-    scenes=ScenesConfig(
-        specimens=1,
-        frames=4,
-        simulation=simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05),
-        nodes=2**15,
-    ),
-    schedule=Schedule(step="point_to_plane", steps=3, last_scale_mm=2.0),
-    optimisation=OptimisationConfig(steps=8, batch=2, checkpoint_every=3),
-)
+TINY = NAMED_CONFIGS["tiny"][1]
 
 
 def first_state() -> TrainState:
     """Of the tiny run."""
     return jax.jit(partial(init_state, TINY))()
+
+
+def first_example(bank: sources.ExampleSource) -> Example:
+    """The first example of a source, with its surface."""
+    return jax.tree.map(lambda leaf: leaf[0], sources.read_batch(bank, [0]))
+
+
+def distances_from_surface(example: Example) -> jax.Array:
+    """Distance of each scene point from the model at its true pose, mm."""
+    queries = poses.apply_inverse(example.pose, example.cloud.points)
+    nearest = correspondences.project(example.surface, queries).points
+    return jnp.linalg.norm(queries - nearest, axis=1)
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
@@ -104,8 +97,8 @@ def simulated_cases(tmp_path_factory) -> list[Case]:
 
 
 @pytest.fixture(scope="session")
-def bank(simulated_cases) -> examples.ExampleBank:
-    return examples.make_bank([simulated_cases], TINY)
+def bank(simulated_cases) -> sources.ExampleSource:
+    return sources.from_cases(simulated_cases, TINY)
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +107,7 @@ def checkpoint(bank, tmp_path_factory):
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("run")
-        loop.train(TINY, batches.from_bank(TINY, bank), folder)
+        loop.train(loop.RunInputs(TINY, batches.uniform_batches(TINY, bank)), folder)
         return folder
 
     return once(tmp_path_factory, "run", make)
@@ -131,7 +124,19 @@ def data_set(simulated_cases, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fine_surface(simulated_cases):
-    return surfaces.build(simulated_cases[0].model, seed=0, nodes=2**20)
+    return surfaces.build_surface(simulated_cases[0].model, seed=0, nodes=2**20)
+
+
+@pytest.fixture(scope="session")
+def ball():
+    """A mesh of a sphere of radius 30 mm."""
+    return trimesh.creation.icosphere(subdivisions=4, radius=30.0)
+
+
+@pytest.fixture(scope="session")
+def sphere(ball):
+    """The surface of that sphere."""
+    return surfaces.build_surface({"L1": ball}, seed=0, nodes=2**18, samples=8192)
 
 
 @pytest.fixture
@@ -149,7 +154,7 @@ def anatomy() -> Path:
 
 @pytest.fixture(scope="session")
 def surface(simulated_cases):
-    return surfaces.build(simulated_cases[0].model, seed=0, nodes=2**15)
+    return surfaces.build_surface(simulated_cases[0].model, seed=0, nodes=2**15)
 
 
 @pytest.fixture(scope="session")
@@ -171,27 +176,53 @@ def crossed(first, second, *, plain) -> list:
 def refused(capsys, words: str, *arguments: object) -> None:
     """The command line says one sentence with these words, and exits with 2."""
     capsys.readouterr()
-    assert commands.main([str(argument) for argument in arguments]) == 2, words
+    assert main([str(argument) for argument in arguments]) == 2, words
     err = capsys.readouterr().err
     assert words in err, (words, err)
     assert err.startswith("e2r: ") and err.count("\n") == 1 and "Traceback" not in err, err
 
 
+def random_rotation(key) -> jax.Array:
+    """A uniformly distributed rotation matrix, by a normalised Gaussian quaternion."""
+    q = jax.random.normal(key, (4,))
+    w, x, y, z = q / jnp.linalg.norm(q)
+    k = poses.hat(jnp.stack([x, y, z]))
+    return jnp.eye(3) + 2.0 * w * k + 2.0 * k @ k
+
+
+def points_around(mesh, rng, count, margin=10.0) -> np.ndarray:
+    """Random points in the bounding box of a mesh and a margin around it, mm."""
+    low, high = mesh.bounds
+    return rng.uniform(low - margin, high + margin, (count, 3)).astype(np.float32)
+
+
+def padded_cloud(rng, valid, count) -> Cloud:
+    """A cloud half a metre from the camera, with garbage in its padded rows."""
+    points = np.zeros((count, 3), np.float32)
+    points[:valid] = rng.normal(size=(valid, 3)) * 40 + [0, 0, 500]
+    other = np.zeros((count, 3), np.float32)
+    other[:valid] = rng.uniform(size=(valid, 3))
+    points[valid:], other[valid:] = 1e3, 0.7
+    return Cloud(points, other, other, np.arange(count) < valid)
+
+
 def scene_on(surface, pose, rng, count=300, noise=0.0, weights=None) -> MaskedCloud:
     """Scene points on the model's samples, with their normals."""
-    pick = rng.choice(len(surface.points), count, replace=False)
-    points = np.asarray(poses.apply(pose, surface.points[pick]))
+    rows = rng.choice(len(surface.points), count, replace=False)
+    points = np.asarray(poses.apply(pose, surface.points[rows]))
     points = (points + noise * rng.normal(size=points.shape)).astype(np.float32)
-    normals = np.asarray(poses.rotate(pose, surface.normals[pick]))
+    normals = np.asarray(poses.rotate(pose, surface.normals[rows]))
     return MaskedCloud(points, normals, np.ones(count, np.float32) if weights is None else weights)
 
 
-def start_near(truth, points, degrees=4.0, mm=4.0, seed=3):
+def start_near(truth, points, degrees=4.0, mm=4.0, seed=3) -> Pose:
+    """The true pose, perturbed about the centroid of the points."""
     centre = jnp.mean(points, axis=0)
     return poses.perturb(jax.random.key(seed), truth, centre, degrees=degrees, mm=mm)
 
 
 def farthest(surface, a, b) -> float:
+    """The largest distance between two poses of the model's samples, mm."""
     apart = poses.apply(a, surface.points) - poses.apply(b, surface.points)
     return float(jnp.max(jnp.linalg.norm(apart, axis=1)))
 

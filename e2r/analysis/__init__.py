@@ -1,6 +1,5 @@
-"""What one asks of a registration that learns: pure functions that return small pytrees of figures.
+"""Questions to a registration that learns: pure functions that return small pytrees of figures.
 
-They are for notebooks, for training (every so many steps) and for ``experiments.studies.probe``, and are
-written for one case, as everything is; batch them with ``vmap``. Where small differences are
-compared, give them double precision.
+Notebooks, training and ``experiments.studies.probe`` use them. Each works on one case; batch it
+with ``vmap``. Compare small differences in double precision.
 """

@@ -1,4 +1,4 @@
-"""A loss over a plane, through a place of interest: of logits, of weights, of poses."""
+"""How does a loss change around a point of interest: of weights, of logits, of poses?"""
 
 from __future__ import annotations
 
@@ -9,62 +9,48 @@ import jax
 import jax.numpy as jnp
 
 from e2r.registration import steps
-from e2r.types import Array, Pose
+from e2r.types import Array, Float, Pose
 
 
 def plane(
     loss: Callable[[Any], Array],
     origin: Any,
-    first: Any,
-    second: Any,
-    along_first: Array,
-    along_second: Array,
     *,
+    directions: tuple[Any, Any],
+    offsets: tuple[Float[Array, "a"], Float[Array, "b"]],
     chunk: int = 64,
-) -> jax.Array:
-    """``loss(origin + a first + b second)``, (A, B), for all ``a`` and ``b``.
+) -> Float[jax.Array, "a b"]:
+    """The loss on a grid in a plane: ``loss(origin + a first + b second)``.
 
     Args:
       loss: of a pytree.
-      origin: where ``a = b = 0``.
-      first, second: pytrees like it, any two directions.
-      along_first, along_second: (A,) and (B,) how far.
+      origin: where both offsets are zero.
+      directions: first and second, pytrees like ``origin``.
+      offsets: along the first and along the second direction.
       chunk: losses at a time.
     """
-    a, b = jnp.meshgrid(jnp.asarray(along_first), jnp.asarray(along_second), indexing="ij")
+    first, second = directions
+    a, b = jnp.meshgrid(*map(jnp.asarray, offsets), indexing="ij")
 
     def one(place: tuple[Array, Array]) -> Array:
         moved = jax.tree.map(lambda x, u, v: x + place[0] * u + place[1] * v, origin, first, second)
         return loss(moved)
 
-    found = jax.lax.map(one, (a.ravel(), b.ravel()), batch_size=chunk)
-    return found.reshape(a.shape)
+    values = jax.lax.map(one, (a.ravel(), b.ravel()), batch_size=chunk)
+    return values.reshape(a.shape)
 
 
-def directions(key: Array, gradient: Array) -> tuple[jax.Array, jax.Array]:
-    """Downhill, and a random direction at right angles to it, both of length one.
+def loss_of_twist(
+    loss: Callable[[Pose], Array], pose: Pose, centre: Float[Array, "3"]
+) -> Callable[[Float[Array, "6"]], Array]:
+    """A loss of poses as a loss of twists away from ``pose``.
 
-    Args:
-      key: consumed.
-      gradient: (D,) of the loss; where it vanishes, both are random.
-    """
-    k_first, k_second = jax.random.split(key)
-    size = jnp.linalg.norm(gradient)
-    spare = jax.random.normal(k_first, gradient.shape, gradient.dtype)
-    first = jnp.where(size > 0, -gradient, spare)
-    first = first / jnp.linalg.norm(first)
-    second = jax.random.normal(k_second, gradient.shape, gradient.dtype)
-    second = second - jnp.dot(second, first, precision="highest") * first
-    return first, second / jnp.linalg.norm(second)
-
-
-def of_poses(loss: Callable[[Pose], Array], pose: Pose, centre: Array) -> Callable[[Array], Array]:
-    """A loss of poses as one of ``nudge`` (6,), mm, that leads away from ``pose``.
+    The first three entries of a twist turn the model, by so many mm at
+    :data:`e2r.registration.steps.LEVER`. The others shift it, in mm.
 
     Args:
-      loss: of a pose, the start of a registration, say.
+      loss: of a pose, for instance of a registration's initial pose.
       pose: camera from model.
-      centre: (3,) mm in the model frame, what the model turns about; the first three entries turn
-        it, by so many mm at :data:`e2r.registration.steps.LEVER`, the others shift it.
+      centre: mm, model frame; the model turns about it.
     """
-    return lambda nudge: loss(steps.apply_twist(pose, nudge, centre))
+    return lambda twist: loss(steps.apply_twist(pose, twist, centre))

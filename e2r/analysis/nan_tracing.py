@@ -1,4 +1,4 @@
-"""The first value that is not finite: in which function, of which case."""
+"""Where does the first value that is not finite appear: in which stage, of which case?"""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e2r.analysis.stages import GRADIENT_PATHS, Stages, run_stages, stage_gradients
+from e2r.analysis.stages import StageConfig, Stages, run_stages, stage_gradients
 from e2r.config import TrainingConfig
 from e2r.networks import mask_estimators
-from e2r.networks.build import build_mask_network
 from e2r.runtime import sharding
 from e2r.training import batches, loop
-from e2r.training.objective import LossTerms, example_terms, perturbed_start
-from e2r.types import Array, Example, Params
+from e2r.training.augmentation import draw_problem
+from e2r.training.objective import LossTerms, loss_terms
+from e2r.types import Example, Params, PRNGKey
 
 
 class Fault(NamedTuple):
-    """The first place where something is not finite."""
+    """The first place where a value is not finite."""
 
-    stage: str  # "step 3", say
+    stage: str  # for instance "step 3"
     case: int  # of the batch; the first of those that fail there
-    leaf: str  # which array of the stage
-    numbers: int  # how many of that array's numbers, in that case
+    array: str  # of the stage
+    num_nonfinite: int  # of that array's numbers, in that case
 
 
 def first_fault(stages: Stages | dict[str, Any]) -> Fault | None:
     """Where a batch first goes wrong, or None; on the host.
 
     Args:
-      stages: of :func:`walk` or :func:`backward` under ``vmap``: leading axis B everywhere.
+      stages: the values of a batch in the order of their computation, leading axis B everywhere:
+        of :func:`e2r.analysis.stages.run_stages` or
+        :func:`e2r.analysis.stages.stage_gradients` under ``vmap``.
     """
-    for name, tree in _named(stages).items():
+    for name, tree in _by_name(stages).items():
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
             values = np.asarray(leaf)
             wrong = ~np.isfinite(values.reshape(len(values), -1))
             if wrong.any():
                 case = int(np.argmax(wrong.any(axis=1)))
-                where = jax.tree_util.keystr(path).lstrip(".") or name
-                return Fault(name, case, where, int(wrong[case].sum()))
+                array = jax.tree_util.keystr(path).lstrip(".") or name
+                return Fault(name, case, array, int(wrong[case].sum()))
     return None
 
 
-def _named(stages: Stages | dict[str, Any]) -> dict[str, Any]:
-    """Stages by name, each step of the trajectory one of its own."""
+def _by_name(stages: Stages | dict[str, Any]) -> dict[str, Any]:
+    """Stages by name; each step of the trajectory is a stage of its own."""
     if isinstance(stages, dict):
         return stages
     named: dict[str, Any] = {}
@@ -60,66 +62,64 @@ def _named(stages: Stages | dict[str, Any]) -> dict[str, Any]:
 
 
 def explain(config: TrainingConfig, broken: loop.NotFiniteError) -> str:
-    """Why a training step is not finite, in one sentence: function and case. On the host.
+    """Why a training step is not finite, in one sentence: stage and case. On the host.
 
     Args:
       config: of the run.
-      broken: what the run stopped with.
+      broken: the error that stopped the run.
     """
     state = broken.state
     own = sharding.process_rows(config.optimisation.batch)
     _, k_step = jax.random.split(jax.random.fold_in(batches.run_key(config), int(state.step)))
     keys = jax.random.split(k_step, config.optimisation.batch)[own]
-    estimator = mask_estimators.by_name(
-        config.optimisation.estimator, temperature=config.optimisation.temperature
-    )
-    module = build_mask_network(config.network)
-    params = jax.tree.map(np.asarray, state.params)
-
-    how = (config.network, config.schedule)
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0))
-    def there(params: Params, key: Array, example: Example) -> Stages:
-        k_mask, _, example, start = perturbed_start(key, example, config)
-        return run_stages(
-            *how,
-            (params["mask"],) * len(GRADIENT_PATHS),
-            params["coarse"],
-            k_mask,
-            example,
-            jnp.zeros((1, 3)),
-            estimator=estimator,
-            start=start,
-        )
-
-    @jax.jit  # and compiled only where all is well on the way there
-    @partial(jax.vmap, in_axes=(None, 0, 0))
-    def back(params: Params, key: Array, example: Example) -> dict[str, Any]:
-        k_mask, k_coarse, example, start = perturbed_start(key, example, config)
-
-        def terms(params: Params) -> jax.Array:
-            found, _ = example_terms(
-                params, (k_mask, k_coarse), example, start, module=module, config=config
-            )
-            return jnp.stack(found)
-
-        named = stage_gradients(*how, params, k_mask, example, start, estimator=estimator)
-        each = LossTerms(*jnp.moveaxis(terms(params), -1, 0))
-        sides = LossTerms(
-            *(
-                jax.tree.map(lambda g, i=i: g[i], jax.jacrev(terms)(params))
-                for i in range(len(each))
-            )
-        )
-        named |= {f"loss of {name}": value for name, value in each._asdict().items()}
-        return named | {f"gradient of the {n} loss": g for n, g in sides._asdict().items()}
-
-    given = (params, keys, broken.batch)
-    fault = first_fault(there(*given)) or first_fault(back(*given))
+    arguments = (jax.tree.map(np.asarray, state.params), keys, broken.batch)
+    fault = None
+    for compute in (_forward_stages, _backward_stages):
+        if fault is None:  # the second is compiled only if it is needed
+            by_case = jax.vmap(partial(compute, config=config), in_axes=(None, 0, 0))
+            fault = first_fault(jax.jit(by_case)(*arguments))
     if fault is None:
-        return "no case of this process's is not finite by itself"
+        return "no case of this process has a value that is not finite by itself"
     return (
-        f"the first value that is not finite is {fault.leaf} of {fault.stage}, in "
+        f"the first value that is not finite is {fault.array} of {fault.stage}, in "
         f"{broken.names[own][fault.case]}"
     )
+
+
+def _stage_config(config: TrainingConfig) -> StageConfig:
+    options = config.optimisation
+    estimator = mask_estimators.by_name(options.estimator, temperature=options.temperature)
+    return StageConfig(config.network, config.schedule, estimator)
+
+
+def _forward_stages(
+    params: Params, key: PRNGKey, example: Example, *, config: TrainingConfig
+) -> Stages:
+    """The values of a training example, from the cloud to the error."""
+    keys, (example, initial_pose) = draw_problem(key, example, config.optimisation)
+    return run_stages(
+        params,
+        keys.mask,
+        example,
+        config=_stage_config(config),
+        centres=jnp.zeros((1, 3)),
+        start=initial_pose,
+    )
+
+
+def _backward_stages(
+    params: Params, key: PRNGKey, example: Example, *, config: TrainingConfig
+) -> dict[str, Any]:
+    """The gradients of a training example, then each loss and its gradient."""
+    keys, problem = draw_problem(key, example, config.optimisation)
+
+    def terms(params: Params) -> tuple[LossTerms, LossTerms]:
+        found, _ = loss_terms(params, keys, problem, config=config)
+        return found, found
+
+    gradients, values = jax.jacrev(terms, has_aux=True)(params)
+    stages = stage_gradients(
+        params, keys.mask, problem.example, config=_stage_config(config), start=problem.initial_pose
+    )
+    stages |= {f"loss of {name}": value for name, value in values._asdict().items()}
+    return stages | {f"gradient of the {n} loss": g for n, g in gradients._asdict().items()}

@@ -1,7 +1,9 @@
-"""The whole chain of one example, stage by stage, and whose gradient reaches the network."""
+"""What does each stage compute for one example, and whose gradient reaches the mask network?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,143 +12,166 @@ import jax.numpy as jnp
 
 from e2r.analysis import gradient_paths
 from e2r.geometry import correspondences
-from e2r.networks import coarse_network, mask_estimators
-from e2r.networks.build import NetworkConfig, build_mask_network, draw_tokens, mask_logits
+from e2r.networks import mask_estimators
+from e2r.networks.build import NetworkConfig, build_mask_network
+from e2r.networks.coarse_network import CoarseCorrespondences, draw_tokens
 from e2r.networks.mask_network import MaskOutput
-from e2r.registration import coarse, iterate, levels
+from e2r.registration import coarse, levels
 from e2r.registration.schedule import Schedule, apply_mask, register_cloud
 from e2r.training import losses
-from e2r.types import Array, Cloud, Example, MaskEstimator, Params, Pose, Surface, Targets
+from e2r.types import (
+    Array,
+    Cloud,
+    Example,
+    Float,
+    MaskEstimator,
+    Params,
+    Pose,
+    PRNGKey,
+    Surface,
+    Targets,
+)
 
 GRADIENT_PATHS = ("coarse", "refinement", "levels")
-"""How the mask network's parameters reach a level's error: by the features that the coarse stage
-starts the registration from, by the weights of the whole model's steps, by those of the levels'."""
+"""Paths from the mask network's parameters to a level's error: by the features that the coarse
+stage reads, by the weights in the whole model's steps, and by those in the levels' steps."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """The settings of the stages."""
+
+    network: NetworkConfig
+    schedule: Schedule
+    """of the whole model's registration"""
+    estimator: MaskEstimator = mask_estimators.soft
+    """logits to weights"""
 
 
 class Stages(NamedTuple):
-    """What one example comes to, in the order in which it is computed."""
+    """The values of one example, in the order of their computation."""
 
     cloud: Cloud
     surface: Surface
     targets: Targets
     params: Params
-    network: MaskOutput  # the mask network's
-    weights: Array  # (N,)
-    correspondences: coarse_network.CoarseCorrespondences  # the coarse network's
-    start: Pose  # of the coarse stage
+    network: MaskOutput  # of the mask network
+    weights: Float[Array, "n"]
+    correspondences: CoarseCorrespondences  # of the coarse network
+    coarse_pose: Pose
     trajectory: Pose  # leading axis K: after each step of the whole model
-    levels: Pose  # leading axis L: after the levels' own steps
-    errors: Array  # (L,) TRE of each level, mm; 0 where it has no target
+    level_poses: Pose  # leading axis L: after the levels' own steps
+    errors: Float[Array, "l"]  # TRE of each level, mm; 0 where it has no target
 
 
 def run_stages(
-    settings: NetworkConfig,
-    schedule: Schedule,
-    params: tuple[Params, Params, Params],
-    coarse_params: Params,
-    key: Array,
+    params: Params,
+    key: PRNGKey,
     example: Example,
-    centres: Array,
     *,
-    estimator: MaskEstimator = mask_estimators.soft,
+    config: StageConfig,
+    centres: Float[Array, "l 3"],
     start: Pose | None = None,
+    mask_copies: Sequence[Params] | None = None,
 ) -> Stages:
-    """The chain with no start, at the true roll: coarse stage, whole model, levels; differentiable.
+    """Runs all stages at the true roll: coarse stage, whole model, levels; differentiable.
 
     Args:
-      settings, schedule: of the networks and of the whole model's steps.
-      params: the mask network's, a copy for each of :data:`GRADIENT_PATHS`.
-      coarse_params: the coarse network's.
-      key: consumed; draws the mask and the points that the coarse stage reads.
+      params: of both networks.
+      key: consumed; draws the mask and the tokens.
       example: the case.
-      centres: (L, 3) mm, middle of each level, as for :func:`e2r.registration.levels.refine_levels`.
-      estimator: logits to weights.
-      start: of the registration, instead of the coarse stage's.
+      config: of the stages.
+      centres: of the levels, mm, model frame, as in
+        :func:`e2r.registration.levels.refine_levels`.
+      start: initial pose, camera from model; that of the coarse stage if None.
+      mask_copies: the mask network's parameters, one copy for each of :data:`GRADIENT_PATHS`.
     """
     k_mask, k_tokens = jax.random.split(key)
     cloud, surface, targets = example.cloud, example.surface, example.targets
-    module = build_mask_network(settings)
-    first, second, third = (module.apply(each, cloud, example.pyramid) for each in params)
-    tokens = draw_tokens(k_tokens, cloud, first, settings)
+    copies = mask_copies or (params["mask"],) * len(GRADIENT_PATHS)
+    module = build_mask_network(config.network)
+    first, second, third = (module.apply(copy, cloud, example.pyramid) for copy in copies)
+    tokens = draw_tokens(k_tokens, cloud, first, count=config.network.tokens)
     roll = coarse.upright_roll(example.pose, surface)
-    guess, found = coarse.predict_pose(settings, {"coarse": coarse_params}, tokens, surface, roll)
-    begin = guess if start is None else start
-    weights = estimator(k_mask, second.logits)
-    whole = register_cloud(cloud, weights, surface, begin, schedule)
-    scene = apply_mask(cloud, estimator(k_mask, third.logits))
-    scales = iterate.annealed_scales(
-        max(levels.LEVEL_SCALE, schedule.last_scale_mm),
-        schedule.last_scale_mm,
-        levels.LEVEL_STEPS,
-        hold=levels.LEVEL_STEPS // 3,
+    coarse_pose, found = coarse.predict_pose(
+        params, tokens, surface, roll=roll, config=config.network
     )
-    each = levels.refine_levels(scene, surface, whole.pose, centres, jnp.asarray(scales))
-    return Stages(
-        cloud,
+    begin = coarse_pose if start is None else start
+    weights = config.estimator(k_mask, second.logits)
+    whole = register_cloud(cloud, weights, surface, begin, config.schedule)
+    several = levels.refine_levels(
+        apply_mask(cloud, config.estimator(k_mask, third.logits)),
         surface,
-        targets,
-        (params, coarse_params),
-        second,
-        weights,
-        found,
-        guess,
-        whole.trajectory,
-        each.pose,
-        level_errors(each.pose, surface, targets),
+        whole.pose,
+        centres=centres,
+        scales=levels.level_scales(config.schedule.last_scale_mm),
+    ).pose
+    return Stages(
+        cloud=cloud,
+        surface=surface,
+        targets=targets,
+        params=(copies, params["coarse"]),
+        network=second,
+        weights=weights,
+        correspondences=found,
+        coarse_pose=coarse_pose,
+        trajectory=whole.trajectory,
+        level_poses=several,
+        errors=level_errors(several, surface, targets),
     )
 
 
-def level_errors(several: Pose, surface: Surface, targets: Targets) -> jax.Array:
-    """TRE (L,) mm of each level by its own pose (leading axis L); 0 where it has no target.
+def level_errors(several: Pose, surface: Surface, targets: Targets) -> Float[Array, "l"]:
+    """TRE of each level by its own pose, mm; 0 where it has no target.
 
     A target's level is that of the nearest triangle.
+
+    Args:
+      several: one pose a level, camera from model, leading axis L.
+      surface: the model.
+      targets: of all levels.
     """
-    own = correspondences.project(surface, jnp.asarray(targets.points)).levels
+    target_levels = correspondences.project(surface, jnp.asarray(targets.points)).levels
 
     def one(level: Array, pose: Pose) -> Array:
-        mine = targets._replace(valid=targets.valid & (own == level))
-        return losses.mean_target_error(pose, mine)
+        own = targets._replace(valid=targets.valid & (target_levels == level))
+        return losses.mean_target_error(pose, own)
 
     return jax.vmap(one)(jnp.arange(several.translation.shape[0]), several)
 
 
 class LevelPaths(NamedTuple):
-    """The gradient of each of L levels' errors with respect to the mask network, by path."""
+    """The gradient of each level's error with respect to the mask network, by path."""
 
-    errors: Array  # (L,) mm
-    norms: Array  # (L, 3) of the share of each of PATHS
-    cosines: Array  # (L, 3) of each share with the level's whole gradient
-    whole: Array  # (L,) norm of that
+    errors: Float[Array, "l"]  # mm
+    norms: Float[Array, "l 3"]  # of the share of each of GRADIENT_PATHS
+    cosines: Float[Array, "l 3"]  # of each share with the level's whole gradient
+    whole: Float[Array, "l"]  # norm of the whole gradient
 
 
 def level_paths(
-    settings: NetworkConfig,
-    schedule: Schedule,
     params: Params,
-    key: Array,
+    key: PRNGKey,
     example: Example,
-    centres: Array,
-    **options: Any,
+    *,
+    config: StageConfig,
+    centres: Float[Array, "l 3"],
 ) -> LevelPaths:
-    """Splits the gradient of the chain's end by path and by level.
+    """Splits the gradient of the levels' errors by path and by level.
 
-    A mode other than ``unrolled`` gives the coarse path nothing; that is what it means.
+    Only the mode ``unrolled`` gives the coarse path a gradient.
 
     Args:
-      settings, schedule, key, example, centres, options: as for :func:`run_stages`.
       params: of both networks.
+      key: consumed.
+      example: the case.
+      config: of the stages.
+      centres: of the levels, as in :func:`run_stages`.
     """
 
     def errors(copies: tuple[Params, ...]) -> tuple[Array, Array]:
         found = run_stages(
-            settings,
-            schedule,
-            copies,
-            params["coarse"],
-            key,
-            example,
-            centres,
-            **options,  # type: ignore[arg-type]
+            params, key, example, config=config, centres=centres, mask_copies=copies
         ).errors
         return found, found
 
@@ -156,41 +181,41 @@ def level_paths(
         [jax.vmap(lambda g: gradient_paths.stack_gradients([g])[0])(share) for share in shares], 1
     )
     whole = jnp.sum(gradients, axis=1)
-    norms, cosines = jax.vmap(gradient_paths.norm_and_cosine)(gradients, whole)
+    norms, cosines = jax.vmap(gradient_paths.norms_and_cosines)(gradients, whole)
     return LevelPaths(found, norms, cosines, jnp.linalg.norm(whole, axis=1))
 
 
 def stage_gradients(
-    settings: NetworkConfig,
-    schedule: Schedule,
-    params: Params,
-    key: Array,
-    example: Example,
-    start: Pose,
-    *,
-    estimator: MaskEstimator = mask_estimators.soft,
+    params: Params, key: PRNGKey, example: Example, *, config: StageConfig, start: Pose
 ) -> dict[str, Any]:
-    """The gradients of the final TRE by name, in the order in which they come: from the last step
-    to the first, then of the weights, the logits and the mask network's parameters.
+    """The gradients of the final TRE by name, in the order of their computation.
+
+    They run from the last step to the first, then to the weights, the logits and the mask
+    network's parameters.
 
     Args:
-      settings, schedule, key, example, estimator: as for :func:`run_stages`.
       params: of both networks.
-      start: of the registration.
+      key: consumed.
+      example: the case.
+      config: of the stages.
+      start: initial pose, camera from model.
     """
     k_mask, _ = jax.random.split(key)
-    module = build_mask_network(settings)
+    module, schedule = build_mask_network(config.network), config.schedule
     logits, to_params = jax.vjp(
-        lambda mask: mask_logits(module, mask, example.cloud, example.pyramid), params["mask"]
+        lambda mask: module.apply(mask, example.cloud, example.pyramid).logits, params["mask"]
     )
-    weights, to_logits = jax.vjp(partial(estimator, k_mask), logits)
-    scene = apply_mask(example.cloud, weights)
-    error = gradient_paths.final_error(example.targets)
+    weights, to_logits = jax.vjp(partial(config.estimator, k_mask), logits)
     found = gradient_paths.gradient_by_step(
-        error, scene, example.surface, start, schedule.scales(), step=schedule.bound_step()
+        apply_mask(example.cloud, weights),
+        example.surface,
+        start,
+        scales=schedule.scales(),
+        step=schedule.bound_step(),
+        error=gradient_paths.final_error(example.targets),
     )
     named: dict[str, Any] = {
-        f"gradient at step {step + 1}": (found.poses[step], found.shares[step])
+        f"gradient at step {step + 1}": (found.pose_gradients[step], found.shares[step])
         for step in reversed(range(schedule.steps))
     }
     by_weight = jnp.where(example.cloud.valid, found.truncated[0], 0.0)

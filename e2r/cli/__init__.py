@@ -1,0 +1,52 @@
+"""The command line, ``e2r COMMAND``: one file a command, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+
+from e2r.cli.errors import parse_options, run_command
+
+STARTED = time.perf_counter()
+"""When the program began; the imports of a command come later, and take a second or two."""
+COMMANDS = {
+    "simulate": "Write simulated cases: RGB-D frames of open spine surgery, models and truth.",
+    "register": "Register one case: find the pose of every level in the camera frame.",
+    "export": "Export a prediction: transforms for ITK and 3D Slicer, surfaces, markups.",
+    "view": "View a registration in the browser: its steps and its layers.",
+    "convert": "Convert other formats: CT label maps, data sets, frames of any RGB-D camera.",
+}
+"""Command -> its summary. The module of this name holds its ``Options`` and ``run(options)``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: the command and its options; those of the process by default.
+
+    Returns:
+      The exit code: 0, or 2 after a refusal, or 130 after an interruption.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="e2r",
+        description="Find a patient's vertebrae in a depth camera's frame of open spine surgery.",
+        epilog="\n".join(
+            ["commands:"]
+            + [f"  {name:<9} {summary}" for name, summary in COMMANDS.items()]
+            + ["", "e2r COMMAND --help lists the options of a command."]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands")
+    name = parser.parse_args(given[:1]).command
+
+    def run() -> int:
+        command = import_module(f"e2r.cli.{name}")
+        return command.run(parse_options(command.Options, given[1:], prog=f"e2r {name}"))
+
+    return run_command(run)

@@ -1,4 +1,4 @@
-"""``python -m e2r convert``: other formats in, each to case folders or to a model."""
+"""``e2r convert``: other formats to case folders, or to a preoperative model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ConvertCt:
-    """Make a preoperative model of a CT label map (NIfTI): one STL a level, mm.
+class Ct:
+    """Convert a CT label map (NIfTI) to a preoperative model: one STL a level, mm.
 
-    Example: python -m e2r convert ct spine_seg.nii.gz cases/mine/model --levels L2 L3 L4
+    Example: e2r convert ct spine_seg.nii.gz cases/mine/model --levels L2 L3 L4
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -25,16 +25,16 @@ class ConvertCt:
     output: Annotated[Path, tyro.conf.Positional]
     """folder for the surfaces"""
     levels: tuple[str, ...] = ()
-    """levels to write, all that are there without it"""
+    """levels to write; all of the map by default"""
     labels: tuple[int, ...] = ()
-    """the number of each of --levels in the map, where it does not count as VerSe does"""
+    """label number of each of --levels; by default, VerSe's numbers"""
 
 
 @dataclass(frozen=True)
-class ConvertSpinedepth:
-    """Make case folders of SpineDepth: extracted pictures, labelled clouds, or SVO videos.
+class Spinedepth:
+    """Convert SpineDepth to case folders: extracted images, labelled clouds, or SVO videos.
 
-    Example: python -m e2r convert spinedepth SpineDepth cases --specimens 2 3 --cameras 0
+    Example: e2r convert spinedepth SpineDepth cases --specimens 2 3 --cameras 0
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -42,20 +42,20 @@ class ConvertSpinedepth:
     output: Annotated[Path, tyro.conf.Positional]
     """folder for the case folders"""
     specimens: tuple[int, ...] = ()
-    """which, all without it"""
+    """specimens to convert; all by default"""
     cameras: tuple[int, ...] = (0, 1)
     """0, 1 or both"""
     frames: tuple[int, ...] = ()
-    """which; without it all that are extracted, or every so many of a video"""
+    """frames to convert; by default, all extracted ones, or every n-th one of a video"""
     every: int = 100
-    """of videos without --frames"""
+    """n, for videos without --frames"""
 
 
 @dataclass(frozen=True)
-class ConvertPairs:
-    """Make case folders of SpineDepth in pairs: a level's surface, and its cloud by each camera.
+class Pairs:
+    """Convert SpineDepth in pairs to case folders: one level's surface and its cloud by a camera.
 
-    Example: python -m e2r convert pairs PAIRS cases
+    Example: e2r convert pairs PAIRS cases
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -63,169 +63,158 @@ class ConvertPairs:
     output: Annotated[Path, tyro.conf.Positional]
     """folder for the case folders"""
     specimens: tuple[str, ...] = ()
-    """which, all without it"""
+    """specimens to convert; all by default"""
     cameras: tuple[int, ...] = (0, 1)
     """0, 1 or both"""
 
 
 @dataclass(frozen=True)
-class ConvertSpinealign:
-    """Make case folders of SpineAlign: frames of an Azure Kinect, in vivo.
+class Spinealign:
+    """Convert SpineAlign to case folders: frames of an Azure Kinect, in vivo.
 
-    Example: python -m e2r convert spinealign SpineAlign cases
+    Example: e2r convert spinealign SpineAlign cases
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """the folder that its index, closest points, surfaces and clouds lie below"""
+    """the folder that holds the index, closest points, surfaces and clouds, at any depth"""
     output: Annotated[Path, tyro.conf.Positional]
     """folder for the case folders"""
     sequences: tuple[str, ...] = ()
-    """which, all without it"""
+    """sequences to convert; all by default"""
     every: int = 1
-    """one frame in so many of each sequence"""
+    """convert every n-th frame of each sequence"""
 
 
 @dataclass(frozen=True)
-class ConvertRgbd:
-    """Make a case folder of a frame of any RGB-D camera, and a model.
+class Rgbd:
+    """Convert a frame of any RGB-D camera, and a model, to a case folder.
 
     The frame is a folder of color.png, depth.png (or .npy) and intrinsics.json, or a PLY or PCD
-    cloud. Lens distortion is taken out.
-    Example: python -m e2r convert rgbd FRAME cases/mine --model STLS --unit m
+    cloud. Lens distortion is removed.
+
+    Example: e2r convert rgbd FRAME cases/mine --model STLS --unit m
     """
 
     source: Annotated[Path, tyro.conf.Positional]
     """the frame"""
     output: Annotated[Path, tyro.conf.Positional]
-    """the case folder; its name is the case's"""
+    """the case folder; its name becomes the case's id"""
     model: Path
     """folder of surfaces, one a level, mm"""
     unit: Literal["mm", "m"] = "mm"
-    """of the frame"""
+    """unit of the frame"""
 
 
-Convert: TypeAlias = (
-    Annotated[ConvertCt, tyro.conf.subcommand("ct")]
-    | Annotated[ConvertSpinedepth, tyro.conf.subcommand("spinedepth")]
-    | Annotated[ConvertPairs, tyro.conf.subcommand("pairs")]
-    | Annotated[ConvertSpinealign, tyro.conf.subcommand("spinealign")]
-    | Annotated[ConvertRgbd, tyro.conf.subcommand("rgbd")]
+Conversion: TypeAlias = (
+    Annotated[Ct, tyro.conf.subcommand("ct")]
+    | Annotated[Spinedepth, tyro.conf.subcommand("spinedepth")]
+    | Annotated[Pairs, tyro.conf.subcommand("pairs")]
+    | Annotated[Spinealign, tyro.conf.subcommand("spinealign")]
+    | Annotated[Rgbd, tyro.conf.subcommand("rgbd")]
 )
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """Bring other formats in: CT label maps, data sets, frames of any RGB-D camera."""
+class Options:
+    """Convert other formats: CT label maps, data sets, frames of any RGB-D camera."""
 
-    what: tyro.conf.OmitSubcommandPrefixes[Convert]
-    """what comes in"""
-
-
-def depth_scale(case: Case) -> float:
-    """Steps of depth a mm: 50, or as many as let 16 bits reach the farthest pixel."""
-    far = 1.0 if case.image is None else float(case.image.depth.max(initial=1.0))
-    return max(1.0, min(50.0, 65535 // far))
+    conversion: tyro.conf.OmitSubcommandPrefixes[Conversion]
 
 
-def write_cases(found: Iterable[Case], output: Path) -> int:
-    """Writes cases as folders below ``output``, and says how many there are."""
-    from e2r.datasets import case_folder
+def run(options: Options) -> int:
+    """Runs ``e2r convert``."""
+    return CONVERSIONS[type(options.conversion)](options.conversion)
 
-    written = 0
-    for case in found:
-        case_folder.write_case(case, output / case.id, depth_scale=depth_scale(case))
-        written += 1
-    print(f"{written} cases in {output}")
+
+def _convert_ct(options: Ct) -> int:
+    from e2r.datasets import ct, meshes
+
+    if options.labels and len(options.labels) != len(options.levels):
+        raise ValueError("--labels: give one number for each of --levels")
+    names = dict(zip(options.labels, options.levels, strict=True)) if options.labels else ct.VERSE
+    model = ct.read_labels(options.source, names)
+    missing = [name for name in options.levels if name not in model]
+    if missing:
+        raise ValueError(
+            f"{options.source}: has no {', '.join(missing)} (but {', '.join(model)}); "
+            "name other --levels, or give their numbers by --labels"
+        )
+    chosen = {name: mesh for name, mesh in model.items() if name in (options.levels or model)}
+    for path in meshes.write_meshes(chosen, options.output):
+        print(path)
     return 0
 
 
-def convert_spinedepth(options: ConvertSpinedepth) -> int:
-    """Runs ``convert spinedepth``."""
+def _convert_spinedepth(options: Spinedepth) -> int:
     from e2r.datasets import spinedepth
 
-    if options.every < 1:
-        raise ValueError(f"--every is {options.every}; use 1 or more")
-    found = spinedepth.convert(
+    _check_every(options.every)
+    cases = spinedepth.convert(
         options.source,
         specimens=options.specimens,
         cameras=options.cameras,
         frames=options.frames,
         every=options.every,
     )
-    return write_cases(found, options.output)
+    return _write_cases(cases, options.output)
 
 
-def convert_pairs(options: ConvertPairs) -> int:
-    """Runs ``convert pairs``."""
+def _convert_pairs(options: Pairs) -> int:
     from e2r.datasets import spinedepth_pairs
 
-    found = spinedepth_pairs.convert(
+    cases = spinedepth_pairs.convert(
         options.source, specimens=options.specimens, cameras=options.cameras
     )
-    return write_cases(found, options.output)
+    return _write_cases(cases, options.output)
 
 
-def convert_spinealign(options: ConvertSpinealign) -> int:
-    """Runs ``convert spinealign``."""
+def _convert_spinealign(options: Spinealign) -> int:
     from e2r.datasets import spinealign
 
-    if options.every < 1:
-        raise ValueError(f"--every is {options.every}; use 1 or more")
-    labels = []
+    _check_every(options.every)
+    label_errors = []
 
-    def found() -> Iterator[Case]:
+    def cases() -> Iterator[Case]:
         for case, label in spinealign.convert(
             options.source, sequences=options.sequences, every=options.every
         ):
-            labels.append(label.rmse_mm)
+            label_errors.append(label.rmse_mm)
             yield case
 
-    write_cases(found(), options.output)
-    if labels:
-        print(f"the labels themselves are {sum(labels) / len(labels):.2f} mm off (mean RMSE)")
-    return 0
+    code = _write_cases(cases(), options.output)
+    if label_errors:
+        mean = sum(label_errors) / len(label_errors)
+        print(f"mean RMSE of the labels themselves: {mean:.2f} mm")
+    return code
 
 
-def convert_rgbd(options: ConvertRgbd) -> int:
-    """Runs ``convert rgbd``."""
+def _convert_rgbd(options: Rgbd) -> int:
     from e2r.datasets import case_folder, rgbd
 
     name = options.output.resolve().name
     case = rgbd.convert(options.source, options.model, name, unit=options.unit)
-    case_folder.write_case(case, options.output, depth_scale=depth_scale(case))
+    case_folder.write_case(case, options.output)
     print(f"{len(case.points)} points, levels {', '.join(case.model)}, in {options.output}")
     return 0
 
 
-def convert_ct(options: ConvertCt) -> int:
-    """Runs ``convert ct``."""
-    from e2r.datasets import ct
-
-    if options.labels and len(options.labels) != len(options.levels):
-        raise ValueError("--labels: give one number for each of --levels")
-    names = dict(zip(options.labels, options.levels, strict=True)) if options.labels else ct.VERSE
-    meshes = ct.read_labels(options.source, names)
-    lost = [name for name in options.levels if name not in meshes]
-    if lost:
-        raise ValueError(
-            f"{options.source}: has no {', '.join(lost)} (but {', '.join(meshes)}); "
-            "name other --levels, or their numbers with --labels"
-        )
-    chosen = {name: mesh for name, mesh in meshes.items() if name in (options.levels or meshes)}
-    for path in ct.write(chosen, options.output):
-        print(path)
-    return 0
-
-
-COMMANDS: dict[type, Callable[[Any], int]] = {
-    ConvertCt: convert_ct,
-    ConvertSpinedepth: convert_spinedepth,
-    ConvertPairs: convert_pairs,
-    ConvertSpinealign: convert_spinealign,
-    ConvertRgbd: convert_rgbd,
+CONVERSIONS: dict[type, Callable[[Any], int]] = {
+    Ct: _convert_ct,
+    Spinedepth: _convert_spinedepth,
+    Pairs: _convert_pairs,
+    Spinealign: _convert_spinealign,
+    Rgbd: _convert_rgbd,
 }
 
 
-def run(conversion: Conversion) -> int:
-    """Runs the conversion that was asked for."""
-    return COMMANDS[type(conversion.what)](conversion.what)
+def _check_every(every: int) -> None:
+    if every < 1:
+        raise ValueError(f"--every is {every}; use 1 or more")
+
+
+def _write_cases(cases: Iterable[Case], folder: Path) -> int:
+    from e2r.datasets import case_folder
+
+    count = case_folder.write_cases(cases, folder)
+    print(f"{count} cases in {folder}")
+    return 0

@@ -1,16 +1,29 @@
-"""Runs a command: bad input becomes one sentence and exit code 2."""
+"""Bad input ends a command with one sentence and exit code 2."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from e2r.runtime.compile_cache import enable_cache
+Options = TypeVar("Options")
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Runs a command; bad input becomes one sentence on stderr and exit code 2."""
+    """Runs a command with the compile cache on.
+
+    Args:
+      command: parses the options and does the work; returns the exit code.
+
+    Returns:
+      The command's exit code; 2 if the input was refused, 130 if the user interrupted. With
+      ``E2R_DEBUG`` set, errors keep their traceback.
+    """
+    from e2r.runtime.compile_cache import enable_cache
+
     enable_cache()
     try:
         return command()
@@ -21,8 +34,50 @@ def run_command(command: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "e2r: interrupted; the same command goes on where it was, if it trains or evaluates, "
-            "and begins anew otherwise",
+            "e2r: interrupted. Run the same command again: training and evaluation resume, other "
+            "commands start over",
             file=sys.stderr,
         )
         return 130
+
+
+def parse_options(
+    options: type[Options],
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str | None = None,
+) -> Options:
+    """Parses a command line into a dataclass.
+
+    Args:
+      options: the dataclass; its fields are the options, its docstring the help.
+      arguments: the words of the command line; those of the process by default.
+      prog: name of the command in the help.
+      description: opens the help; the docstring by default.
+
+    Raises:
+      ValueError: a settings class refused its values; tyro would print a box in place of the
+        sentence.
+      SystemExit: help was asked for, or the words cannot be parsed.
+    """
+    import tyro
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(options, args=arguments, prog=prog, description=description)
+    except SystemExit as stop:
+        refusal = _refusal_of_settings(stop)
+        if refusal is not None:
+            raise refusal from None
+        print(printed.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def _refusal_of_settings(stop: SystemExit) -> ValueError | None:
+    """The ValueError of a settings class that made tyro exit; None if it exited otherwise."""
+    error = stop.__context__
+    if isinstance(getattr(error, "arg", None), str):  # a nested class; for a word it is a record
+        error = error.__context__ if error is not None else None
+    return error if isinstance(error, ValueError) else None

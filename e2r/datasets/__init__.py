@@ -1,1 +1,1 @@
-"""Cases: read, written, simulated."""
+"""Cases in memory and on disk, and the readers of data sets."""

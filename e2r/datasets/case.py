@@ -1,24 +1,37 @@
-"""A case: one RGB-D frame (or cloud), one preoperative model, maybe the truth. On the host."""
+"""A case in memory: one camera frame (or cloud), one preoperative model, perhaps the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import trimesh
+from jaxtyping import UInt8
 
 from e2r.geometry import point_clouds
-from e2r.types import Pose
+from e2r.types import Bool, Float, Int, Pose
+
+MAX_TARGETS = 200
+"""About the number of vertices that serve as targets of a level, where a case names none."""
+
+
+class ScenePoints(NamedTuple):
+    """A cloud as a camera or a file gives it."""
+
+    points: Float[np.ndarray, "m 3"]  # mm, camera frame
+    colors: Float[np.ndarray, "m 3"]  # 0 to 1
+    normals: Float[np.ndarray, "m 3"] | None = None  # unit, towards the camera
 
 
 class RgbdImage(NamedTuple):
-    """An RGB-D frame. Integer pixel (u, v) is the pixel's centre."""
+    """An RGB-D image without lens distortion. Integer pixel (u, v) is the pixel's centre."""
 
-    color: np.ndarray  # (H, W, 3) uint8
-    depth: np.ndarray  # (H, W) mm, 0 where unseen
-    fx: float
+    color: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]  # mm along the optical axis, 0 where unseen
+    fx: float  # pixels
     fy: float
     cx: float
     cy: float
@@ -30,59 +43,120 @@ class Case:
 
     Attributes:
       id: unique within a data set.
-      model: level name -> surface, mm, all in one model frame.
-      points: (M, 3) mm, camera frame.
-      colors: (M, 3) in [0, 1].
-      normals: (M, 3) or None.
-      picture: the RGB-D frame the points come from, or None.
-      truth: level name -> camera-from-model pose, or None. For scoring and named starts only.
-      targets: level name -> (T, 3) mm, model frame, or None.
-      exposed: levels the surgeon says are in the wound, or None.
+      model: level -> surface, mm, all in one model frame.
+      points: scene points, mm, camera frame.
+      colors: of the points, 0 to 1.
+      normals: of the points, unit; None: estimated from the points.
+      image: the RGB-D image that the points come from, if there is one.
+      truth: level -> true pose, camera from model. It scores results and makes perturbed initial
+        poses; the registration never sees it.
+      targets: level -> target points, mm, model frame.
+      exposed: the levels in the wound, as named by the surgeon.
       source: the specimen or patient; statistics are grouped by it.
-      bone: (M,) bool, which points are bone, or None. Only a simulator knows; the oracle mask of
-        an evaluation uses it, nothing else.
+      bone: whether each point is bone. Only a simulator knows it, and only the oracle mask of an
+        evaluation uses it.
+      folder: the case folder that it was read from.
     """
 
     id: str
     model: Mapping[str, trimesh.Trimesh]
-    points: np.ndarray
-    colors: np.ndarray
-    normals: np.ndarray | None = None
+    points: Float[np.ndarray, "m 3"]
+    colors: Float[np.ndarray, "m 3"]
+    normals: Float[np.ndarray, "m 3"] | None = None
     image: RgbdImage | None = None
     truth: Mapping[str, Pose] | None = None
-    targets: Mapping[str, np.ndarray] | None = None
+    targets: Mapping[str, Float[np.ndarray, "_ 3"]] | None = None
     exposed: tuple[str, ...] | None = None
     source: str = ""
-    bone: np.ndarray | None = None
+    bone: Bool[np.ndarray, "m"] | None = None
+    folder: Path | None = None
 
 
-def case_from_image(picture: RgbdImage, *, bone: np.ndarray | None = None, **fields: Any) -> Case:
-    """A case whose points are the picture's pixels that have a depth; ``bone`` is (H, W)."""
-    points, pixels = point_clouds.back_project(
-        picture.depth, picture.fx, picture.fy, picture.cx, picture.cy
+def make_case(
+    scene: RgbdImage | ScenePoints,
+    *,
+    id: str,
+    model: Mapping[str, trimesh.Trimesh],
+    truth: Mapping[str, Pose] | None = None,
+    targets: Mapping[str, Float[np.ndarray, "_ 3"]] | None = None,
+    exposed: tuple[str, ...] | None = None,
+    source: str = "",
+    bone: Bool[np.ndarray, "h w"] | None = None,
+) -> Case:
+    """Makes a case of a scene; the points of an image are its pixels that have a depth.
+
+    Args:
+      scene: the image, or a cloud.
+      id: a field of :class:`Case`, as are those that follow.
+      model: level -> surface, mm, model frame.
+      truth: level -> true pose, camera from model.
+      targets: level -> target points, mm, model frame.
+      exposed: the levels in the wound.
+      source: the specimen or patient.
+      bone: whether each pixel of the image shows bone.
+    """
+    image = None
+    if isinstance(scene, RgbdImage):
+        image = scene
+        points, pixels = point_clouds.back_project(
+            image.depth, fx=image.fx, fy=image.fy, cx=image.cx, cy=image.cy
+        )
+        scene = ScenePoints(points, image.color.reshape(-1, 3)[pixels] / 255.0)
+        bone = None if bone is None else bone.ravel()[pixels]
+    return Case(
+        **scene._asdict(),
+        id=id,
+        model=model,
+        image=image,
+        truth=truth,
+        targets=targets,
+        exposed=exposed,
+        source=source,
+        bone=bone,
     )
-    colors = picture.color.reshape(-1, 3)[pixels] / 255.0
-    if bone is not None:
-        bone = bone.ravel()[pixels]
-    return Case(points=points, colors=colors, image=picture, bone=bone, **fields)
 
 
-def scored_targets(case: Case) -> dict[str, np.ndarray]:
-    """Targets at which a case is judged, by level: the named ones, else model vertices."""
+def scored_targets(case: Case) -> dict[str, Float[np.ndarray, "_ 3"]]:
+    """The points at which a case is scored: the targets it names, or else model vertices.
+
+    Args:
+      case: without a truth, nothing is scored.
+
+    Returns:
+      level -> points, mm, model frame.
+    """
     if case.truth is None:
         return {}
     if case.targets:
         return {name: np.asarray(points) for name, points in case.targets.items()}
-    result = {}
-    for name in case.truth:
-        vertices = np.asarray(case.model[name].vertices)
-        result[name] = vertices[:: max(1, len(vertices) // 200)]
-    return result
+    vertices = {name: np.asarray(case.model[name].vertices) for name in case.truth}
+    return {name: rows[:: max(1, len(rows) // MAX_TARGETS)] for name, rows in vertices.items()}
 
 
 def true_pose(case: Case) -> Pose:
-    """The one rigid pose of a case that has a truth: that of its middle scored level."""
-    names = list(scored_targets(case))
-    if case.truth is None or not names:
+    """The true pose of the whole model: that of the middle one of the scored levels.
+
+    Args:
+      case: a case with a truth.
+
+    Raises:
+      ValueError: the case has no truth.
+    """
+    levels = list(scored_targets(case))
+    if case.truth is None or not levels:
         raise ValueError(f"{case.id}: has no truth.json")
-    return case.truth[names[len(names) // 2]]
+    return case.truth[levels[len(levels) // 2]]
+
+
+def visible_bone(case: Case) -> Int[np.ndarray, "b"]:
+    """The rows of the bone points among the points of a simulated case.
+
+    Args:
+      case: a case that knows its bone.
+
+    Raises:
+      ValueError: the case does not know its bone.
+    """
+    if case.bone is None:
+        raise ValueError(f"{case.id}: has no bone.png, which only simulated cases have")
+    return np.flatnonzero(case.bone)

@@ -1,15 +1,14 @@
-"""A case: one RGB-D frame (or cloud), one preoperative model, maybe the truth. On disk and off.
+"""Case folders: one folder holds one case. A data set is a folder of them.
 
-The folder layout is described in the README. Everything a user wrote is checked once, while it is
-read, and refused in one sentence that names the file and the remedy.
+A user's files are checked once, when they are read. A broken one is refused by one sentence that
+names the file and the remedy.
 """
 
 from __future__ import annotations
 
-import gc
-import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,27 @@ import numpy as np
 from PIL import Image
 
 from e2r.datasets import file_checks, meshes, ply
-from e2r.datasets.case import Case, RgbdImage, case_from_image
-from e2r.datasets.meshes import MESH_SUFFIXES
+from e2r.datasets.case import Case, RgbdImage, ScenePoints, make_case
+from e2r.datasets.file_checks import PathLike
 from e2r.geometry import poses
-from e2r.types import Pose
+from e2r.types import Float, Pose
+
+DEPTH_SCALE = 50.0
+"""Depth units per mm of the images that e2r writes; 16 bits reach 1310 mm in steps of 0.02 mm."""
+MAX_DEPTH_VALUE = 65535
+CAMERA_FIELDS = ("width", "height", "fx", "fy", "cx", "cy", "depth_scale")
 
 
-def find_cases(folder: Path) -> list[Path]:
-    """The case folders of a data set (or the folder itself, if it is one case), sorted.
+def find_cases(folder: PathLike) -> list[Path]:
+    """Finds the case folders of a data set, sorted by name.
+
+    Args:
+      folder: a data set, or one case.
 
     Raises:
-      ValueError: no such folder, or no case in it.
+      ValueError: there is no such folder, or no case in it.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a case folder or a folder of cases")
     if (folder / "case.json").exists():
@@ -39,13 +47,25 @@ def find_cases(folder: Path) -> list[Path]:
     return found
 
 
-def read_source(folder: Path) -> str:
-    """The source of a case folder, without reading the rest."""
-    return str(file_checks.read_json(folder / "case.json").get("source", ""))
+def read_source(folder: PathLike) -> str:
+    """Reads the source of a case, and nothing else of it.
+
+    Args:
+      folder: a case folder.
+
+    Raises:
+      ValueError: case.json is broken.
+    """
+    return str(file_checks.read_json(Path(folder) / "case.json").get("source", ""))
 
 
-def read_id(folder: Path) -> str:
-    """The id of a case folder, without reading the rest; the folder's name if that is broken."""
+def read_id(folder: PathLike) -> str:
+    """Reads the id of a case, and nothing else of it.
+
+    Args:
+      folder: a case folder; its name is returned if its case.json is broken.
+    """
+    folder = Path(folder)
     try:
         found = file_checks.read_json(folder / "case.json").get("id")
     except (ValueError, OSError):
@@ -53,81 +73,79 @@ def read_id(folder: Path) -> str:
     return found if isinstance(found, str) and found.strip() else folder.name
 
 
-SWEEP = 64
-"""Cases read after which those that nobody holds are collected: trimesh's meshes refer to
-themselves, and among all of jax's objects Python looks for such circles so rarely that the meshes
-of a thousand cases would pile up."""
-_reads = itertools.count()
+# Reading ------------------------------------------------------------------------------------------
 
 
-def read_case(folder: Path) -> Case:
-    """Reads and checks one case folder.
+def read_case(folder: PathLike) -> Case:
+    """Reads and checks one case.
+
+    Args:
+      folder: a case folder.
 
     Raises:
-      ValueError: one sentence, naming the file or field and the remedy.
+      ValueError: something is missing or broken; the message names it and the remedy.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give a case folder")
-    if not (folder / "case.json").exists():
-        inside = sorted(path.parent.name for path in folder.glob("*/case.json"))
-        hint = (
-            f"it is a data set, name one case, such as {inside[0]}"
-            if inside
-            else ("a case folder holds case.json, a scene and model/")
-        )
-        raise ValueError(f"{folder}: not a case, there is no case.json; {hint}")
-    about = file_checks.read_json(folder / "case.json")
-    where = folder / "case.json"
-    if about.get("unit", "mm") != "mm":
-        raise ValueError(f'{where}: unit is {about["unit"]!r}; convert everything to "mm"')
-    identity = about.get("id", folder.name)
-    if not isinstance(identity, str) or not identity.strip():
-        raise ValueError(f"{where}: id must be a non-empty text, not {identity!r}")
-    levels = file_checks.check_names(about.get("levels"), where, "levels")
-    if not levels:
-        raise ValueError(f'{where}: levels is empty; list the levels in model/, such as ["L3"]')
-    exposed = None
-    if about.get("exposed") is not None:
-        exposed = tuple(file_checks.check_names(about["exposed"], where, "exposed"))
-        file_checks.check_known(exposed, levels, f"{where}: exposed")
+    folder = Path(folder)
+    about = _read_about(folder)
+    levels, exposed = about["levels"], about["exposed"]
     model = {name: meshes.read_mesh(_mesh_path(folder / "model", name)) for name in levels}
     truth, targets = None, None
     if (folder / "truth.json").exists():
         truth, targets = _read_truth(folder / "truth.json", levels)
-    fields: dict[str, Any] = dict(
-        id=identity,
+    scene, path = _read_scene(folder)
+    bone = None
+    if isinstance(scene, RgbdImage) and (folder / "bone.png").exists():
+        bone = file_checks.read_image(folder / "bone.png") > 0
+        if bone.shape != scene.depth.shape:
+            raise ValueError(f"{folder / 'bone.png'}: must be one channel, as large as depth.png")
+    case = make_case(
+        scene,
+        id=about["id"],
         model=model,
         truth=truth,
         targets=targets,
         exposed=exposed,
-        source=str(about.get("source", "")),
+        source=about["source"],
+        bone=bone,
     )
-    if (folder / "depth.png").exists() or (folder / "camera.json").exists():
-        picture = _read_image(folder)
-        bone = None
-        if (folder / "bone.png").exists():
-            bone = file_checks.read_image(folder / "bone.png") > 0
-            if bone.shape != picture.depth.shape:
-                raise ValueError(
-                    f"{folder / 'bone.png'}: must be one channel, as large as depth.png"
-                )
-        case = case_from_image(picture, bone=bone, **fields)
-    elif (folder / "scene.ply").exists():
-        points, colors, normals = ply.read_cloud(folder / "scene.ply")
-        case = Case(points=points, colors=colors, normals=normals, **fields)
-    else:
-        raise ValueError(
-            f"{folder}: no scene; put color.png, depth.png and camera.json there, or scene.ply"
-        )
-    scene = "depth.png" if case.image is not None else "scene.ply"
-    file_checks.check_scene(case.points, folder / scene)
-    if next(_reads) % SWEEP == SWEEP - 1:
-        gc.collect()
-    return case
+    file_checks.check_scene(case.points, path)
+    return replace(case, folder=folder)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """The checked fields of case.json: id, levels, exposed, source."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a case folder")
+    path = folder / "case.json"
+    if not path.exists():
+        inside = sorted(path.parent.name for path in folder.glob("*/case.json"))
+        remedy = "a case folder holds case.json, a scene and model/"
+        if inside:
+            remedy = f"it is a data set; name one case, such as {inside[0]}"
+        raise ValueError(f"{folder}: not a case, there is no case.json; {remedy}")
+    about = file_checks.read_json(path)
+    if about.get("unit", "mm") != "mm":
+        raise ValueError(f'{path}: unit is {about["unit"]!r}; convert everything to "mm"')
+    identity = about.get("id", folder.name)
+    if not isinstance(identity, str) or not identity.strip():
+        raise ValueError(f"{path}: id must be a non-empty text, not {identity!r}")
+    levels = file_checks.check_names(about.get("levels"), path, "levels")
+    if not levels:
+        raise ValueError(f'{path}: levels is empty; list the levels in model/, such as ["L3"]')
+    exposed = about.get("exposed")
+    if exposed is not None:
+        exposed = tuple(file_checks.check_names(exposed, path, "exposed"))
+        file_checks.check_known(exposed, levels, f"{path}: exposed")
+    return {
+        "id": identity,
+        "levels": levels,
+        "exposed": exposed,
+        "source": str(about.get("source", "")),
+    }
 
 
 def _mesh_path(folder: Path, name: str) -> Path:
-    for suffix in (*MESH_SUFFIXES, *(s.upper() for s in MESH_SUFFIXES)):
+    for suffix in (*meshes.MESH_SUFFIXES, *map(str.upper, meshes.MESH_SUFFIXES)):
         if (folder / f"{name}{suffix}").exists():
             return folder / f"{name}{suffix}"
     raise ValueError(f"{folder / name}.stl: no such file; export level {name} as STL, PLY or OBJ")
@@ -135,7 +153,8 @@ def _mesh_path(folder: Path, name: str) -> Path:
 
 def _read_truth(
     path: Path, levels: Sequence[str]
-) -> tuple[dict[str, Pose], dict[str, np.ndarray] | None]:
+) -> tuple[dict[str, Pose], dict[str, Float[np.ndarray, "_ 3"]] | None]:
+    """The true poses and, if there are any, the targets, by level."""
     value = file_checks.read_json(path)
     matrices = value.get("T_camera_model")
     if not isinstance(matrices, dict) or not matrices:
@@ -162,50 +181,95 @@ def _read_truth(
     return truth, targets
 
 
+def _read_scene(folder: Path) -> tuple[RgbdImage | ScenePoints, Path]:
+    """The scene of a case, and the file that its points come from."""
+    if (folder / "depth.png").exists() or (folder / "camera.json").exists():
+        return _read_image(folder), folder / "depth.png"
+    path = folder / "scene.ply"
+    if path.exists():
+        return ply.read_cloud(path), path
+    raise ValueError(
+        f"{folder}: no scene; put color.png, depth.png and camera.json there, or scene.ply"
+    )
+
+
 def _read_image(folder: Path) -> RgbdImage:
-    camera = file_checks.read_json(folder / "camera.json")
-    numbers: dict[str, float] = {}
-    for field in ("width", "height", "fx", "fy", "cx", "cy", "depth_scale"):
-        value = camera.get(field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-            raise ValueError(f"{folder / 'camera.json'}: {field} must be a number, not {value!r}")
-        if field not in ("cx", "cy") and value <= 0:
-            raise ValueError(f"{folder / 'camera.json'}: {field} must be positive, not {value}")
-        numbers[field] = float(value)
-    color = file_checks.read_image(folder / "color.png")
+    camera = _read_camera(folder / "camera.json")
+    color = file_checks.read_color(folder / "color.png")
     depth = file_checks.read_image(folder / "depth.png")
-    if color.ndim != 3 or color.dtype != np.uint8 or color.shape[2] < 3:
-        raise ValueError(f"{folder / 'color.png'}: must be an 8-bit RGB picture")
     if depth.ndim != 2 or depth.dtype == np.uint8:
         raise ValueError(f"{folder / 'depth.png'}: must be one 16-bit channel; 8 bits are too few")
-    size = (int(numbers["height"]), int(numbers["width"]))
-    for name, image in (("color.png", color), ("depth.png", depth)):
-        if image.shape[:2] != size:
+    size = (int(camera["height"]), int(camera["width"]))
+    for name, values in (("color.png", color), ("depth.png", depth)):
+        if values.shape[:2] != size:
             raise ValueError(
-                f"{folder / name}: is {image.shape[1]}x{image.shape[0]}, but camera.json says "
+                f"{folder / name}: is {values.shape[1]}x{values.shape[0]}, but camera.json says "
                 f"{size[1]}x{size[0]}; all three must agree"
             )
     if not (depth > 0).any():
         raise ValueError(f"{folder / 'depth.png'}: every pixel is 0, so the cloud is empty")
     return RgbdImage(
-        color[..., :3],
-        depth.astype(np.float32) / np.float32(numbers["depth_scale"]),
-        numbers["fx"],
-        numbers["fy"],
-        numbers["cx"],
-        numbers["cy"],
+        color=color,
+        depth=depth.astype(np.float32) / np.float32(camera["depth_scale"]),
+        fx=camera["fx"],
+        fy=camera["fy"],
+        cx=camera["cx"],
+        cy=camera["cy"],
     )
 
 
-def write_case(case: Case, folder: Path, *, depth_scale: float = 50.0) -> None:
+def _read_camera(path: Path) -> dict[str, float]:
+    camera = file_checks.read_json(path)
+    numbers: dict[str, float] = {}
+    for field in CAMERA_FIELDS:
+        value = camera.get(field)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+            raise ValueError(f"{path}: {field} must be a number, not {value!r}")
+        if field not in ("cx", "cy") and value <= 0:
+            raise ValueError(f"{path}: {field} must be positive, not {value}")
+        numbers[field] = float(value)
+    return numbers
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def write_cases(cases: Iterable[Case], folder: PathLike) -> int:
+    """Writes cases as a data set.
+
+    Args:
+      cases: the cases; each goes to the folder of its id.
+      folder: made if it is missing.
+
+    Returns:
+      The number of cases.
+    """
+    count = 0
+    for case in cases:
+        write_case(case, Path(folder) / case.id)
+        count += 1
+    return count
+
+
+def write_case(case: Case, folder: PathLike) -> None:
     """Writes a case folder that :func:`read_case` reads back.
 
     Args:
       case: the case.
-      folder: made if it is not there.
-      depth_scale: 16-bit steps per mm; 50 reaches 1310 mm in steps of 0.02 mm.
+      folder: made if it is missing.
     """
-    (folder / "model").mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    meshes.write_meshes(case.model, folder / "model")
+    if case.image is not None:
+        _write_rgbd_image(case.image, folder)
+        if case.bone is not None:
+            bone = np.zeros(case.image.depth.shape, np.uint8)
+            bone[case.image.depth > 0] = np.where(case.bone, 255, 0)
+            Image.fromarray(bone).save(folder / "bone.png")
+    else:
+        ply.write_cloud(case, folder / "scene.ply")
+    if case.truth is not None:
+        _write_truth(folder / "truth.json", case.truth, case.targets)
     about: dict[str, Any] = {
         "id": case.id,
         "levels": list(case.model),
@@ -214,50 +278,50 @@ def write_case(case: Case, folder: Path, *, depth_scale: float = 50.0) -> None:
     }
     if case.exposed is not None:
         about["exposed"] = list(case.exposed)
-    for name, mesh in case.model.items():
-        mesh.export(folder / "model" / f"{name}.stl")
-    if case.image is not None:
-        write_rgbd_image(case.image, folder, depth_scale=depth_scale)
-        if case.bone is not None:
-            bone = np.zeros(case.image.depth.shape, np.uint8)
-            bone[case.image.depth > 0] = np.where(case.bone, 255, 0)
-            Image.fromarray(bone).save(folder / "bone.png")
-    else:
-        ply.write_cloud(case, folder / "scene.ply")
-    if case.truth is not None:
-        truth: dict[str, Any] = {
-            "T_camera_model": {
-                name: poses.to_matrix(pose).tolist() for name, pose in case.truth.items()
-            }
-        }
-        if case.targets is not None:
-            truth["targets"] = {
-                name: np.round(points, 4).tolist() for name, points in case.targets.items()
-            }
-        (folder / "truth.json").write_text(json.dumps(truth, indent=1))
-    # Last, so that a folder with a case.json is whole.
+    # Last, so that a folder with a case.json is complete.
     (folder / "case.json").write_text(json.dumps(about, indent=1))
 
 
-def write_rgbd_image(picture: RgbdImage, folder: Path, *, depth_scale: float) -> None:
+def _write_truth(
+    path: Path, truth: Mapping[str, Pose], targets: Mapping[str, Float[np.ndarray, "_ 3"]] | None
+) -> None:
+    value: dict[str, Any] = {
+        "T_camera_model": {name: poses.to_matrix(pose).tolist() for name, pose in truth.items()}
+    }
+    if targets is not None:
+        value["targets"] = {name: np.round(points, 4).tolist() for name, points in targets.items()}
+    path.write_text(json.dumps(value, indent=1))
+
+
+def _write_rgbd_image(image: RgbdImage, folder: Path) -> None:
     """Writes color.png, depth.png (16 bit) and camera.json."""
-    write_images(picture, folder / "color.png", folder / "depth.png", depth_scale=depth_scale)
-    height, width = picture.depth.shape
+    depth_scale = max(1.0, min(DEPTH_SCALE, MAX_DEPTH_VALUE // float(image.depth.max(initial=1.0))))
+    write_images(image, folder / "color.png", folder / "depth.png", depth_scale=depth_scale)
+    height, width = image.depth.shape
     camera = {
         "width": width,
         "height": height,
-        "fx": picture.fx,
-        "fy": picture.fy,
-        "cx": picture.cx,
-        "cy": picture.cy,
+        "fx": image.fx,
+        "fy": image.fy,
+        "cx": image.cx,
+        "cy": image.cy,
         "depth_scale": depth_scale,
     }
     (folder / "camera.json").write_text(json.dumps(camera, indent=1))
 
 
-def write_images(picture: RgbdImage, color: Path, depth: Path, *, depth_scale: float) -> None:
-    """Writes a picture as 8-bit colour and 16-bit depth, ``depth_scale`` steps a mm."""
-    steps = np.round(picture.depth * depth_scale)
-    steps = np.where(steps > 65535, 0, steps).astype(np.uint16)
-    Image.fromarray(picture.color).save(color)
-    Image.fromarray(steps).save(depth)
+def write_images(
+    image: RgbdImage, color: PathLike, depth: PathLike, *, depth_scale: float = DEPTH_SCALE
+) -> None:
+    """Writes an RGB-D image as 8-bit colour and 16-bit depth.
+
+    Args:
+      image: the image; depths that 16 bits do not hold become 0.
+      color: file of the colour.
+      depth: file of the depth.
+      depth_scale: depth units per mm.
+    """
+    values = np.round(image.depth * depth_scale)
+    values = np.where(values > MAX_DEPTH_VALUE, 0, values).astype(np.uint16)
+    Image.fromarray(image.color).save(color)
+    Image.fromarray(values).save(depth)

@@ -1,73 +1,52 @@
-"""Checks of what users' files hold: each failure is one sentence that names the file and the remedy."""
+"""Checks of users' files. A refusal is one sentence that names the file and the remedy."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-BOMB = Image.DecompressionBombError
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+from e2r.types import Float, Shaped
+
+PathLike: TypeAlias = str | os.PathLike[str]
+"""A path as a text or as a ``pathlib.Path``."""
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+"""Names of levels and cases; they become file names."""
+MIN_POINTS = 32
+"""Smallest number of points of a scene."""
 
 
-def parse_table(lines: Sequence[str], delimiter: str | None = None) -> np.ndarray:
-    """The table (R, C) that lines of text hold; (0, 0) where they hold none.
+def one_line(error: BaseException, limit: int = 100) -> str:
+    """The text of an exception on one line.
+
+    Args:
+      error: the exception.
+      limit: largest number of characters.
+    """
+    return " ".join(str(error).split())[:limit]
+
+
+# Texts --------------------------------------------------------------------------------------------
+
+
+def read_json(path: PathLike) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Args:
+      path: the file.
 
     Raises:
-      ValueError: they are no table of numbers.
+      ValueError: the file is missing or holds anything else.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "loadtxt: input contained no data")
-        rows = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
-    return rows if rows.size else np.zeros((0, 0))
-
-
-def face_camera(normals: np.ndarray, points: np.ndarray, path: Path) -> np.ndarray:
-    """Normals (M, 3) of a file, made unit and turned to the camera.
-
-    Raises:
-      ValueError: a normal is not finite, or far from unit.
-    """
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    if not np.isfinite(length).all() or (length < 0.5).any():
-        raise ValueError(f"{path}: has normals that are not unit; leave nx ny nz out")
-    normals = normals / length
-    return np.where((normals * points).sum(1, keepdims=True) > 0, -normals, normals)
-
-
-def check_scene(points: np.ndarray, path: Path) -> None:
-    """Refuses points (M, 3) that cannot be what a camera sees, in mm, before it.
-
-    Raises:
-      ValueError: not finite, too few, behind the camera, or in metres; names ``path``.
-    """
-    if not np.isfinite(points).all():
-        bad = int((~np.isfinite(points).all(axis=1)).sum())
-        raise ValueError(f"{path}: {bad} points are not finite; leave invalid points out")
-    if len(points) < 32:
-        raise ValueError(f"{path}: holds {len(points)} points; a scene needs 32 at least")
-    far = float(np.median(points[:, 2]))
-    if far <= 0:
-        raise ValueError(f"{path}: lies behind the camera (median z {far:.3g}); z points forward")
-    if far < 20.0:
-        raise ValueError(
-            f"{path}: is {far:.3g} mm away, so it is in metres; e2r works in millimetres, "
-            "multiply by 1000 (for a depth picture: divide depth_scale by 1000)"
-        )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-      ValueError: no such file, or not one object.
-    """
+    path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -79,29 +58,151 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_names(value: Any, where: Path, field: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f'{where}: {field} must be a list of names, such as ["L3", "L4"]')
-    for name in value:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"{where}: {field}: {name!r} is no level name; use letters and digits")
-    if len(set(value)) < len(value):
-        raise ValueError(f"{where}: {field} names a level twice; name each once")
-    return value
+def parse_table(lines: Sequence[str], delimiter: str | None = None) -> Float[np.ndarray, "r c"]:
+    """Reads lines of text as a table of numbers.
+
+    Args:
+      lines: one row each; empty lines and comments are skipped.
+      delimiter: between the columns; white space by default.
+
+    Returns:
+      The rows; (0, 0) if there are none.
+
+    Raises:
+      ValueError: a value is no number, or rows differ in length.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+        rows = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
+    return rows if rows.size else np.zeros((0, 0))
 
 
-def check_known(names: Sequence[str], levels: Sequence[str], where: str) -> None:
+def check_names(names: Any, path: PathLike, field: str) -> list[str]:
+    """Returns the level names of a field, or refuses them.
+
+    Args:
+      names: the value of the field.
+      path: the file or folder, for the message.
+      field: the field, for the message.
+
+    Raises:
+      ValueError: no list of texts, a text that is no level name, or one name twice.
+    """
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'{path}: {field} must be a list of names, such as ["L3", "L4"]')
+    for name in names:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"{path}: {field}: {name!r} is no level name; use letters and digits")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: {field} names a level twice; name each once")
+    return names
+
+
+def check_known(names: Sequence[str], levels: Sequence[str], field: str) -> None:
+    """Refuses names that are not among the levels.
+
+    Args:
+      names: the names.
+      levels: the levels of the case.
+      field: file and field, for the message.
+
+    Raises:
+      ValueError: a name is unknown.
+    """
     unknown = sorted(set(names) - set(levels))
     if unknown:
-        raise ValueError(f"{where}: {unknown[0]} is not among the levels {list(levels)}")
+        raise ValueError(f"{field}: {unknown[0]} is not among the levels {list(levels)}")
 
 
-def read_image(path: Path) -> np.ndarray:
-    """A picture's values, as the file has them."""
+# Images -------------------------------------------------------------------------------------------
+
+
+def read_image(path: PathLike) -> Shaped[np.ndarray, "h w *c"]:
+    """Reads an image without converting its values.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ValueError: the file is missing or no image.
+    """
     try:
         with Image.open(path) as image:
             return np.array(image)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; a picture needs color.png and depth.png") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, BOMB) as error:
+        raise ValueError(
+            f"{path}: no such file; an RGB-D image needs a colour and a depth image"
+        ) from None
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"{path}: cannot be read as a PNG ({error}); write it again") from None
+
+
+def read_color(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an 8-bit RGB image; an alpha channel is dropped.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ValueError: the file is missing or no such image.
+    """
+    color = read_image(path)
+    if color.ndim != 3 or color.dtype != np.uint8 or color.shape[2] < 3:
+        raise ValueError(f"{path}: must be an 8-bit RGB image")
+    return color[..., :3]
+
+
+# Points -------------------------------------------------------------------------------------------
+
+
+def check_scene(points: Float[np.ndarray, "m 3"], path: PathLike) -> None:
+    """Refuses points that no camera can have measured.
+
+    Args:
+      points: mm, camera frame.
+      path: their file, for the message.
+
+    Raises:
+      ValueError: points that are not finite, too few, behind the camera, or in metres.
+    """
+    if not np.isfinite(points).all():
+        bad = int((~np.isfinite(points).all(axis=1)).sum())
+        raise ValueError(f"{path}: {bad} points are not finite; leave invalid points out")
+    if len(points) < MIN_POINTS:
+        raise ValueError(f"{path}: holds {len(points)} points; a scene needs at least {MIN_POINTS}")
+    distance = float(np.median(points[:, 2]))
+    if distance <= 0:
+        raise ValueError(
+            f"{path}: lies behind the camera (median z is {distance:.3g}); z must point forward"
+        )
+    if distance < 20.0:
+        raise ValueError(
+            f"{path}: is {distance:.3g} mm away, so it is in metres; multiply it by 1000 "
+            "(or divide the depth_scale of a depth image by 1000)"
+        )
+
+
+def orient_normals(
+    normals: Float[np.ndarray, "m 3"], points: Float[np.ndarray, "m 3"], path: PathLike
+) -> Float[np.ndarray, "m 3"]:
+    """Makes normals unit and turns them towards the camera.
+
+    Args:
+      normals: about unit.
+      points: mm, camera frame.
+      path: their file, for the message.
+
+    Raises:
+      ValueError: a normal is not finite, or much shorter than unit.
+    """
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    if not np.isfinite(length).all() or (length < 0.5).any():
+        raise ValueError(f"{path}: has normals that are not unit; leave nx ny nz out")
+    normals = normals / length
+    return np.where((normals * points).sum(1, keepdims=True) > 0, -normals, normals)

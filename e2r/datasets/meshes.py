@@ -1,8 +1,10 @@
-"""Reads surfaces: STL, PLY and OBJ, in mm."""
+"""Surfaces on disk: STL, PLY and OBJ, in mm."""
 
 from __future__ import annotations
 
+import gc
 import io
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,30 +12,38 @@ import numpy as np
 import trimesh
 
 from e2r.datasets import file_checks
+from e2r.datasets.file_checks import PathLike
 
 MESH_SUFFIXES = (".stl", ".ply", ".obj")
+COLLECT_EVERY = 61
+"""Cases between two collections of dropped meshes. It is prime, so that each of several workers
+collects as often, although each reads only every n-th case."""
 
 
-def read_mesh(path: Path, *, merge: bool = True) -> trimesh.Trimesh:
-    """Reads a surface in mm, and refuses what cannot be one vertebra in millimetres.
+def read_mesh(path: PathLike, *, merge: bool = True) -> trimesh.Trimesh:
+    """Reads the surface of one level; its normals point outwards.
 
     Args:
-      path: STL, PLY or OBJ.
-      merge: make one of vertices at one place; without it they keep the file's order.
+      path: STL, PLY or OBJ, mm.
+      merge: merge the vertices at one place; otherwise they keep the order of the file.
+
+    Raises:
+      ValueError: the file is missing, or its surface cannot be a vertebra in mm.
     """
+    path = Path(path)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; export the level's surface there") from None
     try:
-        return _mesh(content, path.suffix.lower(), merge).copy()
+        return _parse_mesh(content, path.suffix.lower(), merge).copy()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 @lru_cache(maxsize=32)
-def _mesh(content: bytes, suffix: str, merge: bool) -> trimesh.Trimesh:
-    """What is in a surface's file; the frames of one operation share it, each in its own folder."""
+def _parse_mesh(content: bytes, suffix: str, merge: bool) -> trimesh.Trimesh:
+    """Parses a surface. The cases of one specimen hold equal files, which are parsed once."""
     try:
         mesh = trimesh.load(io.BytesIO(content), file_type=suffix[1:], force="mesh", process=False)
     except Exception as error:  # trimesh raises whatever its parsers do
@@ -52,13 +62,24 @@ def _mesh(content: bytes, suffix: str, merge: bool) -> trimesh.Trimesh:
     if merge:
         mesh.merge_vertices()
     corners = np.asarray(mesh.triangles) - mesh.vertices.mean(0)
-    if np.linalg.det(corners).sum() < 0:  # six times the volume: inside out, as mirrors leave it
+    if np.linalg.det(corners).sum() < 0:  # six times the volume: a mirrored export is inside out
         mesh.invert()
     return mesh
 
 
-def read_meshes(folder: Path) -> dict[str, trimesh.Trimesh]:
-    """All surfaces of a folder, by file name without suffix (the level)."""
+def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
+    """Reads all surfaces of a folder.
+
+    Args:
+      folder: one STL, PLY or OBJ file a level; the file's name is the level's.
+
+    Returns:
+      level -> surface, mm.
+
+    Raises:
+      ValueError: there is no such folder, no surface in it, or a broken one.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of STL, PLY or OBJ surfaces")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in MESH_SUFFIXES)
@@ -66,3 +87,34 @@ def read_meshes(folder: Path) -> dict[str, trimesh.Trimesh]:
     if not paths:
         raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
     return {path.stem: read_mesh(path) for path in paths}
+
+
+def write_meshes(meshes: Mapping[str, trimesh.Trimesh], folder: PathLike) -> list[Path]:
+    """Writes one binary STL a level, as the ``model/`` folder of a case holds them.
+
+    Args:
+      meshes: level -> surface, mm.
+      folder: made if it is missing.
+
+    Returns:
+      The files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.stl" for name in meshes]
+    for path, mesh in zip(paths, meshes.values(), strict=True):
+        mesh.export(path)
+    return paths
+
+
+def collect_meshes(number: int) -> None:
+    """Frees the meshes of dropped cases, at every 61st case of a loop over many.
+
+    Trimesh's meshes refer to themselves, so only Python's garbage collector frees them. Among all
+    objects of jax it starts so rarely that the meshes of a thousand cases would pile up.
+
+    Args:
+      number: number of the case in the caller's loop.
+    """
+    if number % COLLECT_EVERY == COLLECT_EVERY - 1:
+        gc.collect()

@@ -1,4 +1,4 @@
-"""Clouds in PCD files (Point Cloud Library, Open3D): ascii or binary."""
+"""Reads point clouds in PCD files (Point Cloud Library, Open3D): ascii or binary."""
 
 from __future__ import annotations
 
@@ -9,110 +9,118 @@ from typing import NamedTuple
 import numpy as np
 
 from e2r.datasets import file_checks
+from e2r.datasets.case import ScenePoints
+from e2r.datasets.file_checks import PathLike
+
+MAX_HEADER_BYTES = 10_000
+NORMALS = ("normal_x", "normal_y", "normal_z")
 
 
-class Scan(NamedTuple):
-    """A cloud: points (M, 3) mm, colours (M, 3) in [0, 1], normals (M, 3) or None."""
+class _Header(NamedTuple):
+    """The header of a PCD file."""
 
-    points: np.ndarray
-    colors: np.ndarray
-    normals: np.ndarray | None
+    row: np.dtype  # type of one point
+    num_points: int
+    height: int  # of an organised cloud; 1 otherwise
+    width: int
+    encoding: str  # ascii or binary
+    num_bytes: int  # of the header
 
 
-def read(path: Path) -> tuple[Scan, tuple[int, int] | None]:
-    """All points of a PCD file as they stand there, and height and width where it is organised.
+def read_cloud(path: PathLike) -> tuple[ScenePoints, tuple[int, int] | None]:
+    """Reads all points of a PCD file, with those that are no measurement.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The points, and (height, width) of an organised cloud. Points without a colour are grey.
 
     Raises:
-      ValueError: not such a file, cut short, compressed, or without x y z.
+      ValueError: the file is missing, no PCD, cut short, compressed, or without x y z.
     """
+    path = Path(path)
     try:
-        data = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; give a PCD or PLY cloud") from None
-    header: dict[str, list[str]] = {}
-    at = 0
-    while "DATA" not in header:
-        end = data.find(b"\n", at)
-        if end < 0 or at > 10_000:
-            raise ValueError(f"{path}: has no PCD header; save it again as binary PCD")
-        words = data[at:end].decode("ascii", "replace").split()
-        at = end + 1
-        if words and not words[0].startswith("#"):
-            header[words[0].upper()] = words[1:]
+    header = _parse_header(content, path)
     try:
-        kind = _row(header)
-        width, height = int(header["WIDTH"][0]), int(header["HEIGHT"][0])
-        total = int(header.get("POINTS", [str(width * height)])[0])
-        if not 0 < total == width * height < 2**28:
+        if header.encoding == "binary":
+            rows = np.frombuffer(content, header.row, header.num_points, header.num_bytes)
+        else:
+            rows = _parse_ascii(content[header.num_bytes :], header.row)
+    except ValueError:
+        rows = np.zeros(0, header.row)
+    if len(rows) != header.num_points:
+        raise ValueError(
+            f"{path}: is cut short or broken; it should hold {header.num_points} points"
+        )
+    names = header.row.names or ()
+    points = np.stack([rows[axis] for axis in "xyz"], 1).astype(np.float64)
+    normals = None
+    if set(NORMALS) <= set(names):
+        normals = np.stack([rows[axis] for axis in NORMALS], 1).astype(np.float64)
+    grid = (header.height, header.width) if header.height > 1 else None
+    return ScenePoints(points, _unpack_colors(rows), normals), grid
+
+
+def _parse_header(content: bytes, path: Path) -> _Header:
+    lines: dict[str, list[str]] = {}
+    start = 0
+    while "DATA" not in lines:
+        end = content.find(b"\n", start)
+        if end < 0 or start > MAX_HEADER_BYTES:
+            raise ValueError(f"{path}: has no PCD header; save it again as binary PCD")
+        words = content[start:end].decode("ascii", "replace").split()
+        start = end + 1
+        if words and not words[0].startswith("#"):
+            lines[words[0].upper()] = words[1:]
+    try:
+        row = _row_type(lines)
+        width, height = int(lines["WIDTH"][0]), int(lines["HEIGHT"][0])
+        count = int(lines.get("POINTS", [str(width * height)])[0])
+        if not 0 < count == width * height < 2**28:
             raise ValueError("WIDTH, HEIGHT and POINTS do not agree")
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: has a broken PCD header ({error}); save it again") from None
-    how = (header["DATA"] or ["nothing"])[0].lower()
-    if how not in ("ascii", "binary"):
-        raise ValueError(f"{path}: its data are {how}; save it again as plain binary PCD")
-    try:
-        rows = np.frombuffer(data, kind, total, at) if how == "binary" else _ascii(data[at:], kind)
-    except ValueError:
-        rows = np.zeros(0, kind)
-    if len(rows) != total:
-        raise ValueError(f"{path}: is cut short or broken; it should hold {total} points")
-    names = kind.names or ()
-    points = np.stack([rows[a] for a in "xyz"], 1).astype(np.float64)
-    colors = np.full(points.shape, 0.5)
-    packed = next((n for n in ("rgb", "rgba") if n in names and kind[n].itemsize == 4), None)
-    if packed:
-        bits = np.ascontiguousarray(rows[packed]).view(np.uint32)
-        colors = np.stack([(bits >> shift) & 255 for shift in (16, 8, 0)], 1) / 255.0
-    axes = ("normal_x", "normal_y", "normal_z")
-    normals = None
-    if set(axes) <= set(names):
-        normals = np.stack([rows[a] for a in axes], 1).astype(np.float64)
-    return Scan(points, colors, normals), (height, width) if height > 1 else None
+    encoding = (lines["DATA"] or ["nothing"])[0].lower()
+    if encoding not in ("ascii", "binary"):
+        raise ValueError(f"{path}: its data are {encoding}; save it again as plain binary PCD")
+    return _Header(row, count, height, width, encoding, start)
 
 
-def _row(header: Mapping[str, list[str]]) -> np.dtype:
+def _row_type(lines: Mapping[str, list[str]]) -> np.dtype:
     """The type of one point, by FIELDS, SIZE, TYPE and COUNT."""
-    names = [name.lower() for name in header["FIELDS"]]
-    counts = header.get("COUNT", ["1"] * len(names))
+    names = [name.lower() for name in lines["FIELDS"]]
+    counts = lines.get("COUNT", ["1"] * len(names))
     fields = []
-    for i, (name, size, sort, count) in enumerate(
-        zip(names, header["SIZE"], header["TYPE"], counts, strict=True)
+    for i, (name, size, letter, count) in enumerate(
+        zip(names, lines["SIZE"], lines["TYPE"], counts, strict=True)
     ):
-        letter = {"F": "f", "U": "u", "I": "i"}[sort.upper()]
-        plain = name if count == "1" and name != "_" else f"_{i}"
-        fields.append((plain, f"<{letter}{size}", (int(count),) if count != "1" else ()))
+        kind = {"F": "f", "U": "u", "I": "i"}[letter.upper()]
+        unique = name if count == "1" and name != "_" else f"_{i}"
+        fields.append((unique, f"<{kind}{size}", (int(count),) if count != "1" else ()))
     if not {"x", "y", "z"} <= {field[0] for field in fields}:
         raise ValueError("it has no x y z")
     return np.dtype(fields)
 
 
-def _ascii(text: bytes, kind: np.dtype) -> np.ndarray:
+def _parse_ascii(text: bytes, row: np.dtype) -> np.ndarray:
     table = file_checks.parse_table(text.decode("ascii", "replace").splitlines())
-    names = kind.names or ()
-    if any(kind[name].shape for name in names) or table.shape[1] != len(names):
-        return np.zeros(0, kind)
-    rows = np.zeros(len(table), kind)
+    names = row.names or ()
+    if any(row[name].shape for name in names) or table.shape[1] != len(names):
+        return np.zeros(0, row)
+    rows = np.zeros(len(table), row)
     for i, name in enumerate(names):
         rows[name] = table[:, i]
     return rows
 
 
-def write(path: Path, points: np.ndarray, colors: np.ndarray) -> None:
-    """Writes an organised cloud as binary PCD.
-
-    Args:
-      path: of the file.
-      points: (H, W, 3) mm, zeros where unseen.
-      colors: (H, W, 3) in [0, 1].
-    """
-    height, width, _ = points.shape
-    rows = np.zeros(height * width, [("p", "<f4", 3), ("rgb", "<u4")])
-    rows["p"] = points.reshape(-1, 3)
-    r, g, b = np.round(255 * colors.reshape(-1, 3)).astype(np.uint32).T
-    rows["rgb"] = (r << 16) | (g << 8) | b
-    header = (
-        "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F U\nCOUNT 1 1 1 1\n"
-        f"WIDTH {width}\nHEIGHT {height}\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(rows)}\n"
-        "DATA binary\n"
-    )
-    path.write_bytes(header.encode() + rows.tobytes())
+def _unpack_colors(rows: np.ndarray) -> np.ndarray:
+    """Colours (M, 3) from the packed field rgb or rgba; grey without it."""
+    for name in ("rgb", "rgba"):
+        if name in (rows.dtype.names or ()) and rows.dtype[name].itemsize == 4:
+            packed = np.ascontiguousarray(rows[name]).view(np.uint32)
+            return np.stack([(packed >> shift) & 255 for shift in (16, 8, 0)], 1) / 255.0
+    return np.full((len(rows), 3), 0.5)

@@ -1,4 +1,4 @@
-"""Samples a case's scene points for the network, on the host."""
+"""Samples of a case's scene points, as the networks take them; on the host."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from e2r.datasets.case import Case
 from e2r.geometry import point_clouds
 from e2r.networks.build import NetworkConfig
-from e2r.types import Cloud, Pyramid
+from e2r.types import Cloud, Float, Int, Pyramid
 
-NORMAL_DENSITY = 6
-"""Normals are estimated among so many times the network's points, whatever the picture's size."""
+POOL_FACTOR = 6
+"""Size of the pool that normals are estimated in, in samples: the same density for any image."""
 
 
 class SampledScene(NamedTuple):
-    """A scene as the network sees it: V disjoint random views of N points each."""
+    """Disjoint random samples of a scene: S samples of N points each."""
 
-    cloud: Cloud  # leading axis V
-    pyramid: Pyramid  # leading axis V
-    rows: np.ndarray  # (V, N) row of each point in the case, -1 where padded
+    cloud: Cloud  # leading axis S
+    pyramid: Pyramid  # leading axis S
+    rows: Int[np.ndarray, "s n"]  # each point's row in the case; -1 where padded
 
 
 def sample_scene_points(
@@ -30,46 +30,50 @@ def sample_scene_points(
     *,
     seed: int,
     num_samples: int = 1,
-    within: np.ndarray | None = None,
+    within: Int[np.ndarray, "w"] | None = None,
 ) -> SampledScene:
-    """Samples a case's scene on the host, and finds the neighbours.
+    """Draws samples of a case's scene points, and finds each point's neighbours.
 
-    The network works near the density it was trained at: more points come as more views, each seen
-    on its own, and the registration uses all of them. A scene of fewer points than ``views`` need
-    fills as many views as come nearest to N points each; the others stay empty.
+    The networks work near the density they were trained at. So a dense scene fills more samples,
+    not larger ones. A sparse scene fills as many samples as its points suggest; the others are
+    empty.
 
     Args:
-      case: its scene is used, nothing else.
-      settings: sizes.
-      seed: draws the sample.
-      views: V.
-      within: rows of the scene to look at, all without it.
+      case: only its scene is used.
+      settings: the sizes of the networks.
+      seed: of the draw.
+      num_samples: S.
+      within: rows of the case to draw from; all by default.
     """
-    inside = np.arange(len(case.points)) if within is None else within
-    used = int(np.clip(round(len(inside) / settings.points), 1, num_samples))
-    pool = np.random.default_rng(seed).permutation(inside)[: NORMAL_DENSITY * settings.points]
+    rows_within = np.arange(len(case.points)) if within is None else within
+    filled = int(np.clip(round(len(rows_within) / settings.points), 1, num_samples))
+    pool = np.random.default_rng(seed).permutation(rows_within)[: POOL_FACTOR * settings.points]
     points, colors = case.points[pool], case.colors[pool]
     normals = None if case.normals is None else case.normals[pool]
-    order = np.arange(min(len(pool), used * settings.points))
-    clouds_, pyramids = [], []
+    order = np.arange(min(len(pool), filled * settings.points))
+    clouds, pyramids = [], []
     rows = np.full((num_samples, settings.points), -1)
-    for view in range(num_samples):
-        pick = order[view::used] if view < used else order[:0]
-        rows[view, : len(pick)] = pool[pick]
+    for sample in range(num_samples):
+        pick = order[sample::filled] if sample < filled else order[:0]
+        rows[sample, : len(pick)] = pool[pick]
         cloud = point_clouds.make_cloud(points, colors, normals, pick=pick, count=settings.points)
-        clouds_.append(cloud)
+        clouds.append(cloud)
         pyramids.append(
             point_clouds.build_pyramid(
                 cloud, levels=len(settings.widths), neighbours=settings.neighbours
             )
         )
-    cloud = jax.tree.map(lambda *leaves: np.stack(leaves), *clouds_)
+    cloud = jax.tree.map(lambda *leaves: np.stack(leaves), *clouds)
     pyramid = jax.tree.map(lambda *leaves: np.stack(leaves), *pyramids)
     return SampledScene(cloud, pyramid, rows)
 
 
-def oracle_weights(case: Case, rows: np.ndarray) -> np.ndarray:
-    """The mask that nobody has, (V, N): one on true bone. For comparison; no training uses it.
+def oracle_weights(case: Case, rows: Int[np.ndarray, "s n"]) -> Float[np.ndarray, "s n"]:
+    """The oracle mask: 1 on true bone, 0 elsewhere. For comparison only; no training uses it.
+
+    Args:
+      case: a simulated case.
+      rows: each point's row in the case; -1 where padded.
 
     Raises:
       ValueError: the case does not know its bone.

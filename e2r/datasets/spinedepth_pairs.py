@@ -1,47 +1,49 @@
-"""SpineDepth in pairs: a level's surface, and the cloud that a camera has of it.
+"""SpineDepth in pairs: the surface of one level, and the cloud that a camera has of it.
 
 ::
 
-    preoperative/<specimen>_<level>.stl               mm
-    intraoperative/<specimen>_<level>_camera{0,1}.xyz   text, a point a row: x y z, mm, maybe r g b
+    preoperative/<specimen>_<level>.stl                 mm
+    intraoperative/<specimen>_<level>_camera{0,1}.xyz   text, a point a row: x y z, mm; maybe r g b
 
-A cloud lies where its surface is: both share the level's own frame, so the truth is the identity.
-The layout says it nowhere; that the cloud is near its surface says it, and a cloud that is not is
-refused (:data:`FARTHEST`). No camera pose is given either. A case needs one, because a camera sees
-only what faces it: :func:`viewpoint` puts a camera before the side of the surface that the cloud
-shows, and the truth of the case is that camera's pose.
+A cloud lies in its surface's own coordinates, so the pair is registered already. No file says so:
+a cloud that lies far from its surface is refused (:data:`MAX_CLOUD_DISTANCE_MM`). This reader was
+never tried on the owners' data.
 
-Its protocol: register each pair from :data:`STARTS` random perturbations of the truth; a success is
-less than :data:`SUCCESS_MM` and :data:`SUCCESS_DEGREES` off (``experiments.protocol``).
+No file holds a camera pose either. A case needs one, because a camera sees only what faces it.
+:func:`estimate_camera` puts a camera in front of the side that the cloud shows, and the true pose
+of the case is camera from model.
+
+The data set's protocol registers each pair from :data:`STARTS` random initial poses. A success ends
+less than :data:`SUCCESS_MM` and :data:`SUCCESS_DEGREES` from the truth (``experiments.protocol``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import igl
 import numpy as np
 import trimesh
 
 from e2r.datasets import file_checks, meshes
-from e2r.datasets.case import Case
+from e2r.datasets.case import Case, ScenePoints, make_case
+from e2r.datasets.file_checks import MIN_POINTS, PathLike
 from e2r.geometry import poses
+from e2r.geometry.closest_points import distance_to_mesh
+from e2r.types import Float
 
 STARTS = 10
 SUCCESS_MM = 4.0
 SUCCESS_DEGREES = 5.0
-AWAY = 400.0
-"""mm between the camera that is made up and the middle of the cloud."""
-FARTHEST = 10.0
-"""mm: a cloud whose median distance to its surface is more does not lie in the surface's frame."""
-NEAR = 2.5
-"""mm: of a simulated scene, points so near a level are that level's."""
+CAMERA_DISTANCE_MM = 400.0
+"""Distance of the estimated camera from the centre of the cloud."""
+MAX_CLOUD_DISTANCE_MM = 10.0
+"""A cloud with a larger median distance is not in its surface's coordinates."""
 
 
-class Source(NamedTuple):
+class PairId(NamedTuple):
     """One pair of the data set."""
 
     specimen: str
@@ -49,42 +51,79 @@ class Source(NamedTuple):
     camera: int
 
     @property
-    def id(self) -> str:
-        """The name of its case, and of its cloud's file."""
+    def case_id(self) -> str:
+        """The id of its case, and the name of its cloud's file."""
         return f"{self.specimen}_{self.level}_camera{self.camera}"
 
 
-def find(root: Path) -> dict[Source, tuple[Path, Path]]:
-    """The pairs of a data set, sorted: source -> surface and cloud.
+class PairFiles(NamedTuple):
+    """The files of one pair."""
+
+    surface: Path
+    cloud: Path
+
+
+def convert(
+    root: PathLike, *, specimens: Sequence[str] = (), cameras: Sequence[int] = (0, 1)
+) -> Iterator[Case]:
+    """Yields one case a pair: a model of one level, a cloud, and the truth.
+
+    Args:
+      root: the folder that holds ``preoperative`` and ``intraoperative``.
+      specimens: specimens to convert; all by default.
+      cameras: 0, 1 or both.
 
     Raises:
-      ValueError: a folder or a cloud's surface is missing, or there is no cloud.
+      ValueError: something is missing or broken; the message names it and the remedy.
     """
-    before, during = (_files(root / name) for name in ("preoperative", "intraoperative"))
-    surfaces = {path.stem.lower(): path for path in before if path.suffix.lower() == ".stl"}
-    found = {}
-    for path in during:
+    root = Path(root)
+    if set(cameras) - {0, 1} or not cameras:
+        raise ValueError(f"--cameras {tuple(cameras)}: use 0, 1 or both")
+    pairs = find_pairs(root)
+    missing = set(specimens) - {pair.specimen for pair in pairs}
+    if missing:
+        raise ValueError(f"{root}: has no specimen {sorted(missing)[0]}; name others")
+    for pair, files in pairs.items():
+        if pair.camera in cameras and (not specimens or pair.specimen in specimens):
+            yield _read_pair(pair, files)
+
+
+def find_pairs(root: PathLike) -> dict[PairId, PairFiles]:
+    """Finds the pairs of a data set, sorted.
+
+    Args:
+      root: the folder that holds ``preoperative`` and ``intraoperative``.
+
+    Raises:
+      ValueError: a folder or the surface of a cloud is missing, or there is no cloud.
+    """
+    before, during = Path(root) / "preoperative", Path(root) / "intraoperative"
+    surfaces = {
+        path.stem.lower(): path for path in _list_files(before) if path.suffix.lower() == ".stl"
+    }
+    pairs = {}
+    for path in _list_files(during):
         if path.suffix.lower() != ".xyz":
             continue
         named = re.fullmatch(r"(.+)_([^_]+)_camera([01])", path.stem, re.IGNORECASE)
-        if named is None or not all(map(file_checks.NAME.fullmatch, named.groups())):
+        if named is None or not all(map(file_checks.NAME_PATTERN.fullmatch, named.groups())):
             raise ValueError(
                 f"{path}: is not named <specimen>_<level>_camera0.xyz or ..._camera1.xyz; rename it"
             )
         name = f"{named[1]}_{named[2]}"
         if name.lower() not in surfaces:
             raise ValueError(
-                f"{root / 'preoperative' / name}.stl: no such file, but there is {path.name}; "
+                f"{before / name}.stl: no such file, but there is {path.name}; "
                 "put the level's surface there"
             )
-        source = Source(named[1], named[2].upper(), int(named[3]))
-        found[source] = (surfaces[name.lower()], path)
-    if not found:
-        raise ValueError(f"{root / 'intraoperative'}: holds no .xyz cloud; download it again")
-    return dict(sorted(found.items()))
+        pair = PairId(named[1], named[2].upper(), int(named[3]))
+        pairs[pair] = PairFiles(surfaces[name.lower()], path)
+    if not pairs:
+        raise ValueError(f"{during}: holds no .xyz cloud; download it again")
+    return dict(sorted(pairs.items()))
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: no such folder; give the folder that holds preoperative and intraoperative"
@@ -92,25 +131,46 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def read_xyz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Points (M, 3) mm and colours (M, 3) in [0, 1] of a text file of rows x y z, maybe r g b.
+def _read_pair(pair: PairId, files: PairFiles) -> Case:
+    mesh = meshes.read_mesh(files.surface)
+    cloud = read_xyz(files.cloud)
+    some = cloud.points[:: max(1, len(cloud.points) // 2000)]
+    distance = float(np.median(distance_to_mesh(some, mesh.vertices, mesh.faces)[0]))
+    if distance > MAX_CLOUD_DISTANCE_MM:
+        raise ValueError(
+            f"{files.cloud}: lies {distance:.0f} mm off {files.surface.name}; bring both into one "
+            "coordinate system, mm"
+        )
+    camera = estimate_camera(mesh, cloud.points)
+    points = cloud.points @ camera[:3, :3].T + camera[:3, 3]
+    return make_case(
+        cloud._replace(points=points),
+        id=pair.case_id,
+        model={pair.level: mesh},
+        truth={pair.level: poses.from_matrix(camera, str(files.cloud))},
+        source=pair.specimen,
+    )
 
-    Colours are grey where there are none.
+
+def read_xyz(path: PathLike) -> ScenePoints:
+    """Reads a text file of rows x y z, perhaps r g b, as a cloud; without colours it is grey.
+
+    Args:
+      path: the file; mm, colours from 0 to 255.
 
     Raises:
       ValueError: no table of three or six finite columns, too few rows, or in metres.
     """
     try:
-        rows = file_checks.parse_table(
-            path.read_text(encoding="utf-8").replace(",", " ").splitlines()
-        )
+        text = Path(path).read_text(encoding="utf-8")
+        rows = file_checks.parse_table(text.replace(",", " ").splitlines())
     except (ValueError, OSError) as error:
-        first = str(error).splitlines()[0][:99]
-        raise ValueError(f"{path}: is no table of numbers ({first}); download it again") from None
+        reason = str(error).splitlines()[0][:99]
+        raise ValueError(f"{path}: is no table of numbers ({reason}); download it again") from None
     if rows.size and rows.shape[1] not in (3, 6):
         raise ValueError(f"{path}: has rows of {rows.shape[1]} values; use x y z, or x y z r g b")
-    if len(rows) < 32:
-        raise ValueError(f"{path}: holds {len(rows)} points; a scene needs 32 at least")
+    if len(rows) < MIN_POINTS:
+        raise ValueError(f"{path}: holds {len(rows)} points; a scene needs at least {MIN_POINTS}")
     if not np.isfinite(rows).all():
         raise ValueError(f"{path}: holds values that are not finite; leave such points out")
     extent = float(np.ptp(rows[:, :3], axis=0).max())
@@ -119,122 +179,28 @@ def read_xyz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     colors = rows[:, 3:] / 255.0 if rows.shape[1] == 6 else np.full((len(rows), 3), 0.5)
     if colors.min() < 0 or colors.max() > 1:
         raise ValueError(f"{path}: columns 4 to 6 are not colours from 0 to 255; leave them out")
-    return rows[:, :3], colors
+    return ScenePoints(rows[:, :3], colors)
 
 
-def nearest(mesh: trimesh.Trimesh, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (M,) mm of each point to a surface, and the triangle (M,) that is nearest."""
-    squared, faces, _ = igl.point_mesh_squared_distance(
-        np.ascontiguousarray(points, np.float64),
-        np.ascontiguousarray(mesh.vertices, np.float64),
-        np.ascontiguousarray(mesh.faces, np.int64),
-    )
-    return np.sqrt(np.ravel(squared)), np.ravel(faces)
+def estimate_camera(
+    mesh: trimesh.Trimesh, points: Float[np.ndarray, "m 3"]
+) -> Float[np.ndarray, "4 4"]:
+    """Estimates a camera pose, camera from model, that faces the visible part of a surface.
 
-
-def viewpoint(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
-    """The pose (4, 4), camera from model, of a camera that faces the part of a surface seen.
-
-    It looks against the mean normal of the triangles nearest to the points, at their middle.
+    The camera looks at the centre of the points, against the mean normal of the nearest triangles.
 
     Args:
-      mesh: the level's surface, mm.
-      points: (M, 3) mm, on it.
+      mesh: the surface, mm, model frame.
+      points: on the surface, mm, model frame.
     """
-    _, faces = nearest(mesh, points)
-    mean = np.asarray(mesh.face_normals)[faces].mean(0)
-    if np.linalg.norm(mean) < 1e-6:  # seen from all around: one side is as good as another
-        mean = np.array([0.0, 0.0, 1.0])
-    z = -mean / np.linalg.norm(mean)
+    _, triangles = distance_to_mesh(points, mesh.vertices, mesh.faces)
+    normal = np.asarray(mesh.face_normals)[triangles].mean(0)
+    if np.linalg.norm(normal) < 1e-6:  # seen from all around: any side will do
+        normal = np.array([0.0, 0.0, 1.0])
+    z = -normal / np.linalg.norm(normal)
     x = np.cross(np.eye(3)[np.argmin(np.abs(z))], z)
     x = x / np.linalg.norm(x)
     pose = np.eye(4)
     pose[:3, :3] = [x, np.cross(z, x), z]
-    pose[:3, 3] = [0.0, 0.0, AWAY] - pose[:3, :3] @ points.mean(0)
+    pose[:3, 3] = [0.0, 0.0, CAMERA_DISTANCE_MM] - pose[:3, :3] @ points.mean(0)
     return pose
-
-
-def convert(
-    root: Path, *, specimens: Sequence[str] = (), cameras: Sequence[int] = (0, 1)
-) -> Iterator[Case]:
-    """One case a pair: a model of one level, a cloud, and the truth.
-
-    Args:
-      root: the folder that holds ``preoperative`` and ``intraoperative``.
-      specimens: which, all without it.
-      cameras: 0, 1 or both.
-
-    Raises:
-      ValueError: something is missing or broken; the message names it.
-    """
-    if set(cameras) - {0, 1} or not cameras:
-        raise ValueError(f"--cameras {tuple(cameras)}: use 0, 1 or both")
-    pairs = find(root)
-    lost = set(specimens) - {source.specimen for source in pairs}
-    if lost:
-        raise ValueError(f"{root}: has no specimen {sorted(lost)[0]}; name others")
-    for source, (surface, cloud) in pairs.items():
-        if source.camera not in cameras or (specimens and source.specimen not in specimens):
-            continue
-        mesh = meshes.read_mesh(surface)
-        points, colors = read_xyz(cloud)
-        off = float(np.median(nearest(mesh, points[:: max(1, len(points) // 2000)])[0]))
-        if off > FARTHEST:
-            raise ValueError(
-                f"{cloud}: lies {off:.0f} mm off {surface.name}; bring both into one frame, mm"
-            )
-        pose = viewpoint(mesh, points)
-        yield Case(
-            id=source.id,
-            model={source.level: mesh},
-            points=points @ pose[:3, :3].T + pose[:3, 3],
-            colors=colors,
-            truth={source.level: poses.from_matrix(pose, str(cloud))},
-            source=source.specimen,
-        )
-
-
-# A small copy of the layout -----------------------------------------------------------------------
-
-
-def one_level(case: Case, level: str) -> Case:
-    """What a scene shows of one level, with that level's surface alone: its points, its truth.
-
-    Raises:
-      ValueError: the case has no truth, or hardly shows the level.
-    """
-    if case.truth is None or level not in case.truth:
-        raise ValueError(f"{case.id}: has no truth of {level}")
-    mesh, pose = case.model[level], case.truth[level]
-    model = np.asarray(poses.apply_inverse(pose, case.points.astype(np.float32)), np.float64)
-    rows = np.flatnonzero(nearest(mesh, model)[0] < NEAR)
-    if len(rows) < 32:
-        raise ValueError(f"{case.id}: shows {len(rows)} points of {level}; name another level")
-    return Case(
-        id=case.id,
-        model={level: mesh},
-        points=case.points[rows],
-        colors=case.colors[rows],
-        truth={level: pose},
-        source=case.source,
-    )
-
-
-def write(root: Path, given: Mapping[Source, Case]) -> None:
-    """Writes what scenes show of one level each in this layout, in steps of 0.1 micrometres.
-
-    Args:
-      root: the data set's folder.
-      given: where each case goes; its cloud is what it shows of that level.
-    """
-    for name in ("preoperative", "intraoperative"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    for source, case in given.items():
-        one = one_level(case, source.level)
-        assert one.truth is not None
-        points = poses.apply_inverse(one.truth[source.level], one.points.astype(np.float32))
-        one.model[source.level].export(
-            root / "preoperative" / f"{source.specimen}_{source.level}.stl"
-        )
-        rows = np.column_stack([points, np.round(255 * one.colors)])
-        np.savetxt(root / "intraoperative" / f"{source.id}.xyz", rows, fmt="%.4f")

@@ -1,0 +1,1 @@
+"""Registers many cases, measures the errors, and calibrates the confidence."""

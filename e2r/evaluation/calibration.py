@@ -1,15 +1,16 @@
-"""Knowing when it fails: how probably a pose is right, and how far off it should be. On the host.
+"""Calibration: the probability that a pose is right, and its expected TRE. On the host.
 
-Three figures of a hypothesis tell: the share of the mask that agrees with the model, how much more
-that is than at the next hypothesis, and how many points agree. A logistic model makes them a
-probability, a linear one the error of what is right. Both are fitted on held-out simulated
-specimens (``experiments.calibrate``), once a trained network, and kept beside its checkpoint.
+Three features of a hypothesis go in: the share of the mask that agrees with the model, its margin
+over the next hypothesis, and the number of points that agree. A logistic model turns them into a
+probability. A linear model gives the TRE of a right pose. Both are fitted on simulated specimens
+that the training never saw (``experiments.calibrate``), and kept beside the checkpoint.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,128 +18,180 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from e2r.types import Bool, Float
+
 SUCCESS_THRESHOLD_MM = 5.0
-"""A pose is right whose TRE is below this."""
+"""A pose is right when its TRE is below this, mm."""
 CALIBRATION_FILE = "calibration.json"
+DEFAULT_WRONG_MM = 30.0
+"""Mean TRE of a wrong pose where the calibration cases have none, mm."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns figures into probabilities and millimetres."""
+    """The fitted models of one trained network."""
 
     right: tuple[float, ...]
-    """(4,) of the log-odds that a hypothesis is right: of 1 and the three :func:`hypothesis_features`"""
+    """(4,) weights of the log-odds that a hypothesis is right: constant, then the features"""
     error: tuple[float, ...]
-    """(4,) of the logarithm of a right one's TRE in mm"""
+    """(4,) weights of the logarithm of a right hypothesis's TRE in mm"""
     wrong_mm: float
-    """mean TRE of a wrong one"""
+    """mean TRE of a wrong hypothesis"""
     threshold: float
-    """probability from which a pose is accepted"""
+    """smallest probability of an accepted pose"""
     cases: int
-    """simulated cases it was fitted on"""
+    """number of simulated cases it was fitted on"""
 
 
-def inlier_shares(agreement: np.ndarray, kept: float) -> np.ndarray:
-    """Which share of a mask's ``kept`` points agrees with each hypothesis, (K,), 0 to 1."""
-    return np.asarray(agreement, np.float64) / max(kept, 1e-6)
-
-
-def hypothesis_features(agreement: np.ndarray, distinct: np.ndarray, kept: float) -> np.ndarray:
-    """Figures of each hypothesis (K, 3): share, margin over the best of the others, log points.
+def inlier_shares(inlier_score: Float[np.ndarray, "k"], mask_points: float) -> np.ndarray:
+    """The share of a mask's points that agrees with each hypothesis, 0 to 1.
 
     Args:
-      agreement, distinct: (K,) of :class:`e2r.types.Hypotheses`.
-      kept: points of the mask.
+      inlier_score: of each hypothesis, in points.
+      mask_points: number of points of the mask.
     """
-    share = inlier_shares(agreement, kept)
-    apart = ~np.eye(len(share), dtype=bool) & np.asarray(distinct, bool)
-    other = np.max(np.where(apart, share, 0.0), axis=1, initial=0.0)
-    return np.stack([share, share - other, np.log1p(agreement)], axis=1)
+    return np.asarray(inlier_score, np.float64) / max(mask_points, 1e-6)
 
 
-def success_probability(calibration: Calibration, figures: np.ndarray) -> np.ndarray:
-    """How probably hypotheses with these :func:`hypothesis_features` (..., 3) are right, each by itself."""
-    chance: np.ndarray = expit(_linear(calibration.right, figures))
-    return chance
+def hypothesis_features(
+    inlier_score: Float[np.ndarray, "k"], distinct: Bool[np.ndarray, "k"], mask_points: float
+) -> Float[np.ndarray, "k 3"]:
+    """The features of each hypothesis: inlier share, margin over the best other, log points.
+
+    Args:
+      inlier_score: of each hypothesis, in points.
+      distinct: False where a hypothesis repeats a better one.
+      mask_points: number of points of the mask.
+    """
+    share = inlier_shares(inlier_score, mask_points)
+    others = ~np.eye(len(share), dtype=bool) & np.asarray(distinct, bool)
+    best_other = np.max(np.where(others, share, 0.0), axis=1, initial=0.0)
+    return np.stack([share, share - best_other, np.log1p(inlier_score)], axis=1)
+
+
+def success_probability(
+    calibration: Calibration, features: Float[np.ndarray, "... 3"]
+) -> Float[np.ndarray, "..."]:
+    """The probability that a hypothesis is right, of each hypothesis by itself.
+
+    Args:
+      calibration: of the trained network.
+      features: from :func:`hypothesis_features`.
+    """
+    probability: np.ndarray = expit(_linear(calibration.right, features))
+    return probability
 
 
 def hypothesis_probabilities(
-    calibration: Calibration, agreement: np.ndarray, distinct: np.ndarray, kept: float
-) -> np.ndarray:
-    """How probably each hypothesis (K,) is right; one that repeats another has none of its own."""
-    figures = hypothesis_features(agreement, distinct, kept)
-    chance = np.where(distinct, success_probability(calibration, figures), 0.0)
-    scaled: np.ndarray = chance / max(1.0, float(chance.sum()))
+    calibration: Calibration, features: Float[np.ndarray, "k 3"], distinct: Bool[np.ndarray, "k"]
+) -> Float[np.ndarray, "k"]:
+    """The probability that each of a case's hypotheses is right; at most one is.
+
+    Args:
+      calibration: of the trained network.
+      features: from :func:`hypothesis_features`.
+      distinct: False where a hypothesis repeats a better one; its probability is 0.
+    """
+    probability = np.where(distinct, success_probability(calibration, features), 0.0)
+    scaled: np.ndarray = probability / max(1.0, float(probability.sum()))
     return scaled
 
 
-def expected_tre(calibration: Calibration, figures: np.ndarray, probability: float) -> float:
-    """Expected TRE in mm of a hypothesis with these :func:`hypothesis_features` (3,) and probability."""
-    near = min(float(np.exp(_linear(calibration.error, figures))), calibration.wrong_mm)
-    return probability * near + (1.0 - probability) * calibration.wrong_mm
+def expected_tre(
+    calibration: Calibration, features: Float[np.ndarray, "3"], probability: float
+) -> float:
+    """The expected TRE of a hypothesis, mm.
+
+    Args:
+      calibration: of the trained network.
+      features: of the hypothesis.
+      probability: that it is right.
+    """
+    if_right = min(float(np.exp(_linear(calibration.error, features))), calibration.wrong_mm)
+    return probability * if_right + (1.0 - probability) * calibration.wrong_mm
 
 
 def fit_calibration(
-    figures: np.ndarray, tre: np.ndarray, best: np.ndarray, *, risk: float = 0.005
+    features: Float[np.ndarray, "r 3"],
+    tre: Float[np.ndarray, "r"],
+    best: Bool[np.ndarray, "r"],
+    *,
+    risk: float = 0.005,
 ) -> Calibration:
-    """Fits a calibration.
+    """Fits a calibration to the distinct hypotheses of all cases.
 
     Args:
-      figures: (R, 3) :func:`hypothesis_features` of the distinct hypotheses of all cases.
-      tre: (R,) mm, of each.
-      best: (R,) bool, the first of its case; those alone are accepted or not.
-      risk: share of accepted ones that may be wrong on these cases.
+      features: from :func:`hypothesis_features`.
+      tre: error of each hypothesis, mm.
+      best: whether it is the best hypothesis of its case; only those may be accepted.
+      risk: largest share of the accepted hypotheses that is wrong on these cases.
 
     Raises:
-      ValueError: nothing was right, or nothing at all was given.
+      ValueError: no hypothesis is right, or there is none.
     """
     right = tre < SUCCESS_THRESHOLD_MM
     if not (right & best).any():
         raise ValueError("no hypothesis of the calibration cases is right; train the network first")
-    centre, spread = figures.mean(0), figures.std(0) + 1e-9
-    plain = (figures - centre) / spread
-
-    def loss(w: np.ndarray) -> float:
-        odds = _linear(w, plain)
-        fits = np.logaddexp(0.0, np.where(right, -odds, odds)).sum()
-        return float(fits + 0.5 * np.sum(w[1:] ** 2))
-
-    from scipy.optimize import minimize  # noqa: PLC0415 - half a second, for calibration alone
-
-    weights = minimize(loss, np.zeros(4)).x
-    odds = (weights[0] - np.sum(weights[1:] * centre / spread), *(weights[1:] / spread))
+    weights = _fit_logistic(features, right)
     good = right & best
-    design = np.column_stack([np.ones(good.sum()), figures[good]])
-    log_tre = np.log(np.maximum(tre[good], 1e-3))
-    penalty = np.diag([0.0, 1.0, 1.0, 1.0])
-    error = np.linalg.solve(design.T @ design + penalty, design.T @ log_tre)
-    error[0] += 0.5 * np.var(log_tre - design @ error)  # the mean of a log-normal, not its median
     wrong = tre[best & ~right]
-    chance = expit(_linear(odds, figures[best]))
+    probability = expit(_linear(weights, features[best]))
     return Calibration(
-        right=tuple(float(v) for v in odds),
-        error=tuple(float(v) for v in error),
-        wrong_mm=float(wrong.mean()) if len(wrong) else 30.0,
-        threshold=_threshold(chance, right[best], risk),
+        right=weights,
+        error=_fit_log_tre(features[good], tre[good]),
+        wrong_mm=float(wrong.mean()) if len(wrong) else DEFAULT_WRONG_MM,
+        threshold=_threshold(probability, right[best], risk),
         cases=int(best.sum()),
     )
 
 
-def _linear(weights: np.ndarray | tuple[float, ...], figures: np.ndarray) -> np.ndarray:
-    total: np.ndarray = weights[0] + figures @ np.asarray(weights[1:])
+def _fit_logistic(features: np.ndarray, right: np.ndarray) -> tuple[float, ...]:
+    """Weights (4,) of a logistic regression with a ridge on the standardised features."""
+    mean, spread = features.mean(0), features.std(0) + 1e-9
+    standardised = (features - mean) / spread
+
+    def loss(w: np.ndarray) -> float:
+        odds = _linear(w, standardised)
+        misfit = np.logaddexp(0.0, np.where(right, -odds, odds)).sum()
+        return float(misfit + 0.5 * np.sum(w[1:] ** 2))
+
+    from scipy.optimize import minimize  # noqa: PLC0415 - half a second, for calibration alone
+
+    w = minimize(loss, np.zeros(4)).x
+    weights = (w[0] - np.sum(w[1:] * mean / spread), *(w[1:] / spread))
+    return tuple(float(weight) for weight in weights)
+
+
+def _fit_log_tre(features: np.ndarray, tre: np.ndarray) -> tuple[float, ...]:
+    """Weights (4,) of a ridge regression of the logarithm of the TRE."""
+    design = np.column_stack([np.ones(len(features)), features])
+    log_tre = np.log(np.maximum(tre, 1e-3))
+    penalty = np.diag([0.0, 1.0, 1.0, 1.0])
+    weights = np.linalg.solve(design.T @ design + penalty, design.T @ log_tre)
+    weights[0] += 0.5 * np.var(log_tre - design @ weights)  # a log-normal's mean, not its median
+    return tuple(float(weight) for weight in weights)
+
+
+def _linear(weights: np.ndarray | Sequence[float], features: np.ndarray) -> np.ndarray | np.float64:
+    total: np.ndarray | np.float64 = weights[0] + features @ np.asarray(weights[1:])
     return total
 
 
-def _threshold(chance: np.ndarray, right: np.ndarray, risk: float) -> float:
-    """The lowest probability from which on at most a share ``risk`` is wrong."""
-    order = np.argsort(-chance)
+def _threshold(probability: np.ndarray, right: np.ndarray, risk: float) -> float:
+    """The smallest probability above which at most a share ``risk`` is wrong."""
+    order = np.argsort(-probability)
     wrong = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
-    fine = np.flatnonzero(wrong <= risk)
-    return float(chance[order[fine[-1]]]) if len(fine) else 1.0
+    safe = np.flatnonzero(wrong <= risk)
+    return float(probability[order[safe[-1]]]) if len(safe) else 1.0
 
 
 def save_calibration(calibration: Calibration, folder: Path) -> None:
-    """Writes ``calibration.json`` beside a checkpoint."""
+    """Writes ``calibration.json`` beside a checkpoint.
+
+    Args:
+      calibration: of the checkpoint.
+      folder: of the checkpoint.
+    """
     (folder / CALIBRATION_FILE).write_text(
         json.dumps(dataclasses.asdict(calibration), indent=1) + "\n"
     )
@@ -147,23 +200,31 @@ def save_calibration(calibration: Calibration, folder: Path) -> None:
 def load_calibration(folder: Path) -> Calibration | None:
     """The calibration beside a checkpoint, or None where there is none.
 
+    Args:
+      folder: of the checkpoint.
+
     Raises:
-      ValueError: it is broken.
+      ValueError: the file is broken.
     """
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         return None
     try:
         value: dict[str, Any] = json.loads(path.read_text())
-        plain: dict[str, Any] = {
+        fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
         }
-        found = Calibration(**plain)
-        flat = [*found.right, *found.error, found.wrong_mm, found.threshold]
-        if len(flat) != 10 or not np.isfinite(flat).all():
+        calibration = Calibration(**fields)
+        numbers = [
+            *calibration.right,
+            *calibration.error,
+            calibration.wrong_mm,
+            calibration.threshold,
+        ]
+        if len(numbers) != 10 or not np.isfinite(numbers).all():
             raise ValueError
     except (ValueError, TypeError, AttributeError):
         raise ValueError(
-            f"{path}: is no calibration; delete it, or make it anew with experiments.calibrate"
+            f"{path}: is no calibration; delete it, or write it again with experiments.calibrate"
         ) from None
-    return found
+    return calibration

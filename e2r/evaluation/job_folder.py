@@ -1,9 +1,9 @@
-"""A job's folder: what is done, by lines on disk, and who is at work on the rest, by file locks.
+"""A job's folder: lines on disk say which cases are done, file locks which units are claimed.
 
-A case is done when its line in ``predictions.jsonl`` is whole; its line in ``errors.jsonl`` is
-written before. Any number of processes may share a folder: each unit of work is one byte of
-``claims``, which the process at work on it has locked. The kernel lets go of the locks of a process
-that dies, however it dies, so its unit is taken up by another process, or by the next run.
+A case is done when its line in ``predictions.jsonl`` is complete. Its line in ``errors.jsonl`` is
+written first. Any number of processes may share a folder. Each unit of work is one byte of the file
+``claims``, which is locked by the process that works on the unit. The kernel releases the locks of
+a process that dies. Another process, or the next run, then claims its unit.
 """
 
 from __future__ import annotations
@@ -14,26 +14,37 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from e2r.runtime.atomic_files import check_settings
 
 PREDICTIONS, ERRORS = "predictions.jsonl", "errors.jsonl"
 
-Line = dict[str, Any]
+Line: TypeAlias = dict[str, Any]
+"""A line of a file, as JSON values."""
 
 
 class JobFolder:
     """A job's folder, opened by :func:`open_job`."""
 
     def __init__(self, folder: Path, locks: int) -> None:
+        """Takes over an open folder.
+
+        Args:
+          folder: of the job.
+          locks: file descriptor of ``claims``.
+        """
         self.folder = folder
         self._locks = locks
         self._done: set[str] = set()
-        self._read = 0  # bytes of predictions.jsonl
+        self._bytes_read = 0  # of predictions.jsonl
 
     def claim(self, unit: int) -> bool:
-        """Takes a unit of work, unless another process has it."""
+        """Claims a unit of work; False if another process has claimed it.
+
+        Args:
+          unit: its number in the job.
+        """
         try:
             fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + unit)
         except (BlockingIOError, PermissionError):
@@ -42,7 +53,7 @@ class JobFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Holds the other processes off; its byte is the first of ``claims``."""
+        """Excludes the other processes, by the first byte of ``claims``."""
         fcntl.lockf(self._locks, fcntl.LOCK_EX, 1, 0)
         try:
             yield
@@ -50,9 +61,11 @@ class JobFolder:
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, 0)
 
     def add(self, line: Line, row: Line | None = None) -> None:
-        """Writes what one case came to: a prediction, and before it how far off it is.
+        """Writes the lines of one case, after removing any line that a killed process left half.
 
-        A line that a killed process left half written is cut off first.
+        Args:
+          line: of ``predictions.jsonl``.
+          row: of ``errors.jsonl``; a failed case has none.
         """
         with self.alone():
             if row is not None:
@@ -60,34 +73,38 @@ class JobFolder:
             _append(self.folder / PREDICTIONS, line)
 
     def done(self) -> set[str]:
-        """The cases that are done by now, by all processes; reads what is new of the file."""
+        """The ids of the cases that are done, by all processes; reads only new lines."""
         path = self.folder / PREDICTIONS
         if path.exists():
             with path.open("rb") as file:
-                file.seek(self._read)
+                file.seek(self._bytes_read)
                 new = file.read()
             new = new[: new.rfind(b"\n") + 1]
-            self._read += len(new)
+            self._bytes_read += len(new)
             self._done |= {line["id"] for line in _parsed(path, new)}
         return self._done
 
     def lines(self) -> list[Line]:
-        """The whole lines of ``predictions.jsonl``."""
-        return _whole(self.folder / PREDICTIONS)
+        """The complete lines of ``predictions.jsonl``."""
+        return _complete_lines(self.folder / PREDICTIONS)
 
     def rows(self, lines: Sequence[Line]) -> list[Line]:
-        """The lines of ``errors.jsonl`` of these predictions, in their order."""
-        found = {row["id"]: row for row in _whole(self.folder / ERRORS)}
+        """The lines of ``errors.jsonl`` of these predictions, in their order.
+
+        Args:
+          lines: of ``predictions.jsonl``.
+        """
+        found = {row["id"]: row for row in _complete_lines(self.folder / ERRORS)}
         return [found[line["id"]] for line in lines if line["id"] in found]
 
 
 @contextmanager
 def open_job(folder: Path, settings: Mapping[str, Any]) -> Iterator[JobFolder]:
-    """Opens a job's folder, or makes it.
+    """Opens or creates a job's folder.
 
     Args:
       folder: of the job.
-      settings: what makes the job's figures, as JSON values; written into ``job.json``.
+      settings: everything that the job's figures depend on, as JSON values; for ``job.json``.
 
     Raises:
       ValueError: the folder holds a job with other settings.
@@ -95,16 +112,16 @@ def open_job(folder: Path, settings: Mapping[str, Any]) -> Iterator[JobFolder]:
     folder.mkdir(parents=True, exist_ok=True)
     locks = os.open(folder / "claims", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        ledger = JobFolder(folder, locks)
-        with ledger.alone():
-            about, before = folder / "job.json", folder / PREDICTIONS
-            if not about.exists() and before.exists() and before.stat().st_size:
+        job_folder = JobFolder(folder, locks)
+        with job_folder.alone():
+            settings_file, predictions = folder / "job.json", folder / PREDICTIONS
+            if not settings_file.exists() and predictions.exists() and predictions.stat().st_size:
                 raise ValueError(
-                    f"{before}: is of a job without job.json, which cannot go on; "
+                    f"{predictions}: belongs to a job without job.json, which cannot be continued; "
                     "name another output folder, or delete this file"
                 )
-            check_settings(about, settings, "a job with other settings")
-        yield ledger
+            check_settings(settings_file, settings, "a job with other settings")
+        yield job_folder
     finally:
         os.close(locks)
 
@@ -120,8 +137,8 @@ def _append(path: Path, line: Line) -> None:
         file.write(json.dumps(line).encode() + b"\n")
 
 
-def _whole(path: Path) -> list[Line]:
-    """The lines of a file, but for one that is not whole, at its end."""
+def _complete_lines(path: Path) -> list[Line]:
+    """The lines of a file without an incomplete one at its end."""
     if not path.exists():
         return []
     text = path.read_bytes()

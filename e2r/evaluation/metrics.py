@@ -1,159 +1,252 @@
-"""How far off a registration is: errors of one case, statistics over many. On the host."""
+"""Registration errors of one case over its targets, and statistics over many. On the host."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import igl
 import numpy as np
 import trimesh
 
-from e2r.types import Pose
+from e2r.geometry import poses
+from e2r.geometry.closest_points import distance_to_mesh
+from e2r.types import Bool, Float, Pose
 
 SUCCESS_MM = (2, 3, 5)
+"""TRE thresholds of the success rates, mm."""
 DEEP_MM = 1.0
-"""A target farther than this from its level's surface is a deep one."""
+"""A target is deep when it lies farther than this from its level's surface, mm."""
 
 
-def is_deep(mesh: trimesh.Trimesh, targets: np.ndarray) -> np.ndarray:
-    """Which targets (T, 3) lie off the surface (in the bone), (T,) bool."""
-    squared = igl.point_mesh_squared_distance(
-        np.ascontiguousarray(targets, np.float64),
-        np.ascontiguousarray(mesh.vertices, np.float64),
-        np.ascontiguousarray(mesh.faces, np.int64),
-    )[0]
-    return np.asarray(squared) > DEEP_MM**2
+@dataclass(frozen=True)
+class TargetErrors:
+    """The errors of a pose over the targets of one level, or of all levels."""
+
+    tre_mm: float
+    """mean over the targets"""
+    tre_surface_mm: float | None
+    """mean over the targets on the surface; None where there are none"""
+    tre_deep_mm: float | None
+    """mean over the deep targets; None where there are none"""
+    rmse_mm: float
+    """root mean square over the targets"""
+    rotation_deg: float
+    """angle between the predicted and the true rotation, averaged over levels"""
+    translation_mm: float
+    """error at the level's centroid, averaged over levels"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The errors as JSON values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> TargetErrors:
+        """The errors that :meth:`to_json` wrote; other keys are ignored."""
+        return TargetErrors(*(value[field.name] for field in dataclasses.fields(TargetErrors)))
+
+
+@dataclass(frozen=True)
+class CaseErrors(TargetErrors):
+    """The errors over all targets of a case, and those of each level."""
+
+    by_level: dict[str, TargetErrors]
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> CaseErrors:
+        """The errors that :meth:`to_json` wrote; other keys are ignored."""
+        return CaseErrors(
+            **TargetErrors.from_json(value).to_json(),
+            by_level={k: TargetErrors.from_json(v) for k, v in value["by_level"].items()},
+        )
+
+
+def is_deep(mesh: trimesh.Trimesh, targets: Float[np.ndarray, "t 3"]) -> Bool[np.ndarray, "t"]:
+    """Which targets lie off the surface, inside the bone.
+
+    Args:
+      mesh: the level's surface, mm.
+      targets: mm, in the frame of the mesh.
+    """
+    distances, _ = distance_to_mesh(targets, mesh.vertices, mesh.faces)
+    return distances > DEEP_MM
 
 
 def case_errors(
     predicted: Mapping[str, Pose],
     truth: Mapping[str, Pose],
-    targets: Mapping[str, np.ndarray],
+    targets: Mapping[str, Float[np.ndarray, "_ 3"]],
+    *,
     model: Mapping[str, trimesh.Trimesh],
-) -> dict[str, Any]:
-    """Errors of one case over its targets, and the same by level.
+) -> CaseErrors:
+    """The errors of one case.
 
     Args:
-      predicted, truth: level -> camera-from-model pose.
-      targets: level -> (T, 3) mm, model frame; only these levels are scored.
+      predicted: level -> predicted pose, camera from model.
+      truth: level -> true pose, camera from model.
+      targets: level -> targets, mm, model frame; only these levels are scored.
       model: level -> surface, mm, model frame.
-
-    Returns:
-      ``tre_mm`` (mean over targets), ``tre_surface_mm`` and ``tre_deep_mm`` (null where a level
-      has none), ``rmse_mm``, ``rotation_deg``, ``translation_mm`` (at the level's centroid,
-      averaged over levels) and ``by_level`` with the same of each.
     """
-    every: list[np.ndarray] = []
+    distances: list[np.ndarray] = []
     deep: list[np.ndarray] = []
     by_level = {}
     for name, points in targets.items():
-        a, b = predicted[name], truth[name]
-        errors = np.linalg.norm(_move(a, points) - _move(b, points), axis=1)
-        inside = is_deep(model[name], points)
-        middle = np.asarray(model[name].centroid)[None]
-        relative = np.asarray(a.rotation, np.float64) @ np.asarray(b.rotation, np.float64).T
-        by_level[name] = {
-            **_target_figures(errors, inside),
-            "rotation_deg": _angle(relative),
-            "translation_mm": float(np.linalg.norm(_move(a, middle) - _move(b, middle))),
-        }
-        every.append(errors)
-        deep.append(inside)
-    errors, inside = np.concatenate(every), np.concatenate(deep)
-    return {
-        **_target_figures(errors, inside),
-        "rotation_deg": float(np.mean([level["rotation_deg"] for level in by_level.values()])),
-        "translation_mm": float(np.mean([v["translation_mm"] for v in by_level.values()])),
-        "by_level": by_level,
-    }
+        found, true = predicted[name], truth[name]
+        apart = _distances_apart(found, true, points)
+        off_surface = is_deep(model[name], points)
+        centroid = np.asarray(model[name].centroid)[None]
+        relative = np.asarray(found.rotation, np.float64) @ np.asarray(true.rotation, np.float64).T
+        by_level[name] = _target_errors(
+            apart,
+            off_surface,
+            rotation_deg=float(np.rad2deg(poses.rotation_angle(relative))),
+            translation_mm=float(_distances_apart(found, true, centroid)[0]),
+        )
+        distances.append(apart)
+        deep.append(off_surface)
+    levels = by_level.values()
+    whole = _target_errors(
+        np.concatenate(distances),
+        np.concatenate(deep),
+        rotation_deg=float(np.mean([level.rotation_deg for level in levels])),
+        translation_mm=float(np.mean([level.translation_mm for level in levels])),
+    )
+    return CaseErrors(**whole.to_json(), by_level=by_level)
 
 
-def _move(pose: Pose, points: np.ndarray) -> np.ndarray:
-    rotation = np.asarray(pose.rotation, np.float64)
-    moved: np.ndarray = points @ rotation.T + np.asarray(pose.translation, np.float64)
-    return moved
+def _distances_apart(a: Pose, b: Pose, points: np.ndarray) -> np.ndarray:
+    """Distance between the places where two poses put each point."""
+    return np.linalg.norm(poses.apply_host(a, points) - poses.apply_host(b, points), axis=1)
 
 
-def _angle(rotation: np.ndarray) -> float:
-    skew = rotation - rotation.T
-    sine = 0.5 * np.linalg.norm([skew[2, 1], skew[0, 2], skew[1, 0]])
-    return float(np.rad2deg(np.arctan2(sine, 0.5 * (np.trace(rotation) - 1.0))))
+def _target_errors(
+    distances: np.ndarray, deep: np.ndarray, *, rotation_deg: float, translation_mm: float
+) -> TargetErrors:
+    """The errors over targets whose distances (mm) from their true places are given."""
+    return TargetErrors(
+        tre_mm=float(distances.mean()),
+        tre_surface_mm=float(distances[~deep].mean()) if (~deep).any() else None,
+        tre_deep_mm=float(distances[deep].mean()) if deep.any() else None,
+        rmse_mm=float(np.sqrt(np.mean(distances**2))),
+        rotation_deg=rotation_deg,
+        translation_mm=translation_mm,
+    )
 
 
-def _target_figures(errors: np.ndarray, deep: np.ndarray) -> dict[str, float | None]:
-    return {
-        "tre_mm": float(errors.mean()),
-        "tre_surface_mm": float(errors[~deep].mean()) if (~deep).any() else None,
-        "tre_deep_mm": float(errors[deep].mean()) if deep.any() else None,
-        "rmse_mm": float(np.sqrt(np.mean(errors**2))),
-    }
+# Statistics ---------------------------------------------------------------------------------------
+
+Interval = tuple[float, float]
+"""Lower and upper end."""
+STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
+    "median": lambda values: float(np.median(values)),
+    "mean": lambda values: float(np.mean(values)),
+    "p95": lambda values: float(np.quantile(values, 0.95)),
+}
+"""The statistics of the TRE that have an interval."""
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Statistics of the errors of one case or more."""
+
+    count: int
+    tre_mm: dict[str, float]
+    """the :data:`STATISTICS`"""
+    tre_interval95: dict[str, Interval]
+    """their 95 % bootstrap intervals, mm"""
+    tre_surface_mm: float | None
+    """median; None where no case has such targets"""
+    tre_deep_mm: float | None
+    """median; None where no case has such targets"""
+    rmse_mm: float
+    """mean"""
+    rotation_deg: float
+    """median"""
+    translation_mm: float
+    """median"""
+    success: dict[str, float]
+    """share of the cases below each of :data:`SUCCESS_MM`, by ``"2mm"`` and so on"""
 
 
 def bootstrap(
-    values: np.ndarray,
+    values: Float[np.ndarray, "n"],
     groups: Sequence[str],
     statistic: Callable[[np.ndarray], float],
     *,
     seed: int,
     draws: int = 1000,
-) -> list[float]:
-    """95 % interval of a statistic, by redrawing whole specimens (frames of one are related).
+) -> Interval:
+    """95 % bootstrap interval of a statistic; draws specimens, since frames of one are alike.
 
     Args:
-      values: (n,).
-      groups: specimen of each value.
-      statistic: of a vector.
-      seed: of the redraws.
-      draws: number of redraws.
+      values: one of each frame.
+      groups: specimen of each value. With one specimen alone, its frames are drawn.
+      statistic: function of the drawn values.
+      seed: seed of the draws.
+      draws: number of draws.
     """
     rng = np.random.default_rng(seed)
     rows: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         rows.setdefault(group, []).append(i)
     blocks = [np.array(block) for block in rows.values()]
-    if len(blocks) == 1:  # one specimen alone says nothing of others: redraw its frames
+    if len(blocks) == 1:
         blocks = [np.array([i]) for i in range(len(values))]
-    found = []
+    drawn = []
     for _ in range(draws):
         pick = rng.integers(0, len(blocks), len(blocks))
-        found.append(statistic(values[np.concatenate([blocks[i] for i in pick])]))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return [float(low), float(high)]
+        drawn.append(statistic(values[np.concatenate([blocks[i] for i in pick])]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
-def summarise(errors: Sequence[Mapping[str, Any]], groups: Sequence[str], *, seed: int) -> dict:
-    """Figures over cases: TRE with intervals, RMSE, rotation, translation, success rates.
+def summarise(
+    errors: Sequence[TargetErrors], groups: Sequence[str], *, seed: int
+) -> ErrorSummary | None:
+    """Statistics over cases, or over levels; None without any.
 
     Args:
-      errors: one of :func:`case_errors` a case (or a level), none empty.
+      errors: of each case or level.
       groups: specimen of each.
-      seed: of the bootstrap.
+      seed: seed of the bootstrap.
     """
     if not errors:
-        return {"count": 0}
-    tre = np.array([e["tre_mm"] for e in errors])
-    statistics: dict[str, Callable[[np.ndarray], float]] = {
-        "median": lambda v: float(np.median(v)),
-        "mean": lambda v: float(np.mean(v)),
-        "p95": lambda v: float(np.quantile(v, 0.95)),
-    }
-    figures: dict[str, Any] = {name: f(tre) for name, f in statistics.items()}
-    figures["interval95"] = {
-        name: bootstrap(tre, groups, f, seed=seed) for name, f in statistics.items()
-    }
+        return None
+    tre = np.array([one.tre_mm for one in errors])
 
     def median(name: str) -> float | None:
-        found = [e[name] for e in errors if e[name] is not None]
-        return float(np.median(found)) if found else None
+        known = [value for one in errors if (value := getattr(one, name)) is not None]
+        return float(np.median(known)) if known else None
 
+    return ErrorSummary(
+        count=len(errors),
+        tre_mm={name: statistic(tre) for name, statistic in STATISTICS.items()},
+        tre_interval95={
+            name: bootstrap(tre, groups, statistic, seed=seed)
+            for name, statistic in STATISTICS.items()
+        },
+        tre_surface_mm=median("tre_surface_mm"),
+        tre_deep_mm=median("tre_deep_mm"),
+        rmse_mm=float(np.mean([one.rmse_mm for one in errors])),
+        rotation_deg=float(np.median([one.rotation_deg for one in errors])),
+        translation_mm=float(np.median([one.translation_mm for one in errors])),
+        success={f"{mm}mm": float(np.mean(tre < mm)) for mm in SUCCESS_MM},
+    )
+
+
+def summary_to_json(summary: ErrorSummary | None) -> dict[str, Any]:
+    """The statistics as JSON values; ``{"count": 0}`` without any case."""
+    if summary is None:
+        return {"count": 0}
+    intervals = {name: list(interval) for name, interval in summary.tre_interval95.items()}
     return {
-        "count": len(errors),
-        "tre_mm": figures,
-        "tre_surface_mm": {"median": median("tre_surface_mm")},
-        "tre_deep_mm": {"median": median("tre_deep_mm")},
-        "rmse_mm": float(np.mean([e["rmse_mm"] for e in errors])),
-        "rotation_deg": median("rotation_deg"),
-        "translation_mm": median("translation_mm"),
-        "success": {f"{mm}mm": float(np.mean(tre < mm)) for mm in SUCCESS_MM},
+        "count": summary.count,
+        "tre_mm": {**summary.tre_mm, "interval95": intervals},
+        "tre_surface_mm": {"median": summary.tre_surface_mm},
+        "tre_deep_mm": {"median": summary.tre_deep_mm},
+        "rmse_mm": summary.rmse_mm,
+        "rotation_deg": summary.rotation_deg,
+        "translation_mm": summary.translation_mm,
+        "success": summary.success,
     }

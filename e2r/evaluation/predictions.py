@@ -1,116 +1,163 @@
-"""What an evaluation came to: one case's result, its prediction on disk, the figures of a job."""
+"""The files of a job: ``Prediction`` (predictions.jsonl) and ``CaseScores`` (errors.jsonl)."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from e2r.datasets.case import Case
 from e2r.evaluation.calibration import (
     Calibration,
     expected_tre,
     hypothesis_features,
     hypothesis_probabilities,
-    inlier_shares,
 )
+from e2r.evaluation.metrics import CaseErrors
+from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.geometry import poses
-from e2r.types import Cloud, Hypotheses, LevelPoses, Pose, Registration
+from e2r.types import Pose
 
-LEAST_EVIDENCE = 20.0
-LEAST_AGREEMENT = 0.55
-"""Without a calibration a prediction is accepted when so many points, and such a share of the
-mask's points, agree with the model (robust inlier weight at the last step). The share lies above
-all of 47 wrong results on 96 simulated cases of seed 5, and below four fifths of the right ones."""
-
-
-class Registered(NamedTuple):
-    """What one case came to."""
-
-    case: Case
-    cloud: Cloud  # all views in one
-    rows: np.ndarray  # (V * N,) row of each point in the case, -1 where padded
-    registrations: dict[str, Registration]  # mask name -> result of the whole model
-    levels: dict[str, LevelPoses]  # mask name -> one pose a level of the case
-    hypotheses: dict[str, Hypotheses]  # mask name -> where the whole model may be
-    weights: dict[str, np.ndarray]  # mask name -> (N,)
-    errors: dict[str, dict[str, Any]]  # mask name -> metrics.case_errors; empty without truth
-    num_degenerate: int  # triangles of the model without area, which were left out
-    seconds: float  # its two looks on the host, and its share of the batch's time on the device
-
-    def kept(self, mask: str) -> float:
-        """How many points a mask keeps."""
-        return float(self.weights[mask].sum())
-
-    def share(self, mask: str) -> float:
-        """Which share of a mask's points agrees with the best hypothesis, 0 to 1."""
-        return float(inlier_shares(self.hypotheses[mask].inlier_score, self.kept(mask))[0])
+MIN_INLIERS = 20.0
+"""Smallest inlier weight, in points, of an accepted prediction."""
+MIN_INLIER_SHARE = 0.55
+"""Without a calibration: smallest inlier weight of an accepted prediction, as a share of the mask's
+points. All 47 wrong results on 96 simulated cases of seed 5 lie below it."""
 
 
-def level_poses(case: Case, levels: LevelPoses) -> dict[str, Pose]:
-    """Level name -> camera-from-model pose; a job without poses by level has one for all."""
-    last = len(levels.pose.translation) - 1
-    return {
-        name: jax.tree.map(lambda leaf, i=i: leaf[min(i, last)], levels.pose)
-        for i, name in enumerate(case.model)
-    }
+@dataclass(frozen=True)
+class Hypothesis:
+    """A candidate pose of the whole model."""
+
+    pose: Pose
+    """camera from model"""
+    probability: float | None
+    """that it is right; None without a calibration"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The hypothesis as JSON values."""
+        return {
+            "T_camera_model": poses.to_matrix(self.pose).tolist(),
+            "probability": self.probability,
+        }
 
 
-def error_line(result: Registered) -> dict[str, Any]:
-    """One line of ``errors.jsonl``: of each mask the share of points it keeps, and how far off the
-    case is under it, as far as there is a truth."""
-    valid = float(result.cloud.valid.sum())
-    keep = {mask: float(w.sum()) / valid for mask, w in result.weights.items()}
-    case = result.case
-    return {"id": case.id, "source": case.source, "keep": keep, **result.errors}
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one case: a line of ``predictions.jsonl``."""
+
+    id: str
+    poses: dict[str, Pose]
+    """level -> camera from model; empty where the case failed"""
+    accepted: bool
+    """whether the pose may be used"""
+    expected_tre_mm: float | None
+    """None without a calibration"""
+    hypotheses: tuple[Hypothesis, ...]
+    """the best first; their probabilities leave to 1 the chance that none is right"""
+    seconds: float
+    error: str | None = None
+    """why the case failed, in one sentence"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The prediction as JSON values."""
+        return {
+            "id": self.id,
+            "T_camera_model": {k: poses.to_matrix(p).tolist() for k, p in self.poses.items()},
+            "accepted": self.accepted,
+            "expected_tre_mm": self.expected_tre_mm,
+            "hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses],
+            "seconds": self.seconds,
+            "error": self.error,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Prediction:
+        """The prediction that :meth:`to_json` wrote.
+
+        Args:
+          value: a line of the file.
+
+        Raises:
+          ValueError: a matrix is not a rigid pose.
+        """
+        where = f"prediction of {value['id']}"
+        return Prediction(
+            id=value["id"],
+            poses={k: poses.from_matrix(m, where) for k, m in value["T_camera_model"].items()},
+            accepted=value["accepted"],
+            expected_tre_mm=value["expected_tre_mm"],
+            hypotheses=tuple(
+                Hypothesis(poses.from_matrix(h["T_camera_model"], where), h["probability"])
+                for h in value["hypotheses"]
+            ),
+            seconds=value["seconds"],
+            error=value["error"],
+        )
 
 
-def prediction_line(
+def failed_prediction(failed: Failed) -> Prediction:
+    """The prediction of a case that could not be read or registered."""
+    return Prediction(
+        id=failed.id,
+        poses={},
+        accepted=False,
+        expected_tre_mm=None,
+        hypotheses=(),
+        seconds=0.0,
+        error=failed.message,
+    )
+
+
+def make_prediction(
     result: Registered, mask: str, calibration: Calibration | None = None
-) -> dict[str, Any]:
-    """One line of ``predictions.jsonl``.
+) -> Prediction:
+    """The prediction of a registered case under one mask.
 
-    ``accepted`` says that the pose is right as probably as the calibration asks; without one, that
-    enough points agree. ``hypotheses`` are the poses of the whole model that the search ended with,
-    each with the probability that it is right; what they leave to 1 is that none is.
+    With a calibration, a pose is accepted if it is right with the probability that the calibration
+    asks for. Without one, it is accepted if enough of the mask's points agree.
+
+    Args:
+      result: the registered case.
+      mask: name of the mask.
+      calibration: of the trained network.
     """
-    found = level_poses(result.case, result.levels[mask])
-    evidence = float(np.sum(result.levels[mask].inlier_weight))
-    kept = result.kept(mask)
-    several = result.hypotheses[mask]
-    chances: list[float | None] = [None] * len(several.inlier_score)
+    levels, hypotheses = result.levels[mask], result.hypotheses[mask]
+    inliers = float(np.sum(levels.inlier_weight))
+    mask_points = result.mask_points(mask)
+    probabilities: list[float | None] = [None] * len(hypotheses.inlier_score)
     expected = None
-    accepted = evidence >= max(LEAST_EVIDENCE, LEAST_AGREEMENT * kept)
+    accepted = inliers >= max(MIN_INLIERS, MIN_INLIER_SHARE * mask_points)
     if calibration is not None:
-        told = (np.asarray(several.inlier_score), np.asarray(several.distinct), kept)
-        chances = hypothesis_probabilities(calibration, *told).tolist()
-        first = float(chances[0] or 0.0)
-        expected = expected_tre(calibration, hypothesis_features(*told)[0], first)
-        accepted = evidence >= LEAST_EVIDENCE and first >= calibration.threshold
-    return {
-        "id": result.case.id,
-        "T_camera_model": {name: poses.to_matrix(p).tolist() for name, p in found.items()},
-        "accepted": accepted,
-        "expected_tre_mm": expected,
-        "hypotheses": [
-            {
-                "T_camera_model": poses.to_matrix(
-                    jax.tree.map(lambda leaf, k=k: leaf[k], several.pose)
-                ).tolist(),
-                "probability": chances[k],
-            }
-            for k in np.flatnonzero(several.distinct)
-        ],
-        "seconds": result.seconds,
-        "error": None,
-    }
+        scores, distinct = np.asarray(hypotheses.inlier_score), np.asarray(hypotheses.distinct)
+        features = hypothesis_features(scores, distinct, mask_points)
+        probabilities = hypothesis_probabilities(calibration, features, distinct).tolist()
+        best = float(probabilities[0] or 0.0)
+        expected = expected_tre(calibration, features[0], best)
+        accepted = inliers >= MIN_INLIERS and best >= calibration.threshold
+    return Prediction(
+        id=result.case.id,
+        poses=level_poses(result.case, levels),
+        accepted=accepted,
+        expected_tre_mm=expected,
+        hypotheses=tuple(
+            Hypothesis(jax.tree.map(lambda leaf, k=k: leaf[k], hypotheses.pose), probabilities[k])
+            for k in np.flatnonzero(hypotheses.distinct)
+        ),
+        seconds=result.seconds,
+    )
 
 
-def read_prediction(path: Path, identity: str) -> dict[str, Pose]:
-    """The last prediction of a case in a file of :func:`prediction_line` lines: level -> pose.
+def read_prediction(path: Path, case_id: str) -> dict[str, Pose]:
+    """The poses of the last prediction of a case: level -> camera from model.
+
+    Args:
+      path: a ``predictions.jsonl``.
+      case_id: of the case.
 
     Raises:
       ValueError: no such file, a broken line, or no prediction of this case.
@@ -125,29 +172,55 @@ def read_prediction(path: Path, identity: str) -> dict[str, Pose]:
             value = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             raise ValueError(f"{path}: line {number} is not JSON; delete it") from None
-        if isinstance(value, dict) and value.get("id") == identity:
+        if isinstance(value, dict) and value.get("id") == case_id:
             found = value
     if found is None:
-        raise ValueError(f"{path}: has no prediction of {identity}; register it first")
+        raise ValueError(f"{path}: has no prediction of {case_id}; register it first")
     matrices = found.get("T_camera_model")
     if not isinstance(matrices, dict) or not matrices:
         raise ValueError(
-            f"{path}: {identity} has no poses ({found.get('error')}); register it again"
+            f"{path}: {case_id} has no poses ({found.get('error')}); register it again"
         )
     return {
-        str(name): poses.from_matrix(matrix, f"{path}: {identity}: {name}")
+        str(name): poses.from_matrix(matrix, f"{path}: {case_id}: {name}")
         for name, matrix in matrices.items()
     }
 
 
-def failure_line(identity: str, message: str) -> dict[str, Any]:
-    """The line of a case that could not be registered."""
-    return {
-        "id": identity,
-        "T_camera_model": {},
-        "accepted": False,
-        "expected_tre_mm": None,
-        "hypotheses": [],
-        "seconds": 0.0,
-        "error": message,
-    }
+# Errors -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """The errors of one registered case under each mask: a line of ``errors.jsonl``."""
+
+    id: str
+    source: str
+    """its specimen"""
+    keep: dict[str, float]
+    """mask name -> share of the points that it keeps"""
+    errors: dict[str, CaseErrors]
+    """mask name -> errors; empty without a truth"""
+
+    @property
+    def specimen(self) -> str:
+        """The specimen, or the case's id where none is known; statistics are grouped by it."""
+        return str(self.source or self.id)
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as JSON values."""
+        errors = {mask: one.to_json() for mask, one in self.errors.items()}
+        return {"id": self.id, "source": self.source, "keep": self.keep, **errors}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> CaseScores:
+        """The scores that :meth:`to_json` wrote."""
+        errors = {k: CaseErrors.from_json(value[k]) for k in value["keep"] if k in value}
+        return CaseScores(value["id"], value["source"], value["keep"], errors)
+
+
+def score_case(result: Registered) -> CaseScores:
+    """The scores of a registered case."""
+    valid = float(result.cloud.valid.sum())
+    keep = {mask: float(weights.sum()) / valid for mask, weights in result.weights.items()}
+    return CaseScores(result.case.id, result.case.source, keep, result.errors)

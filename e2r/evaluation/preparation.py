@@ -3,120 +3,180 @@
 from __future__ import annotations
 
 import json
+import threading
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import trimesh
 
-from e2r.config import EvaluationConfig, InitialPose
+from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case, scored_targets, true_pose
-from e2r.datasets.sampling import oracle_weights, sample_scene_points
-from e2r.geometry import poses
-from e2r.networks.build import NetworkConfig
+from e2r.datasets.sampling import SampledScene, oracle_weights
+from e2r.geometry import poses, surface_cache, surfaces
 from e2r.pipeline import PreparedCase, case_key
-from e2r.types import Pose, Surface
+from e2r.runtime.timing import timed
+from e2r.types import Float, Pose, Surface
 
-STRICTER = 1.5
-"""Logit above which the learnt mask of a second try keeps a point: where a mask takes other tissue
-for bone, the points that it is surest of are bone more often."""
-
-
-def stable_seed(text: str, number: int = 0) -> int:
-    """The same small number for the same text, on every machine; each ``number`` has its own."""
-    return zlib.crc32(text.encode(), number)
+RETRY_THRESHOLD = 1.5
+"""Logit above which the learnt mask of a second attempt keeps a point. Where a mask takes other
+tissue for bone, its most probable points are bone more often."""
+MAX_SURFACES = 4
+"""Surfaces that :class:`SharedSurfaces` holds."""
 
 
-def read_initial_pose(start: InitialPose) -> Pose | None:
-    """The pose in a start's file, or None for a named start.
+class SharedSurfaces:
+    """Builds the surfaces of models, and holds the latest: cases of one specimen share theirs."""
+
+    def __init__(self, *, exact: bool, file: Path | None = None) -> None:
+        """Makes an empty cache.
+
+        Args:
+          exact: keep the triangles' corners, for the ``closest`` correspondence.
+          file: where the surface is kept between runs, if all cases have one model.
+        """
+        build = (
+            surfaces.build_surface if file is None else partial(surface_cache.load_or_build, file)
+        )
+        self._build = partial(build, seed=0, nodes=surfaces.PROJECTION_NODES, exact=exact)
+        self._surfaces: dict[str, Surface] = {}
+        self._lock = threading.Lock()
+
+    def get(self, model: Mapping[str, trimesh.Trimesh]) -> Surface:
+        """The surface of a model; threads wait for each other.
+
+        Args:
+          model: level -> surface, mm, model frame.
+        """
+        with self._lock, timed("surfaces"):
+            key = surface_cache.fingerprint(model)
+            if key not in self._surfaces:
+                if len(self._surfaces) >= MAX_SURFACES:
+                    self._surfaces.pop(next(iter(self._surfaces)))
+                self._surfaces[key] = self._build(model)
+            return self._surfaces[key]
+
+
+def stable_seed(text: str, attempt: int = 0) -> int:
+    """A small number that is the same for the same text on every machine.
+
+    Args:
+      text: for example a case's id.
+      attempt: each attempt has another number.
+    """
+    return zlib.crc32(text.encode(), attempt)
+
+
+def read_initial_pose(start: str) -> Pose | None:
+    """The pose in the file that ``--start`` names, or None for ``auto`` and ``truth``.
+
+    Args:
+      start: auto, truth, or the path of a file with a 4x4 matrix, or of a file of predictions.
 
     Raises:
-      ValueError: neither a named start nor a readable file.
+      ValueError: no such file, or a file without a pose.
     """
-    if start.kind in ("auto", "truth"):
+    if start in ("auto", "truth"):
         return None
-    path = Path(start.kind)
+    path = Path(start)
     if not path.is_file():
-        raise ValueError(f"--start {start.kind}: use auto, truth, or the path of a pose file")
+        raise ValueError(f"--start {start}: use auto, truth, or the path of a pose file")
     try:
-        lines = path.read_text().strip()
+        text = path.read_text().strip()
         try:
-            value = json.loads(lines)
+            value: Any = json.loads(text)
         except json.JSONDecodeError:  # a file of predictions: its last line
-            value = json.loads(lines.splitlines()[-1])
+            value = json.loads(text.splitlines()[-1])
     except (UnicodeDecodeError, json.JSONDecodeError, IndexError, RecursionError):
         raise ValueError(f"{path}: is not JSON; write a 4x4 matrix, row-major") from None
     if isinstance(value, dict):
         value = value.get("T_camera_model")
-    if isinstance(value, dict) and value:  # a prediction or truth file: one matrix a level,
-        matrices = list(value.values())  # of which the middle one starts the whole model
+    if isinstance(value, dict) and value:  # one matrix a level: the middle level's
+        matrices = list(value.values())
         value = matrices[len(matrices) // 2]
     return poses.from_matrix(value, f"{path}: T_camera_model")
 
 
-def prepare(
+def prepare_case(
     case: Case,
-    settings: NetworkConfig,
-    *,
+    sample: SampledScene,
     surface: Surface,
+    *,
     job: EvaluationConfig,
-    given: Pose | None,
-    within: np.ndarray | None,
-    number: int = 0,
+    given_pose: Pose | None = None,
+    attempt: int = 0,
 ) -> PreparedCase:
-    """Samples the cloud among some rows of the scene (all without them), and sets the start.
+    """Puts a case into the arrays that the device takes.
 
-    Each ``number`` has other samples and draws; beyond 0 the learnt mask is stricter.
+    Args:
+      case: the case.
+      sample: its scene points.
+      surface: its model.
+      job: initial pose, masks and seed.
+      given_pose: the pose of :func:`read_initial_pose`.
+      attempt: each attempt draws other random numbers; beyond 0 the learnt mask is stricter.
 
     Raises:
-      ValueError: the start or a mask needs what the case does not have.
+      ValueError: the initial pose or a mask needs data that the case does not have.
     """
-    seed = stable_seed(case.id, number)
-    seeds = np.array([job.seed % 2**32, seed], np.uint32)
-    seen = sample_scene_points(
-        case, settings, seed=seed, num_samples=job.num_samples, within=within
-    )
-    start = job.start
-    begin = poses.identity() if given is None else given
-    if start.kind == "truth":
-        if not case.truth:
-            raise ValueError(f"{case.id}: --start truth needs a truth.json; use --start auto")
-        goals = np.concatenate(
-            [
-                np.asarray(poses.apply(case.truth[name], points.astype(np.float32)))
-                for name, points in scored_targets(case).items()
-            ]
-        )
-        begin = poses.perturb(
-            case_key(seeds), true_pose(case), goals.mean(0), degrees=start.degrees, mm=start.mm
-        )
-    begin = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), begin)
-    if "oracle" in job.masks:
-        oracle = oracle_weights(case, seen.rows)
+    seeds = np.array([job.seed % 2**32, stable_seed(case.id, attempt)], np.uint32)
+    initial_pose = given_pose
+    if job.start == "truth":
+        initial_pose = _perturbed_truth(case, job, seeds)
+    if initial_pose is not None:
+        initial_pose = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), initial_pose)
+    if "oracle" in job.program.masks:
+        oracle = oracle_weights(case, sample.rows)
     else:
-        oracle = np.zeros(seen.rows.shape, np.float32)
+        oracle = np.zeros(sample.rows.shape, np.float32)
     centres = level_centres(case.model)
     exposed = np.ones(len(centres), bool)
     if case.exposed:
         exposed[: len(case.model)] = [name in case.exposed for name in case.model]
     return PreparedCase(
-        seeds,
-        seen.cloud,
-        seen.pyramid,
-        surface,
-        begin,
-        oracle,
-        seen.rows,
-        centres,
-        exposed,
-        np.float32(STRICTER * number),
+        seeds=seeds,
+        cloud=sample.cloud,
+        pyramid=sample.pyramid,
+        surface=surface,
+        initial_pose=initial_pose,
+        oracle_weights=oracle,
+        level_centres=centres,
+        exposed=exposed,
+        mask_threshold=np.asarray(RETRY_THRESHOLD * attempt, np.float32),
     )
 
 
-def level_centres(model: Mapping[str, trimesh.Trimesh]) -> np.ndarray:
-    """Middle of each level (L, 3) mm; L is 6, 9 and so on, so that programs are shared."""
+def _perturbed_truth(case: Case, job: EvaluationConfig, seeds: np.ndarray) -> Pose:
+    """The true pose, perturbed about the targets' centroid."""
+    if not case.truth:
+        raise ValueError(f"{case.id}: --start truth needs a truth.json; use --start auto")
+    goals = np.concatenate(
+        [
+            np.asarray(poses.apply(case.truth[name], points.astype(np.float32)))
+            for name, points in scored_targets(case).items()
+        ]
+    )
+    return poses.perturb(
+        case_key(seeds),
+        true_pose(case),
+        goals.mean(0),
+        degrees=job.start_noise_deg,
+        mm=job.start_noise_mm,
+    )
+
+
+def level_centres(model: Mapping[str, trimesh.Trimesh]) -> Float[np.ndarray, "l 3"]:
+    """The centre of each level's bounding box, mm, padded with NaN.
+
+    The number of rows is 6, 9, 12 and so on, so that models of similar size share programs.
+
+    Args:
+      model: level -> surface, mm, model frame.
+    """
     centres = np.full((max(6, len(model) + -len(model) % 3), 3), np.nan, np.float32)
     centres[: len(model)] = [mesh.bounds.mean(0) for mesh in model.values()]
     return centres

@@ -1,134 +1,106 @@
-"""The compiled programs of an evaluation."""
+"""The compiled programs of an evaluation: the pipeline, batched and divided among devices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from e2r.config import EvaluationConfig
-from e2r.geometry import point_clouds
-from e2r.networks import mask_estimators, region_of_interest
-from e2r.networks.build import NetworkConfig, apply_mask_network
-from e2r.pipeline import CasePredictions, PreparedCase, case_key
-from e2r.registration import global_search, iterate
-from e2r.registration.levels import register_levels
-from e2r.registration.schedule import apply_mask, run_schedule
+from e2r import pipeline
+from e2r.geometry import surfaces
+from e2r.networks.build import NetworkConfig
+from e2r.pipeline import CasePredictions, FirstLook, PreparedCase, ProgramConfig
 from e2r.runtime import sharding
 from e2r.runtime.compile_cache import CachedProgram
-from e2r.types import Array, Cloud, Hypotheses, LevelPoses, Params, Pyramid, Registration
 
 
 class Programs(NamedTuple):
-    """The compiled programs of a job; each takes the parameters and a batch."""
+    """The compiled programs of a job. Each takes the parameters, then a batch."""
 
-    glance: Callable[..., tuple[Array, Array]]
-    """(params, cloud, pyramid) of a first look -> interest (B, V * N), and its middle (B, 3) mm"""
-    predict: Callable[..., CasePredictions]
-    """(params, prepared cases) -> what they come to"""
-    over: Mesh
-
-
-def compile_programs(
-    settings: NetworkConfig, job: EvaluationConfig, *, fast_compile: bool = False
-) -> Programs:
-    """The compiled programs: a first look, and a registration and the weights for each mask.
-
-    Each takes a batch, divided among this process's devices.
-
-    Args:
-      settings, job: of the network and the evaluation.
-      sooner: for a case or two: compiled in half the time, and half as fast.
-    """
-    return _programs(settings, job.compiled, fast_compile)
+    first_look: Callable[..., FirstLook]
+    """(params, clouds, pyramids) -> the region of interest of each case"""
+    register: Callable[..., CasePredictions]
+    """(params, prepared cases) -> the results of each case"""
+    mesh: Mesh
+    """the devices among which a batch is divided"""
 
 
 @lru_cache(maxsize=4)
-def _programs(settings: NetworkConfig, job: EvaluationConfig, fast_compile: bool) -> Programs:
-    """Those of all jobs that are compiled to the same."""
+def compile_programs(
+    network: NetworkConfig, program: ProgramConfig, *, batch: int, fast_compile: bool = False
+) -> Programs:
+    """Makes the programs, which compile at their first call.
 
-    def glance(params: Params, cloud: Cloud, pyramid: Pyramid) -> tuple[Array, Array]:
-        interest = apply_mask_network(settings, params, cloud, pyramid).interest
-        return interest, region_of_interest.locate(point_clouds.flatten_samples(cloud), interest)
+    Args:
+      network: the networks' settings.
+      program: the settings of the registration.
+      batch: cases in a batch, a multiple of this process's devices.
+      fast_compile: compile in half the time a program that is half as fast.
 
-    def predict(params: Params, item: PreparedCase) -> CasePredictions:
-        key, cloud = case_key(item.seeds), point_clouds.flatten_samples(item.cloud)
-        reading = apply_mask_network(settings, params, item.cloud, item.pyramid)
-        fed = mask_estimators.ensure_keep_ratio(
-            reading.logits - item.threshold, cloud.valid, job.min_keep_ratio
-        )
-        named = {
-            "all": jnp.ones(cloud.points.shape[0]),
-            "oracle": item.oracle.reshape(-1),
-            "learnt": mask_estimators.deterministic(key, fed),
-        }
-        kept = jnp.stack([jnp.where(cloud.valid, named[name], 0.0) for name in job.masks])
-        # The coarse stage's points are drawn by the mask at hand.
-        drawn = jnp.stack(
-            [
-                reading.logits if name == "learnt" else jnp.where(named[name] > 0.5, 4.0, -9.0)
-                for name in job.masks
-            ]
-        )
+    Raises:
+      ValueError: the batch cannot be divided evenly among the devices.
+    """
+    mesh = sharding.make_mesh(batch, local=True)
 
-        def one(mask: tuple[Array, Array]) -> tuple[Registration, LevelPoses, Hypotheses]:
-            weights, logits = mask
-            scene = iterate.top_weighted(apply_mask(cloud, weights), job.points)
-            if job.start.kind == "auto":
-                whole, hypotheses = global_search.search(
-                    settings,
-                    params,
-                    key,
-                    cloud,
-                    scene,
-                    reading._replace(logits=logits),
-                    item.surface,
-                    item.exposed,
-                    job.schedule,
-                    job.search,
-                )
-            else:
-                whole = run_schedule(scene, item.surface, item.start, job.schedule)
-                hypotheses = global_search.single_hypothesis(
-                    scene, item.surface, whole, item.exposed, job.search
-                )
-            if job.per_level:
-                levels = register_levels(scene, item.surface, whole, item.centres, job.schedule)
-            else:
-                first = jax.tree.map(lambda leaf: leaf[None], whole)
-                levels = LevelPoses(first.pose, first.inlier_weight, first.residual)
-            return whole, levels, hypotheses
-
-        whole, levels, hypotheses = jax.lax.map(one, (kept, drawn))  # one program for all masks
-
-        def by_name(tree: Any) -> dict[str, Any]:
-            return {
-                name: jax.tree.map(lambda leaf, i=i: leaf[i], tree)
-                for i, name in enumerate(job.masks)
-            }
-
-        return CasePredictions(by_name(whole), by_name(levels), by_name(hypotheses), by_name(kept))
-
-    over = sharding.make_mesh(job.batch, local=True)
-
-    def batched(one: Callable[..., Any], inputs: int) -> Callable[..., Any]:
-        several = jax.vmap(one, (None, *[0] * inputs))
-        if over.size == 1:
-            return several
+    def batched(function: Callable[..., Any], *, inputs: int) -> Callable[..., Any]:
+        """Maps a function of the parameters and ``inputs`` arguments over the batch."""
+        mapped = jax.vmap(function, (None, *[0] * inputs))
+        if mesh.size == 1:
+            return mapped
         return jax.shard_map(
-            several,
-            mesh=over,
+            mapped,
+            mesh=mesh,
             in_specs=(sharding.REPLICATED, *[sharding.SHARDED] * inputs),
             out_specs=sharding.SHARDED,
             check_vma=False,
         )
 
+    look = partial(pipeline.first_look, network=network)
+    register = partial(pipeline.register_case, network=network, program=program)
     return Programs(
-        CachedProgram(batched(glance, 2), "glance", settings, fast_compile=fast_compile),
-        CachedProgram(batched(predict, 1), "predict", settings, job, fast_compile=fast_compile),
-        over,
+        CachedProgram(batched(look, inputs=2), "first_look", network, fast_compile=fast_compile),
+        CachedProgram(
+            batched(register, inputs=1), "register", network, program, fast_compile=fast_compile
+        ),
+        mesh,
     )
+
+
+def stack_batch(items: Sequence[Any], size: int) -> Any:
+    """Stacks pytrees on the host, with the last one repeated: one shape, one compilation.
+
+    Args:
+      items: one or more, of the same shapes.
+      size: items of the batch.
+    """
+    padded = [*items, *[items[-1]] * (size - len(items))]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+
+def stack_prepared(cases: Sequence[PreparedCase], size: int) -> PreparedCase:
+    """Stacks prepared cases of any number of levels and triangles.
+
+    Args:
+      cases: one or more.
+      size: cases of the batch; the last one is repeated up to it.
+    """
+    models = [case.surface for case in cases]
+    surface = surfaces.stack([*models, *[models[-1]] * (size - len(models))])
+    levels = max(len(case.level_centres) for case in cases)
+
+    def padded(case: PreparedCase) -> PreparedCase:
+        missing = levels - len(case.level_centres)
+        return case._replace(
+            surface=None,  # type: ignore[arg-type]
+            level_centres=np.pad(
+                case.level_centres, ((0, missing), (0, 0)), constant_values=np.nan
+            ),
+            exposed=np.pad(case.exposed, (0, missing), constant_values=True),
+        )
+
+    batch: PreparedCase = stack_batch([padded(case) for case in cases], size)
+    return batch._replace(surface=surface)

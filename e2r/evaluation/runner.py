@@ -1,325 +1,379 @@
-"""Batch evaluation: cases in, predictions, errors and a summary out."""
+"""Batch evaluation in three stages, each a generator: load -> locate -> register.
+
+:func:`load` builds a case's surface and samples its scene. :func:`locate` finds the region of
+interest in a batch on the device, and samples each scene again there. :func:`register` registers
+the batch. The device takes the first look at a batch before the registration of the previous one,
+so that the host takes the second look meanwhile.
+"""
 
 from __future__ import annotations
 
-import itertools
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from e2r.config import EvaluationConfig, TrainingConfig
+from e2r.datasets import meshes
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
 from e2r.evaluation import metrics
-from e2r.evaluation.predictions import Registered, level_poses
-from e2r.evaluation.preparation import prepare, read_initial_pose, stable_seed
-from e2r.evaluation.programs import Programs, compile_programs
-from e2r.geometry import point_clouds, surfaces
+from e2r.evaluation.preparation import SharedSurfaces, prepare_case, read_initial_pose, stable_seed
+from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
+from e2r.evaluation.results import Failed, Registered, level_poses
+from e2r.geometry import point_clouds
 from e2r.networks import region_of_interest
 from e2r.networks.build import NetworkConfig
-from e2r.pipeline import CasePredictions, PreparedCase
+from e2r.pipeline import CasePredictions, FirstLook, PreparedCase
 from e2r.runtime import sharding
-from e2r.runtime.compile_cache import register_serializable
 from e2r.runtime.prefetch import prefetch
 from e2r.runtime.timing import timed
-from e2r.types import Array, Params, Pose, Surface
+from e2r.types import Params, Pose, Surface
 
-register_serializable(PreparedCase, CasePredictions)
+T = TypeVar("T")
 
 
-class _Looked(NamedTuple):
-    """A case that was looked at once."""
+class JobContext(NamedTuple):
+    """The settings and programs that all stages share."""
+
+    network: NetworkConfig
+    params: Params  # on the devices
+    job: EvaluationConfig
+    given_pose: Pose | None  # initial pose of all cases, from a file
+    programs: Programs
+    surfaces: SharedSurfaces
+    attempt: int = 0  # each attempt takes other samples
+
+
+class LoadedCase(NamedTuple):
+    """A case with its surface and a first sample of its scene."""
 
     case: Case
     surface: Surface
-    first: SampledScene
-    seconds: float
+    sample: SampledScene
+    seconds: float  # host's time so far
 
 
-Failure: TypeAlias = tuple[str, str]
-"""The id of a case that came to nothing, and why."""
-
-
-class _Chain(NamedTuple):
-    """What the cases of a job go through."""
-
-    settings: NetworkConfig
-    params: Params
-    job: EvaluationConfig
-    given: Pose | None
-    programs: Programs
-    surface: Callable[[Case], Surface]
-
-
-def run(
-    source: Iterable[Case | tuple[str, ValueError]],
-    config: TrainingConfig,
-    params: Params,
-    job: EvaluationConfig,
-    programs: Programs | None = None,
-    keep: Path | None = None,
-) -> Iterator[Registered | Failure]:
-    """Evaluates cases in batches; a broken one yields its id and one sentence, and no stop.
-
-    While the device is at work on a batch, the host looks at the cases of the next. Cases that are
-    tried again (``job.retry_below``) come later than the others.
-
-    Args:
-      source: cases, or the id and error of one that could not be read.
-      config, params: the trained network.
-      job: starts, schedule, masks.
-      programs: instead of those of :func:`compile_programs`.
-      keep: for cases of one model: the file that remembers its surface.
-
-    Raises:
-      ValueError: the start cannot be used, or the batch not be divided among the devices.
-    """
-    programs = programs or compile_programs(config.network, job)
-    models: dict[str, Surface] = {}
-    one_builds = threading.Lock()
-
-    def surface(case: Case) -> Surface:
-        with one_builds, timed("the models' lattices"):
-            return _surface(case, models, job, keep)
-
-    chain = _Chain(
-        config.network,
-        sharding.replicate(params, programs.over),
-        job,
-        read_initial_pose(job.start),
-        programs,
-        surface,
-    )
-    first = _once(source, chain, 0)
-    with closing(_grouped(first, job.batch, partial(_is_unsure, job))) as found:
-        for one in found:
-            if isinstance(one, list):
-                yield from _again(one, chain)
-            else:
-                yield one
-
-
-def _is_unsure(job: EvaluationConfig, one: Registered | Failure) -> bool:
-    """Whether a case is to be tried again; where the start is given, nothing is searched."""
-    if not isinstance(one, Registered) or job.start.kind != "auto" or job.head != "learnt":
-        return False
-    return one.share("learnt") < job.retry_below
-
-
-def _again(unsure: list[Registered], chain: _Chain) -> Iterator[Registered]:
-    """The better results of cases that are tried a second time: other samples, a stricter mask."""
-    seen = _once((first.case for first in unsure), chain, 1)
-    others = [one for one in seen if isinstance(one, Registered)]
-    for first in unsure:
-        other = next((one for one in others if one.case is first.case), first)
-        better = max(first, other, key=lambda one: one.share("learnt"))
-        yield better._replace(seconds=first.seconds + other.seconds)
-
-
-def _once(
-    source: Iterable[Case | tuple[str, ValueError]], chain: _Chain, number: int
-) -> Generator[Registered | Failure]:
-    """Cases in batches; each ``number`` is another try."""
-    settings, job, programs = chain.settings, chain.job, chain.programs
-
-    def look(item: Case | tuple[str, ValueError]) -> _Looked | Failure:
-        if isinstance(item, tuple):
-            return item[0], str(item[1])
-        try:
-            surface = chain.surface(item)
-            began = time.perf_counter()
-            with timed("first look, host"):
-                first = sample_scene_points(item, settings, seed=stable_seed(item.id, number))
-        except ValueError as error:
-            return item.id, str(error)
-        return _Looked(item, surface, first, time.perf_counter() - began)
-
-    def look_closer(
-        item: _Looked, interest: np.ndarray, centre: np.ndarray
-    ) -> tuple[PreparedCase, float] | Failure:
-        began = time.perf_counter()
-        try:
-            with timed("second look, host"):
-                within = region_of_interest.crop(
-                    item.case.points,
-                    point_clouds.flatten_samples(item.first.cloud),
-                    interest,
-                    centre,
-                    settings.points // 4,
-                )
-                prepared = prepare(
-                    item.case,
-                    settings,
-                    surface=item.surface,
-                    job=job,
-                    given=chain.given,
-                    within=within,
-                    number=number,
-                )
-        except ValueError as error:
-            return item.case.id, str(error)
-        return prepared, time.perf_counter() - began
-
-    def glanced(group: list[_Looked]) -> _Glanced:
-        looks = _batched([(item.first.cloud, item.first.pyramid) for item in group], job.batch)
-        with timed("device"):
-            found = programs.glance(chain.params, *sharding.shard(looks, programs.over))
-        return _Glanced(group, found)
-
-    def ready(glance: _Glanced) -> Iterator[_Ready | Failure]:
-        with timed("device"):
-            interests, centres = jax.tree.map(np.asarray, glance.found)
-        rows = list(zip(glance.group, interests, centres, strict=False))
-        found = prefetch(lambda row: look_closer(*row), rows, workers=2)
-        for item, one in zip(glance.group, found, strict=True):
-            if isinstance(one[0], str):
-                yield one  # type: ignore[misc]
-            else:
-                yield _Ready(item.case, one[0], item.seconds + one[1])  # type: ignore[arg-type]
-
-    # The device gets the first look at a batch before the registration of the one before, so that
-    # the host can take the second look while that is under way.
-    glance: _Glanced | None = None
-    running: _Running | None = None
-    looked = prefetch(look, source, workers=2)
-    with closing(_grouped(looked, job.batch, lambda one: isinstance(one, _Looked))) as groups:
-        for group in itertools.chain(groups, (None, None)):
-            if isinstance(group, tuple):
-                yield group
-                continue
-            found: list[_Ready] = []
-            for one in ready(glance) if glance else ():
-                if isinstance(one, _Ready):
-                    found.append(one)
-                else:
-                    yield one
-            glance = glanced(group) if group else None
-            after = _started(found, programs, chain.params, job) if found else None
-            if running is not None:
-                yield from _ended(running)
-            running = after
-
-
-class _Glanced(NamedTuple):
-    """A batch at which the device takes its first look."""
-
-    group: list[_Looked]
-    found: tuple[Array, Array]
-
-
-def _grouped(found: Generator[Any], size: int, belongs: Callable[[Any], bool]) -> Generator[Any]:
-    """Lists of ``size`` of those that belong, the last one shorter; the others as they come."""
-    group: list[Any] = []
-    with closing(found):
-        for item in found:
-            if not belongs(item):
-                yield item
-                continue
-            group.append(item)
-            if len(group) == size:
-                yield group
-                group = []
-    if group:
-        yield group
-
-
-def _surface(
-    case: Case, models: dict[str, Surface], job: EvaluationConfig, keep: Path | None
-) -> Surface:
-    """The case's surface; cases of one specimen share it, and a few are remembered."""
-    key = surfaces.fingerprint(case.model)
-    if key not in models:
-        if len(models) >= 4:
-            models.pop(next(iter(models)))
-        exact = job.schedule.correspondence == "closest"
-        make = surfaces.build if keep is None else partial(surfaces.remembered, keep)
-        models[key] = make(case.model, seed=0, nodes=surfaces.COARSE, exact=exact)
-    return models[key]
-
-
-def _batched(items: Sequence[Any], size: int) -> Any:
-    """One pytree of ``size`` items, the last one repeated: one shape, one compilation."""
-    padded = [*items, *[items[-1]] * (size - len(items))]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-
-
-class _Ready(NamedTuple):
-    """A case, ready for its batch."""
+class LocatedCase(NamedTuple):
+    """A case whose scene was sampled in the region of interest."""
 
     case: Case
+    sample: SampledScene
     prepared: PreparedCase
-    seconds: float
+    seconds: float  # host's time so far
 
 
-class _Running(NamedTuple):
-    """A batch that the device is at work on."""
+class RunningBatch(NamedTuple):
+    """A batch that the device registers."""
 
-    ready: list[_Ready]
-    predicted: CasePredictions
+    cases: list[LocatedCase]
+    predictions: CasePredictions  # leading axis B; not ready yet
     began: float
 
 
-def _started(
-    ready: list[_Ready], programs: Programs, params: Params, job: EvaluationConfig
-) -> _Running:
-    """Gives a batch to the device, and does not wait."""
+def run(
+    source: Iterable[Case | Failed],
+    config: TrainingConfig,
+    params: Params,
+    *,
+    job: EvaluationConfig,
+    programs: Programs | None = None,
+    surface_file: Path | None = None,
+) -> Iterator[Registered | Failed]:
+    """Evaluates cases in batches; a broken case yields a :class:`Failed` and does not stop the job.
+
+    A case of which too small a share of the mask agrees (``job.retry_below``) is tried again. Such
+    cases come later than the others.
+
+    Args:
+      source: the cases, and those that could not be read.
+      config: the trained networks' settings.
+      params: the trained networks' parameters.
+      job: initial poses, schedule, masks.
+      programs: programs to use instead of those of :func:`compile_programs`.
+      surface_file: keeps the surface between runs; for cases of one model.
+
+    Raises:
+      ValueError: the initial pose cannot be read, or the batch not be divided among the devices.
+    """
+    programs = programs or compile_programs(config.network, job.program, batch=job.batch)
+    context = JobContext(
+        network=config.network,
+        params=sharding.replicate(params, programs.mesh),
+        job=job,
+        given_pose=read_initial_pose(job.start),
+        programs=programs,
+        surfaces=SharedSurfaces(
+            exact=job.program.schedule.correspondence == "closest", file=surface_file
+        ),
+    )
+    unsure: list[Registered] = []
+    with closing(_attempt(source, context)) as results:
+        for result in results:
+            if isinstance(result, Failed) or not _needs_retry(result, job):
+                yield result
+                continue
+            unsure.append(result)
+            if len(unsure) == job.batch:
+                yield from _retry(unsure, context)
+                unsure = []
+    if unsure:
+        yield from _retry(unsure, context)
+
+
+def _attempt(
+    source: Iterable[Case | Failed], context: JobContext
+) -> Generator[Registered | Failed]:
+    """The three stages, one after the other."""
+    return register(locate(load(source, context), context), context)
+
+
+def _needs_retry(result: Registered, job: EvaluationConfig) -> bool:
+    """Whether a case is tried again; never where its initial pose is given."""
+    if job.start != "auto" or job.primary_mask != "learnt":
+        return False
+    return result.inlier_share("learnt") < job.retry_below
+
+
+def _retry(unsure: list[Registered], context: JobContext) -> Iterator[Registered]:
+    """Tries cases again, and yields the better result of each."""
+    cases = (first.case for first in unsure)
+    again = list(_attempt(cases, context._replace(attempt=1)))
+    for first in unsure:
+        second = next(
+            (r for r in again if isinstance(r, Registered) and r.case is first.case), first
+        )
+        better = max(first, second, key=lambda result: result.inlier_share("learnt"))
+        yield better._replace(seconds=first.seconds + second.seconds)
+
+
+# Load ---------------------------------------------------------------------------------------------
+
+
+def load(source: Iterable[Case | Failed], context: JobContext) -> Generator[LoadedCase | Failed]:
+    """First stage: surfaces and first samples, by threads of the host.
+
+    Args:
+      source: the cases, and those that could not be read.
+      context: of the job.
+    """
+    return prefetch(partial(_load, context), _collecting(source), workers=2)
+
+
+def _collecting(source: Iterable[Case | Failed]) -> Iterator[Case | Failed]:
+    """The same items; the meshes of dropped cases are freed on the way."""
+    for number, item in enumerate(source):
+        meshes.collect_meshes(number)
+        yield item
+
+
+def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
+    if isinstance(item, Failed):
+        return item
+    try:
+        surface = context.surfaces.get(item.model)
+        began = time.perf_counter()
+        with timed("first look, host"):
+            seed = stable_seed(item.id, context.attempt)
+            sample = sample_scene_points(item, context.network, seed=seed)
+    except ValueError as error:
+        return Failed(item.id, str(error))
+    return LoadedCase(item, surface, sample, time.perf_counter() - began)
+
+
+# Locate -------------------------------------------------------------------------------------------
+
+
+def locate(
+    loaded: Generator[LoadedCase | Failed], context: JobContext
+) -> Generator[list[LocatedCase] | Failed]:
+    """Second stage: the region of interest on the device, and a second sample there on the host.
+
+    The first look at a batch starts before the previous batch is yielded.
+
+    Args:
+      loaded: the first stage's cases.
+      context: of the job.
+
+    Yields:
+      batches of cases, and the failures as they come.
+    """
+    waiting: tuple[list[LoadedCase], FirstLook] | None = None
+    with closing(_batches(loaded, context.job.batch)) as batches:
+        for batch in batches:
+            if isinstance(batch, Failed):
+                yield batch
+                continue
+            located = yield from _second_looks(waiting, context)
+            waiting = batch, _first_look(batch, context)
+            if located:
+                yield located
+    located = yield from _second_looks(waiting, context)
+    if located:
+        yield located
+
+
+def _first_look(batch: Sequence[LoadedCase], context: JobContext) -> FirstLook:
+    """Starts the first look at a batch on the device, and does not wait for it."""
+    inputs = stack_batch(
+        [(case.sample.cloud, case.sample.pyramid) for case in batch], context.job.batch
+    )
+    programs = context.programs
+    with timed("device"):
+        return programs.first_look(context.params, *sharding.shard(inputs, programs.mesh))
+
+
+def _second_looks(
+    waiting: tuple[list[LoadedCase], FirstLook] | None, context: JobContext
+) -> Generator[Failed, None, list[LocatedCase]]:
+    """Waits for the first look at a batch; yields its failures and returns its other cases."""
+    if waiting is None:
+        return []
+    batch, looks = waiting
+    with timed("device"):
+        looks = jax.tree.map(np.asarray, looks)
+    pairs = [(case, jax.tree.map(lambda leaf, i=i: leaf[i], looks)) for i, case in enumerate(batch)]
+    located = []
+    for result in prefetch(partial(_second_look, context), pairs, workers=2):
+        if isinstance(result, Failed):
+            yield result
+        else:
+            located.append(result)
+    return located
+
+
+def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> LocatedCase | Failed:
+    """Samples one case's scene in the region of interest, and prepares it."""
+    loaded, look = pair
+    case, network = loaded.case, context.network
     began = time.perf_counter()
-    items = [one.prepared for one in ready]
-    models = [item.surface for item in items]
-    surface = surfaces.stack([*models, *[models[-1]] * (job.batch - len(models))])
-    most = max(len(item.centres) for item in items)
-    plain = [
-        item._replace(
-            surface=None,  # type: ignore[arg-type]
-            centres=np.pad(
-                item.centres, ((0, most - len(item.centres)), (0, 0)), constant_values=np.nan
-            ),
-            exposed=np.pad(item.exposed, (0, most - len(item.exposed)), constant_values=True),
-        )
-        for item in items
-    ]
-    batch = _batched(plain, job.batch)._replace(surface=surface)
-    with timed("device"):
-        predicted = programs.predict(params, sharding.shard(batch, programs.over))
-    return _Running(ready, predicted, began)
+    try:
+        with timed("second look, host"):
+            within = region_of_interest.crop(
+                case.points,
+                point_clouds.flatten_samples(loaded.sample.cloud),
+                np.asarray(look.interest),
+                centre=np.asarray(look.centre),
+                min_points=network.points // 4,
+            )
+            sample = sample_scene_points(
+                case,
+                network,
+                seed=stable_seed(case.id, context.attempt),
+                num_samples=context.job.program.num_samples,
+                within=within,
+            )
+            prepared = prepare_case(
+                case,
+                sample,
+                loaded.surface,
+                job=context.job,
+                given_pose=context.given_pose,
+                attempt=context.attempt,
+            )
+    except ValueError as error:
+        return Failed(case.id, str(error))
+    return LocatedCase(case, sample, prepared, loaded.seconds + time.perf_counter() - began)
 
 
-def _ended(running: _Running) -> Iterator[Registered | Failure]:
-    """Waits for a batch, and says what its cases came to."""
+# Register -----------------------------------------------------------------------------------------
+
+
+def register(
+    located: Generator[list[LocatedCase] | Failed], context: JobContext
+) -> Generator[Registered | Failed]:
+    """Third stage: the registration of each batch on the device, and its errors on the host.
+
+    The device registers a batch while the previous one's results are taken and the next one is
+    prepared.
+
+    Args:
+      located: the second stage's batches.
+      context: of the job.
+    """
+    running: RunningBatch | None = None
+    with closing(located):
+        for batch in located:
+            if isinstance(batch, Failed):
+                yield batch
+                continue
+            started = _start(batch, context)
+            if running is not None:
+                yield from _finish(running)
+            running = started
+    if running is not None:
+        yield from _finish(running)
+
+
+def _start(cases: list[LocatedCase], context: JobContext) -> RunningBatch:
+    """Starts the registration of a batch on the device, and does not wait for it."""
+    began = time.perf_counter()
+    programs = context.programs
+    batch = stack_prepared([case.prepared for case in cases], context.job.batch)
     with timed("device"):
-        predicted = jax.tree.map(np.asarray, running.predicted)
-    seconds = (time.perf_counter() - running.began) / len(running.ready)
-    for i, (case, prepared, before) in enumerate(running.ready):
-        registrations, each, hypotheses, weights = jax.tree.map(
-            lambda leaf, i=i: leaf[i], predicted
-        )
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((registrations, each))):
-            yield case.id, f"{case.id}: the registration is not finite; is its scene in mm?"
+        predictions = programs.register(context.params, sharding.shard(batch, programs.mesh))
+    return RunningBatch(cases, predictions, began)
+
+
+def _finish(running: RunningBatch) -> Iterator[Registered | Failed]:
+    """Waits for the registration of a batch, and yields the result of each case."""
+    with timed("device"):
+        predictions = jax.tree.map(np.asarray, running.predictions)
+    seconds = (time.perf_counter() - running.began) / len(running.cases)
+    for i, located in enumerate(running.cases):
+        one: CasePredictions = jax.tree.map(lambda leaf, i=i: leaf[i], predictions)
+        case = located.case
+        leaves = jax.tree.leaves((one.registrations, one.levels))
+        if not all(np.isfinite(leaf).all() for leaf in leaves):
+            yield Failed(case.id, f"{case.id}: the registration is not finite; is its scene in mm?")
             continue
-        errors = {}
-        if case.truth:
-            with timed("errors"):
-                targets = scored_targets(case)
-                for name, several in each.items():
-                    errors[name] = metrics.case_errors(
-                        level_poses(case, several), case.truth, targets, case.model
-                    )
         yield Registered(
-            case,
-            point_clouds.flatten_samples(prepared.cloud),
-            prepared.rows.ravel(),
-            registrations,
-            each,
-            hypotheses,
-            weights,
-            errors,
-            int(prepared.surface.num_degenerate),
-            before + seconds,
+            case=case,
+            cloud=point_clouds.flatten_samples(located.sample.cloud),
+            rows=located.sample.rows.ravel(),
+            registrations=one.registrations,
+            levels=one.levels,
+            hypotheses=one.hypotheses,
+            weights={mask: np.asarray(one.weights[mask]) for mask in one.weights},
+            errors=_errors(case, one),
+            num_degenerate=int(located.prepared.surface.num_degenerate),
+            seconds=located.seconds + seconds,
         )
+
+
+def _errors(case: Case, predictions: CasePredictions) -> dict[str, metrics.CaseErrors]:
+    """The errors of a case under each mask; empty without a truth."""
+    if not case.truth:
+        return {}
+    with timed("errors"):
+        targets = scored_targets(case)
+        return {
+            mask: metrics.case_errors(
+                level_poses(case, levels), case.truth, targets, model=case.model
+            )
+            for mask, levels in predictions.levels.items()
+        }
+
+
+# Batches ------------------------------------------------------------------------------------------
+
+
+def _batches(items: Generator[T | Failed], size: int) -> Generator[list[T] | Failed]:
+    """Collects items into lists of ``size``, the last one shorter; failures pass as they come."""
+    batch: list[T] = []
+    with closing(items):
+        for item in items:
+            if isinstance(item, Failed):
+                yield item
+                continue
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    if batch:
+        yield batch

@@ -1,8 +1,8 @@
-"""Poses out: for ITK, for 3D Slicer, and as registered surfaces.
+"""Exports poses for ITK and 3D Slicer, and as registered surfaces.
 
-Frames: e2r's case folders hold models and poses as they came, usually in the scanner's RAS axes (x
-right, y anterior, z superior). ITK and files of Slicer's kind are LPS by convention: x and y change
-sign. Both sides of a transform are converted: ``M_lps = F M F`` with ``F = diag(-1, -1, 1)``.
+Case folders hold models and poses in the axes of their source, usually the scanner's RAS axes (x
+right, y anterior, z superior). ITK's and Slicer's files use LPS axes: x and y change sign. Both
+sides of a transform are converted: ``M_lps = F M F`` with ``F = diag(-1, -1, 1)``.
 """
 
 from __future__ import annotations
@@ -15,23 +15,32 @@ import numpy as np
 import trimesh
 
 from e2r.geometry import poses
-from e2r.types import Pose
+from e2r.types import Float, Pose
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From RAS to LPS, and back."""
-SURFACES = ("ply", "stl", "glb")
+"""Maps RAS to LPS, and LPS to RAS."""
+SURFACE_FORMATS = ("ply", "stl", "glb")
 
 
 def write_matrix(path: Path, pose: Pose) -> None:
-    """Writes a pose as a 4x4 matrix in text, row by row, mm, in the case's own axes."""
+    """Writes a pose as a text file with a 4x4 matrix, row by row.
+
+    Args:
+      path: of the file.
+      pose: camera from model, mm, in the case's own axes.
+    """
     np.savetxt(path, poses.to_matrix(pose), fmt="%.9g")
 
 
 def write_itk(path: Path, pose: Pose) -> None:
     """Writes a rigid motion as an ITK text transform (``.tfm``), in LPS mm.
 
-    ITK's ``TransformPoint`` then maps the motion's source to its goal. Slicer reads such a file as
-    a transform *from* the parent: to move a model by ``pose`` there, write ``poses.inverse(pose)``.
+    ITK's ``TransformPoint`` applies the motion. Slicer applies the inverse of the transform in such
+    a file: to move a model by ``pose`` in Slicer, write ``poses.inverse(pose)``.
+
+    Args:
+      path: of the file.
+      pose: the motion, mm, in the case's own axes.
     """
     matrix = RAS_TO_LPS @ poses.to_matrix(pose) @ RAS_TO_LPS
     numbers = [*matrix[:3, :3].ravel(), *matrix[:3, 3]]
@@ -44,12 +53,12 @@ def write_itk(path: Path, pose: Pose) -> None:
     )
 
 
-def write_markups(path: Path, points: Mapping[str, np.ndarray]) -> None:
+def write_markups(path: Path, points: Mapping[str, Float[np.ndarray, "_ 3"]]) -> None:
     """Writes points as 3D Slicer markups (``.mrk.json``), in LPS mm.
 
     Args:
       path: of the file.
-      points: name -> (T, 3) mm in the case's axes; each point is labelled ``name-1``, ``name-2``...
+      points: name -> points, mm, in the case's axes; their labels are ``name-1``, ``name-2``...
     """
     controls = [
         {
@@ -76,6 +85,7 @@ def write_markups(path: Path, points: Mapping[str, np.ndarray]) -> None:
 
 
 def _labelled(points: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Label and LPS position of each point."""
     return [
         (f"{name}-{i}", row * RAS_TO_LPS.diagonal()[:3])
         for name, rows in points.items()
@@ -83,12 +93,19 @@ def _labelled(points: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def registered(model: Mapping[str, trimesh.Trimesh], found: Mapping[str, Pose]) -> trimesh.Scene:
-    """The model's levels where they are in the camera's frame, mm, one geometry a level."""
+def registered_scene(
+    model: Mapping[str, trimesh.Trimesh], predicted: Mapping[str, Pose]
+) -> trimesh.Scene:
+    """The model's levels in the camera frame, mm; one geometry a level.
+
+    Args:
+      model: level -> surface, mm, model frame.
+      predicted: level -> camera from model.
+    """
     scene = trimesh.Scene()
     for name, mesh in model.items():
         moved = mesh.copy()
-        moved.apply_transform(poses.to_matrix(found[name]))
+        moved.apply_transform(poses.to_matrix(predicted[name]))
         scene.add_geometry(moved, geom_name=name, node_name=name)
     return scene
 
@@ -96,43 +113,44 @@ def registered(model: Mapping[str, trimesh.Trimesh], found: Mapping[str, Pose]) 
 def export_prediction(
     folder: Path,
     model: Mapping[str, trimesh.Trimesh],
-    found: Mapping[str, Pose],
-    targets: Mapping[str, np.ndarray] | None = None,
+    predicted: Mapping[str, Pose],
     *,
+    targets: Mapping[str, Float[np.ndarray, "_ 3"]] | None = None,
     surfaces: Sequence[str] = ("ply",),
 ) -> list[Path]:
-    """Writes everything a result can be looked at with.
+    """Writes the poses and the registered surfaces of a case.
 
-    ``L1.txt`` (4x4), ``L1.tfm`` (for ITK: model to camera), ``L1_slicer.tfm`` (for Slicer: loaded
-    there, it moves the model to the camera), ``L1.ply`` and so on (registered), ``levels.glb`` (all
-    of them), and ``targets.mrk.json`` (targets in the camera's frame).
+    Each level, for example L1, has these files: ``L1.txt`` (4x4 matrix), ``L1.tfm`` (ITK transform
+    from model to camera), ``L1_slicer.tfm`` (moves the model to the camera in Slicer) and
+    ``L1.ply`` (registered surface). ``levels.glb`` holds all registered surfaces.
+    ``targets.mrk.json`` holds the targets in the camera frame.
 
     Args:
-      folder: made if it is not there.
-      model: level -> surface, mm.
-      found: level -> camera-from-model pose.
-      targets: level -> (T, 3) mm in the model frame.
-      surfaces: kinds of surface files: ply, stl, glb.
+      folder: for the files; created if needed.
+      model: level -> surface, mm, model frame.
+      predicted: level -> camera from model.
+      targets: level -> targets, mm, model frame.
+      surfaces: formats of the surface files: ply, stl, glb.
 
     Returns:
-      the files.
+      the files' paths.
 
     Raises:
-      ValueError: another kind of surface, or a level without a pose.
+      ValueError: the surface format is unknown, or a level has no pose.
     """
     for kind in surfaces:
-        if kind not in SURFACES:
-            raise ValueError(f"--surfaces {kind}: use some of {', '.join(SURFACES)}")
-    lost = [name for name in model if name not in found]
-    if lost:
+        if kind not in SURFACE_FORMATS:
+            raise ValueError(f"--surfaces {kind}: use some of {', '.join(SURFACE_FORMATS)}")
+    missing = [name for name in model if name not in predicted]
+    if missing:
         raise ValueError(
-            f"the prediction has no pose of {', '.join(lost)}; register this case again"
+            f"the prediction has no pose of {', '.join(missing)}; register this case again"
         )
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    scene = registered(model, found)
+    scene = registered_scene(model, predicted)
     for name in model:
-        pose = found[name]
+        pose = predicted[name]
         write_matrix(folder / f"{name}.txt", pose)
         write_itk(folder / f"{name}.tfm", pose)
         write_itk(folder / f"{name}_slicer.tfm", poses.inverse(pose))
@@ -145,10 +163,7 @@ def export_prediction(
         scene.export(folder / "levels.glb")
         written.append(folder / "levels.glb")
     if targets:
-        goals = {
-            name: np.asarray(poses.apply(found[name], np.asarray(rows, np.float32)))
-            for name, rows in targets.items()
-        }
+        goals = {name: poses.apply_host(predicted[name], rows) for name, rows in targets.items()}
         write_markups(folder / "targets.mrk.json", goals)
         written.append(folder / "targets.mrk.json")
     return written

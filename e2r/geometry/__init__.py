@@ -1,1 +1,1 @@
-"""Rigid motions, clouds, surfaces, Procrustes."""
+"""Geometry: rigid motions, clouds, surfaces, correspondences and Procrustes."""

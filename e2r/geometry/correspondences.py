@@ -1,10 +1,15 @@
-"""What a query is compared with: points of a :class:`~e2r.types.Surface`, looked up inside jit.
+"""Correspondences: the surface point that each query point is compared with, inside jit.
 
-All are of type :data:`e2r.types.CorrespondenceFn` and take the same time for every query and every
-model. :func:`project` asks one node of the lattice and slides on that triangle's plane: quick, for
-the steps of a registration. :func:`closest` asks the eight nodes around the query, then all
-neighbours of the best triangle: the closest point on the triangles, exactly but for a few queries
-in ten thousand.
+Every function here has the type :data:`e2r.types.CorrespondenceFn`, and takes the same time for
+every query and every model.
+
+- :func:`project` reads one lattice node, and slides on the plane of its triangle. It is quick, for
+  the steps of a registration.
+- :func:`closest` reads the eight nodes around the query, and compares all neighbours of the best
+  triangle. It finds the closest point on the triangles, with rare misses.
+- :func:`nearest` and :func:`soft` are for studies.
+
+To add one: write the function, and name it in :data:`CORRESPONDENCES`.
 """
 
 from __future__ import annotations
@@ -14,24 +19,25 @@ import jax.numpy as jnp
 
 from e2r.geometry import vectors
 from e2r.geometry.vectors import Columns
-from e2r.types import Array, Correspondence, Surface
+from e2r.types import Array, Correspondence, CorrespondenceFn, Float, Surface
 
 
 def _gather(table: Array, index: Array) -> jax.Array:
-    """Rows of a table; the gather itself clips an index, so nothing wraps negative ones."""
+    """Rows of a table. The gather clips each index, so a negative one does not wrap."""
     return jnp.take(jnp.asarray(table), index, axis=0, mode="clip")
 
 
-def _node(surface: Surface, place: Columns) -> jax.Array:
-    """The triangle of the lattice node at a place in units of the spacing."""
+def _node_triangle(surface: Surface, place: Columns) -> jax.Array:
+    """The triangle that the lattice node at ``place`` (in units of the spacing) names."""
     i, j, k = (
-        jnp.clip(axis, 0.0, surface.shape[n] - 1).astype(jnp.int32) for n, axis in enumerate(place)
+        jnp.clip(axis, 0.0, jnp.asarray(surface.shape[n] - 1, axis.dtype)).astype(jnp.int32)
+        for n, axis in enumerate(place)
     )
     return _gather(surface.nodes, (i * surface.shape[1] + j) * surface.shape[2] + k)
 
 
-def _place(surface: Surface, queries: Array) -> Columns:
-    """Where queries (N, 3) are on the lattice, in units of its spacing."""
+def _lattice_coordinates(surface: Surface, queries: Array) -> Columns:
+    """Coordinates of queries (N, 3) on the lattice, in units of its spacing."""
     over = 1.0 / surface.spacing
     x, y, z = vectors.columns(jax.lax.stop_gradient(jnp.asarray(queries)))
     o = surface.origin
@@ -39,21 +45,22 @@ def _place(surface: Surface, queries: Array) -> Columns:
 
 
 def _nearest_plane(surface: Surface, queries: Array) -> jax.Array:
-    """The row of `planes` (N, 8) of the triangle that the node nearest to each query names."""
-    x, y, z = _place(surface, queries)
-    return _gather(surface.planes, _node(surface, (jnp.round(x), jnp.round(y), jnp.round(z))))
+    """The row of ``planes`` (N, 8) of the triangle that the node nearest to each query names."""
+    x, y, z = _lattice_coordinates(surface, queries)
+    triangle = _node_triangle(surface, (jnp.round(x), jnp.round(y), jnp.round(z)))
+    return _gather(surface.planes, triangle)
 
 
-def project(surface: Surface, queries: Array) -> Correspondence:
-    """The closest point on the plane of the nearest node's triangle: quick; smooth in the query.
+def project(surface: Surface, queries: Float[Array, "n 3"]) -> Correspondence:
+    """The closest point on the plane of the nearest node's triangle; quick and smooth.
 
-    The slide on the plane ends one spacing outside the triangle, so that neighbours overlap and a
-    far query still ends near its triangle. Within that reach the distance to the plane is exact
-    wherever the surface is flat.
+    The point stays within one lattice spacing of the triangle. So neighbours overlap, and a far
+    query still ends near its triangle. Within that reach the distance is exact wherever the surface
+    is flat.
 
     Args:
       surface: the model.
-      queries: (N, 3) mm, model frame.
+      queries: mm, model frame.
     """
     rows = _nearest_plane(surface, queries)
     centre, normal = vectors.columns(rows[:, :3]), vectors.columns(rows[:, 3:6])
@@ -67,27 +74,35 @@ def project(surface: Surface, queries: Array) -> Correspondence:
     return Correspondence(vectors.join(points), vectors.join(normal), rows[:, 7].astype(jnp.int32))
 
 
-def nearest(surface: Surface, queries: Array) -> Correspondence:
-    """The centre of the nearest node's triangle: a hard match, no gradient to the query."""
+def nearest(surface: Surface, queries: Float[Array, "n 3"]) -> Correspondence:
+    """The centre of the nearest node's triangle: a hard match without gradient to the query.
+
+    Args:
+      surface: the model.
+      queries: mm, model frame.
+    """
     rows = _nearest_plane(surface, queries)
     return Correspondence(rows[:, :3], rows[:, 3:6], rows[:, 7].astype(jnp.int32))
 
 
-def soft(surface: Surface, queries: Array, *, spread: float = 3.0) -> Correspondence:
-    """Soft correspondences: the mean of the samples, each by ``exp(-d^2 / 2 spread^2)``.
+def soft(
+    surface: Surface, queries: Float[Array, "n 3"], *, spread_mm: float = 3.0
+) -> Correspondence:
+    """The mean of all samples, weighted by ``exp(-d^2 / 2 spread^2)``.
 
-    Differentiable in the query everywhere, and never exact: the mean lies inside a curved surface.
-    Compares each query with each sample; for studies, not for speed.
+    It is differentiable in the query everywhere, but inexact: the mean lies inside a curved
+    surface. It compares each query with each sample, so it is slow.
 
     Args:
       surface: the model.
-      queries: (N, 3) mm, model frame.
-      spread: mm.
+      queries: mm, model frame.
+      spread_mm: standard deviation of the weights.
     """
     points = jnp.asarray(surface.points)
-    square = jnp.sum(jnp.square(queries), axis=1)[:, None] + jnp.sum(jnp.square(points), axis=1)
+    query_square = jnp.sum(jnp.square(queries), axis=1)[:, None]
+    square = query_square + jnp.sum(jnp.square(points), axis=1)[None]
     square = square - 2.0 * jnp.matmul(queries, points.T, precision="highest")
-    share = jax.nn.softmax(-0.5 * square / spread**2, axis=1)
+    share = jax.nn.softmax(-0.5 * square / spread_mm**2, axis=1)
     mean = jnp.matmul(
         share, jnp.concatenate([points, surface.normals], axis=1), precision="highest"
     )
@@ -99,49 +114,56 @@ def soft(surface: Surface, queries: Array, *, spread: float = 3.0) -> Correspond
     )
 
 
-_AROUND = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+_CELL_CORNERS = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
 
 
-def closest(surface: Surface, queries: Array) -> Correspondence:
+def closest(surface: Surface, queries: Float[Array, "n 3"]) -> Correspondence:
     """The closest point on the triangles; differentiable in the query.
 
-    Eight nodes name up to eight triangles; the best of them and all its neighbours are compared.
-    Not found are closest points that no node and no such neighbour names: within 20 mm of a real
-    spine, fewer than 0.1 % of the queries at the default spacing.
+    The eight nodes around a query name up to eight triangles. The best of them and all its
+    neighbours are compared. A triangle that none of these names is missed: fewer than 0.1 % of the
+    queries within 20 mm of a real spine, at the default spacing.
 
     Args:
-      surface: the model, built with ``exact``.
-      queries: (N, 3) mm, model frame.
+      surface: the model, built with ``exact=True``.
+      queries: mm, model frame.
 
     Raises:
-      ValueError: the surface was built without ``exact``.
+      ValueError: the surface was built with ``exact=False``.
     """
     if len(surface.corners) == 0:
         raise ValueError("the surface was built for projection only; build it with exact=True")
-    still = jax.lax.stop_gradient(jnp.asarray(queries))
-    base = [jnp.floor(axis) for axis in _place(surface, still)]
-    around = [
-        _node(surface, (base[0] + i, base[1] + j, base[2] + k)) for i, j, k in _AROUND
-    ]  # fmt: skip
-    first = _best(surface, still, jnp.stack(around))
+    constant = jax.lax.stop_gradient(jnp.asarray(queries))
+    x, y, z = (jnp.floor(axis) for axis in _lattice_coordinates(surface, constant))
+    named = [_node_triangle(surface, (x + i, y + j, z + k)) for i, j, k in _CELL_CORNERS]
+    first = _nearest_candidate(surface, constant, jnp.stack(named))
     ring = _gather(surface.rings, first)
-    triangle = _best(surface, still, jnp.concatenate([first[None], ring.T]))
-    found = _gather(surface.corners, triangle)
-    foot, (beta, gamma), _ = _closest_on_triangle(vectors.columns(jnp.asarray(queries)), found)
-    bends = _gather(surface.corner_normals, triangle)
-    parts = [vectors.columns(bends[:, 3 * i : 3 * i + 3]) for i in range(3)]
-    bend = vectors.add(
+    triangle = _nearest_candidate(surface, constant, jnp.concatenate([first[None], ring.T]))
+    corners = _gather(surface.corners, triangle)
+    foot, (beta, gamma), _ = _closest_on_triangle(vectors.columns(jnp.asarray(queries)), corners)
+    corner_normals = _gather(surface.corner_normals, triangle)
+    parts = [vectors.columns(corner_normals[:, 3 * i : 3 * i + 3]) for i in range(3)]
+    mean = vectors.add(
         vectors.scale(1.0 - beta - gamma, parts[0]),
         vectors.add(vectors.scale(beta, parts[1]), vectors.scale(gamma, parts[2])),
     )
-    square = vectors.dot(bend, bend)  # zero only where corners point against each other
-    normal = vectors.scale(jax.lax.rsqrt(jnp.maximum(square, 1e-6)), bend)
+    square = vectors.dot(mean, mean)  # zero only where the corner normals cancel
+    normal = vectors.scale(jax.lax.rsqrt(jnp.maximum(square, 1e-6)), mean)
     levels = _gather(surface.planes, triangle)[:, 7].astype(jnp.int32)
     return Correspondence(vectors.join(foot), vectors.join(normal), levels)
 
 
-def _best(surface: Surface, queries: Array, candidates: Array) -> jax.Array:
-    """Which of the candidate triangles (K, N) is nearest, (N,)."""
+CORRESPONDENCES: dict[str, CorrespondenceFn] = {
+    "project": project,
+    "closest": closest,
+    "nearest": nearest,
+    "soft": soft,
+}
+"""All correspondence functions, by the name that a schedule gives."""
+
+
+def _nearest_candidate(surface: Surface, queries: Array, candidates: Array) -> jax.Array:
+    """The nearest of the candidate triangles (K, N) of each query, (N,)."""
     rows = _gather(surface.corners, candidates)
     points = tuple(column[None] for column in vectors.columns(queries))
     _, _, square = _closest_on_triangle(points, rows)  # type: ignore[arg-type]
@@ -152,11 +174,14 @@ def _best(surface: Surface, queries: Array, candidates: Array) -> jax.Array:
 def _closest_on_triangle(
     points: Columns, corners: Array
 ) -> tuple[Columns, tuple[Array, Array], Array]:
-    """Closest point on one triangle (..., 9) each, its place, and its squared distance (...).
+    """The closest point on one triangle (..., 9) for each point.
 
-    Its place is the share of the second and the third corner. Inside the triangle's prism the foot
-    of the perpendicular, else the best point of the three edges. Triangles have an area, so no
-    denominator vanishes.
+    Inside the triangle's prism it is the foot of the perpendicular, elsewhere the best point of the
+    three edges. Triangles have an area, so no denominator vanishes.
+
+    Returns:
+      The point, the barycentric coordinates of the second and third corner, and the squared
+      distance (...).
     """
     a, b, c = (vectors.columns(corners[..., 3 * i : 3 * i + 3]) for i in range(3))
     ab, ac, bc = vectors.subtract(b, a), vectors.subtract(c, a), vectors.subtract(c, b)

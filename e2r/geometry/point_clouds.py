@@ -1,7 +1,7 @@
-"""From a picture or a list of points to a :class:`~e2r.types.Cloud`, on the host, and its pyramid.
+"""Makes a :class:`~e2r.types.Cloud` and its :class:`~e2r.types.Pyramid`, on the host.
 
-The points of a cloud are in random order, so that every prefix is an even subsample: that is how
-the network's coarser levels are made, with static shapes and no search on the device.
+The points of a cloud are in random order, so every prefix is an even subsample. The network's
+coarser levels are such prefixes: they have static shapes, and need no search on the device.
 """
 
 from __future__ import annotations
@@ -11,22 +11,30 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from e2r.types import Cloud, Pyramid
+from e2r.types import Cloud, Float, Int, Pyramid
 
 NORMAL_NEIGHBOURS = 16
-WINDOW, JUMP = 7, 15.0
-"""Pixels of the window that an organised cloud's normal is fitted in, and mm of depth in it from
-which it spans an edge."""
+"""Nearest points that a normal is fitted to."""
+WINDOW_PIXELS = 7
+"""Width of the pixel window that an organised cloud's normal is fitted in."""
+EDGE_JUMP_MM = 15.0
+"""Depth range in that window from which it spans an edge."""
 
 
 def back_project(
-    depth: np.ndarray, fx: float, fy: float, cx: float, cy: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Camera points (N, 3) mm of the pixels that have a depth, and their flat indices (N,).
+    depth: Float[np.ndarray, "h w"], *, fx: float, fy: float, cx: float, cy: float
+) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
+    """Back-projects the pixels that have a depth.
 
     Args:
-      depth: (H, W) mm, 0 where unseen. Integer pixel (u, v) is the pixel's centre.
-      fx, fy, cx, cy: pinhole intrinsics, pixels.
+      depth: mm, 0 where unseen. Integer pixel (u, v) is the pixel's centre.
+      fx: focal length along the rows, pixels.
+      fy: focal length along the columns, pixels.
+      cx: column of the principal point, pixels.
+      cy: row of the principal point, pixels.
+
+    Returns:
+      Points in mm, camera frame, and the flat index of each point's pixel.
     """
     v, u = np.nonzero(depth > 0)
     z = depth[v, u].astype(np.float64)
@@ -35,21 +43,21 @@ def back_project(
 
 
 def make_cloud(
-    points: np.ndarray,
-    colors: np.ndarray,
-    normals: np.ndarray | None = None,
+    points: Float[np.ndarray, "m 3"],
+    colors: Float[np.ndarray, "m 3"],
+    normals: Float[np.ndarray, "m 3"] | None = None,
     *,
-    pick: np.ndarray,
+    pick: Int[np.ndarray, "p"],
     count: int,
 ) -> Cloud:
     """The cloud of the picked points, padded to a static size.
 
     Args:
-      points: (M, 3) mm, camera frame, finite.
-      colors: (M, 3) in [0, 1].
-      normals: (M, 3), or None: then estimated from all neighbours, towards the camera.
-      pick: (P,) rows to take, in random order, at most ``count``.
-      count: static size N of the cloud.
+      points: mm, camera frame, finite.
+      colors: 0 to 1.
+      normals: unit, towards the camera; None: estimated from the neighbours among all points.
+      pick: rows to take, in random order, at most ``count``.
+      count: static size of the cloud.
     """
     size = len(pick)
     chosen = estimate_normals(points, points[pick]) if normals is None else normals[pick]
@@ -65,8 +73,15 @@ def make_cloud(
     return Cloud(padded(points[pick]), padded(colors[pick]), padded(chosen), valid)
 
 
-def estimate_normals(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Unit normals (Q, 3) by principal components of the nearest points, facing the origin."""
+def estimate_normals(
+    points: Float[np.ndarray, "m 3"], queries: Float[np.ndarray, "q 3"]
+) -> Float[np.ndarray, "q 3"]:
+    """Unit normals towards the camera, by principal components of the nearest points.
+
+    Args:
+      points: mm, camera frame.
+      queries: points at which the normals are estimated, mm, camera frame.
+    """
     k = min(NORMAL_NEIGHBOURS, len(points))
     _, index = cKDTree(points).query(queries, k=k, workers=-1)
     near = points[np.reshape(index, (len(queries), k))]
@@ -77,21 +92,21 @@ def estimate_normals(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return np.where(away, -normals, normals)
 
 
-def organised_normals(grid: np.ndarray) -> np.ndarray:
-    """Unit normals (H, W, 3), towards the camera, of a cloud whose rows are a camera's pixels.
+def organised_normals(grid: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+    """Unit normals towards the camera, of an organised cloud: one point a pixel.
 
-    A plane through each pixel's window, by its moments; where the window spans an edge or is nearly
-    empty, through the nearest points in space (:func:`estimate_normals`).
+    A plane is fitted to each pixel's window by its moments. Where the window spans an edge or is
+    nearly empty, it is fitted to the nearest points in space, as in :func:`estimate_normals`.
 
     Args:
-      grid: (H, W, 3) mm, NaN where unseen; so are the normals there.
+      grid: mm, camera frame; NaN where unseen, where the normals are NaN as well.
     """
     seen = np.isfinite(grid).all(-1)
     middle = grid[seen].mean(0)
     p = np.where(seen[..., None], grid - middle, 0.0)
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return ndimage.uniform_filter(values, (WINDOW, WINDOW), mode="constant")
+        return ndimage.uniform_filter(values, (WINDOW_PIXELS, WINDOW_PIXELS), mode="constant")
 
     count = mean(seen.astype(np.float64))
     share = np.maximum(count, 1e-9)
@@ -102,10 +117,10 @@ def organised_normals(grid: np.ndarray) -> np.ndarray:
             moment = mean(p[..., i] * p[..., j]) / share - first[..., i] * first[..., j]
             second[..., i, j] = second[..., j, i] = moment
     z = grid[..., 2]
-    high = ndimage.maximum_filter(np.where(seen, z, -np.inf), WINDOW)
-    low = ndimage.minimum_filter(np.where(seen, z, np.inf), WINDOW)
+    high = ndimage.maximum_filter(np.where(seen, z, -np.inf), WINDOW_PIXELS)
+    low = ndimage.minimum_filter(np.where(seen, z, np.inf), WINDOW_PIXELS)
     normals = np.full(grid.shape, np.nan)
-    flat = seen & (high - low < JUMP) & (count > 0.3)
+    flat = seen & (high - low < EDGE_JUMP_MM) & (count > 0.3)
     normals[flat] = np.linalg.eigh(second[flat])[1][:, :, 0]
     rest = seen & ~flat
     if rest.any():
@@ -118,9 +133,9 @@ def build_pyramid(cloud: Cloud, *, levels: int, neighbours: int) -> Pyramid:
     """Neighbour indices of the cloud and of its prefixes, each a quarter of the one before.
 
     Args:
-      cloud: N points, valid ones first.
-      levels: number of levels; N is a multiple of 4^(levels - 1).
-      neighbours: k.
+      cloud: valid points first; their number is a multiple of 4^(levels - 1), padding included.
+      levels: number of prefixes, the whole cloud included.
+      neighbours: number of neighbours of each point.
     """
     size = len(cloud.points)
     sizes = [size // 4**level for level in range(levels)]
@@ -142,5 +157,5 @@ def build_pyramid(cloud: Cloud, *, levels: int, neighbours: int) -> Pyramid:
 
 
 def flatten_samples(cloud: Cloud) -> Cloud:
-    """The points of all views in one cloud (V * N), view by view."""
+    """Joins all samples of a scene (leading axis V) to one cloud of V * N points."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cloud)

@@ -1,4 +1,4 @@
-"""Rigid motions: apply, compose, invert, exponential map, checks at the edge.
+"""Rigid motions: apply, compose, invert, exponential map, and 4x4 matrices.
 
 Tangent vectors are ``(omega, v)``: three of rotation (radians), then three of translation (mm).
 """
@@ -10,31 +10,53 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.geometry import vectors
-from e2r.types import Array, Pose
+from e2r.types import Array, Float, Pose, PRNGKey, ScalarLike
 
 
-def apply(pose: Pose, points: Array) -> jax.Array:
-    """Moves ``points (..., 3)`` by one ``pose``."""
+def apply(pose: Pose, points: Float[Array, "... 3"]) -> Float[jax.Array, "... 3"]:
+    """Moves points by a pose.
+
+    Args:
+      pose: the rigid motion.
+      points: mm, in the frame that the pose maps from.
+    """
     x, y, z = rotate_columns(pose.rotation, vectors.columns(jnp.asarray(points)))
     t = pose.translation
     return vectors.join((x + t[0], y + t[1], z + t[2]))
 
 
-def rotate(pose: Pose, directions: Array) -> jax.Array:
-    """Turns direction vectors ``(..., 3)`` by one ``pose``; translation does not act on them."""
+def rotate(pose: Pose, directions: Float[Array, "... 3"]) -> Float[jax.Array, "... 3"]:
+    """Rotates direction vectors by a pose, which does not translate them."""
     return vectors.join(rotate_columns(pose.rotation, vectors.columns(jnp.asarray(directions))))
 
 
-def apply_inverse(pose: Pose, points: Array) -> jax.Array:
-    """Moves ``points (..., 3)`` by the inverse of ``pose``."""
+def apply_inverse(pose: Pose, points: Float[Array, "... 3"]) -> Float[jax.Array, "... 3"]:
+    """Moves points by the inverse of a pose.
+
+    Args:
+      pose: the rigid motion.
+      points: mm, in the frame that the pose maps to.
+    """
     x, y, z = vectors.columns(jnp.asarray(points))
     t = pose.translation
     back = rotate_columns(pose.rotation.T, (x - t[0], y - t[1], z - t[2]))
     return vectors.join(back)
 
 
-def rotate_columns(rotation: Array, a: vectors.Columns) -> vectors.Columns:
-    """Turns vectors that are taken apart by a rotation matrix (3, 3)."""
+def apply_host(pose: Pose, points: Float[Array, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Moves points by a pose on the host, in float64: for files, figures and measures.
+
+    Args:
+      pose: the rigid motion.
+      points: mm, of any precision, in the frame that the pose maps from.
+    """
+    rotation = np.asarray(pose.rotation, np.float64)
+    moved: np.ndarray = np.asarray(points, np.float64) @ rotation.T
+    return moved + np.asarray(pose.translation, np.float64)
+
+
+def rotate_columns(rotation: Float[Array, "3 3"], a: vectors.Columns) -> vectors.Columns:
+    """Rotates vectors that are given as three columns."""
     r = rotation
     return (
         r[0, 0] * a[0] + r[0, 1] * a[1] + r[0, 2] * a[2],
@@ -54,8 +76,13 @@ def inverse(pose: Pose) -> Pose:
     return Pose(pose.rotation.T, -jnp.matmul(pose.translation, pose.rotation, precision="highest"))
 
 
-def about(pose: Pose, centre: Array) -> Pose:
-    """The motion that does ``pose`` in coordinates whose origin is ``centre (3,)``."""
+def about(pose: Pose, centre: Float[Array, "3"]) -> Pose:
+    """The motion that does ``pose`` in coordinates whose origin is ``centre``.
+
+    Args:
+      pose: the rigid motion.
+      centre: mm; where the translation is zero, the motion leaves it in place.
+    """
     turned = jnp.matmul(pose.rotation, centre, precision="highest")
     return Pose(pose.rotation, pose.translation + centre - turned)
 
@@ -65,18 +92,18 @@ def identity(dtype: jnp.dtype = jnp.float32) -> Pose:
     return Pose(jnp.eye(3, dtype=dtype), jnp.zeros(3, dtype))
 
 
-def hat(omega: Array) -> jax.Array:
-    """The matrix of the cross product with ``omega (3,)``."""
+def hat(omega: Float[Array, "3"]) -> Float[jax.Array, "3 3"]:
+    """The matrix of the cross product with ``omega``."""
     x, y, z = omega[0], omega[1], omega[2]
     o = jnp.zeros_like(x)
     return jnp.stack([jnp.stack([o, -z, y]), jnp.stack([z, o, -x]), jnp.stack([-y, x, o])])
 
 
-def exp_rotation(omega: Array) -> jax.Array:
-    """Rotation matrix of the rotation vector ``omega (3,)`` in radians (Rodrigues).
+def exp_rotation(omega: Float[Array, "3"]) -> Float[jax.Array, "3 3"]:
+    """The rotation matrix of a rotation vector in radians (Rodrigues' formula).
 
-    Smooth at zero: ``sin(t)/t`` and ``(1 - cos t)/t^2`` switch to their Taylor series, with the
-    argument of the unused branch made safe, so every derivative is finite there.
+    It is smooth at zero: ``sin(t)/t`` and ``(1 - cos t)/t^2`` switch to their Taylor series. The
+    argument of the unused branch is made safe, so every derivative is finite there.
     """
     square = jnp.dot(omega, omega, precision="highest")
     small = square < 1e-6
@@ -88,13 +115,17 @@ def exp_rotation(omega: Array) -> jax.Array:
     return jnp.eye(3, dtype=k.dtype) + a * k + b * jnp.matmul(k, k, precision="highest")
 
 
-def nearby_rotation(matrix: Array) -> jax.Array:
-    """The rotation nearest to a mean (3, 3) of rotations that are less than a right angle apart.
+def nearest_rotation(matrix: Float[Array, "3 3"]) -> Float[jax.Array, "3 3"]:
+    """The rotation nearest to a mean of rotations that are less than 90 degrees apart.
 
-    By Newton and Schulz's iteration for the polar factor (Higham, "Functions of Matrices", 2008,
-    equation 8.20), whose error squares each time: 45 degrees apart, five steps reach rounding.
+    Newton and Schulz's iteration for the polar factor (Higham, "Functions of Matrices", 2008,
+    equation 8.20). The error squares at each step, so five steps reach rounding for rotations up
+    to 45 degrees apart.
+
+    Args:
+      matrix: a convex combination of rotation matrices.
     """
-    x = matrix
+    x = jnp.asarray(matrix)
     for _ in range(5):
         x = 1.5 * x - 0.5 * jnp.matmul(
             x, jnp.matmul(x.T, x, precision="highest"), precision="highest"
@@ -102,24 +133,26 @@ def nearby_rotation(matrix: Array) -> jax.Array:
     return x
 
 
-def rotation_angle(rotation: Array) -> jax.Array:
-    """Angle of a rotation matrix ``(3, 3)`` in radians, by atan2: exact at 0 and at 180 degrees.
+def rotation_angle(rotation: Float[Array, "3 3"]) -> float:
+    """The angle of a rotation matrix in radians, on the host in float64.
 
-    Its derivative at 0 is that of a norm (undefined); use it in measures, not in losses.
+    By atan2, so it is exact at 0 and at 180 degrees.
     """
-    skew = rotation - rotation.T
-    sine = 0.5 * jnp.sqrt(skew[2, 1] ** 2 + skew[0, 2] ** 2 + skew[1, 0] ** 2)
-    cosine = 0.5 * (jnp.trace(rotation) - 1.0)
-    return jnp.arctan2(sine, cosine)
+    r = np.asarray(rotation, np.float64)
+    skew = r - r.T
+    sine = 0.5 * np.linalg.norm([skew[2, 1], skew[0, 2], skew[1, 0]])
+    return float(np.arctan2(sine, 0.5 * (np.trace(r) - 1.0)))
 
 
-def perturb(key: Array, pose: Pose, centre: Array, *, degrees: Array, mm: Array) -> Pose:
-    """``pose`` knocked about ``centre`` by a random motion in the camera frame.
+def perturb(
+    key: PRNGKey, pose: Pose, centre: Float[Array, "3"], *, degrees: ScalarLike, mm: ScalarLike
+) -> Pose:
+    """``pose`` after a small random motion about ``centre``, in the camera frame.
 
     Args:
       key: consumed.
       pose: camera from model.
-      centre: (3,) mm, camera frame; the rotation leaves it in place.
+      centre: mm, camera frame; the rotation leaves it in place.
       degrees: standard deviation of each component of the rotation vector.
       mm: standard deviation of each component of the translation.
     """
@@ -130,15 +163,7 @@ def perturb(key: Array, pose: Pose, centre: Array, *, degrees: Array, mm: Array)
     return compose(about(Pose(exp_rotation(omega), shift), centre), pose)
 
 
-def random_rotation(key: Array) -> jax.Array:
-    """A rotation matrix drawn uniformly over all rotations (a normalised Gaussian quaternion)."""
-    q = jax.random.normal(key, (4,))
-    w, x, y, z = q / jnp.linalg.norm(q)
-    k = hat(jnp.stack([x, y, z]))
-    return jnp.eye(3) + 2.0 * w * k + 2.0 * k @ k
-
-
-def to_matrix(pose: Pose) -> np.ndarray:
+def to_matrix(pose: Pose) -> Float[np.ndarray, "4 4"]:
     """The 4x4 row-major matrix of ``pose``, float64, on the host."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.asarray(pose.rotation, np.float64)
@@ -147,14 +172,14 @@ def to_matrix(pose: Pose) -> np.ndarray:
 
 
 def from_matrix(matrix: object, where: str) -> Pose:
-    """Reads a rigid 4x4 matrix that came from a user, on the host.
+    """Checks a 4x4 matrix from a user's file, and returns its pose, on the host.
 
     Args:
-      matrix: anything numpy reads as (4, 4) numbers.
+      matrix: anything that numpy reads as 4x4 numbers, row-major, translation in mm.
       where: file and field, for the error message.
 
     Raises:
-      ValueError: not 4x4 finite numbers, not rigid to 1e-4 (scaled, sheared), or mirrored.
+      ValueError: the matrix is not 4x4 finite numbers, not rigid to 1e-4, or mirrored.
     """
     try:
         m = np.asarray(matrix, np.float64)

@@ -1,12 +1,16 @@
-"""The rotation nearest to a 3x3 covariance, with a derivative of its own, and weighted Procrustes.
+"""The rotation that best fits a 3x3 covariance, with its own derivative, and weighted Procrustes.
 
-Closed form, no LAPACK, so it compiles for TPU and GPU. Everything is written on the nine entries
-of the matrix, so that under ``vmap`` each operation runs along the batch. The forward pass finds
-the largest eigenvalue of Horn's 4x4 quaternion matrix by Newton's method on its characteristic
-polynomial (Theobald, Acta Cryst. A61, 2005), takes the eigenvector from the adjugate, and polishes
-on the rotation group. The derivative uses that ``S = R^T H`` is symmetric at the optimum:
+The solution is in closed form, without LAPACK, so it compiles for TPU and GPU. Everything is
+written on the nine entries of the matrix, so that under ``vmap`` each operation runs along the
+batch.
+
+The forward pass finds the largest eigenvalue of Horn's 4x4 quaternion matrix by Newton's method on
+its characteristic polynomial (Theobald, Acta Cryst. A61, 2005). It takes the eigenvector from the
+adjugate, and polishes it on the rotation group.
+
+The derivative uses that ``S = R^T H`` is symmetric at the optimum:
 ``(tr(S) I - S) w = vee(R^T dH - dH^T R)`` and ``dR = R hat(w)``. Its only singularity is
-``s2 + sign(det H) s3 = 0``; there it is damped relative to the scale.
+``s2 + sign(det H) s3 = 0``; there it is damped relative to the scale of ``H``.
 """
 
 from __future__ import annotations
@@ -18,12 +22,12 @@ import jax.numpy as jnp
 
 from e2r.geometry import vectors
 from e2r.geometry.vectors import Columns
-from e2r.types import Array, Pose
+from e2r.types import Array, Float, Pose
 
 DAMPING = 1.0
-"""Relative damping of the derivative, in units of the precision: finite gradients everywhere."""
-NEWTON = 11
-"""Newton steps on the quartic: at a double root (an ambiguous reflection) each halves the error."""
+"""Relative damping of the derivative, in units of the precision; it keeps gradients finite."""
+NEWTON_STEPS = 11
+"""Newton steps on the quartic. At a double root (an ambiguous reflection) each halves the error."""
 
 Rows: TypeAlias = tuple[Columns, Columns, Columns]
 """A 3x3 matrix, entry by entry."""
@@ -35,7 +39,7 @@ class Fit(NamedTuple):
     """A weighted Procrustes solution."""
 
     pose: Pose
-    gap: Array  # () in [0, 1], see :func:`gap`; near 0 the rotation is not to be trusted
+    gap: Float[Array, ""]  # in [0, 1], see :func:`gap`; near 0 the rotation is unreliable
 
 
 def _rows(m: Array) -> Rows:
@@ -66,7 +70,7 @@ def _vee(m: Rows) -> Columns:
 
 
 def _size(rows: Rows) -> tuple[Array, Array]:
-    """The largest entry's size (1 for a zero matrix), and its reciprocal."""
+    """The largest absolute entry (1 for a zero matrix), and its reciprocal."""
     biggest = jnp.zeros_like(rows[0][0])
     for row in rows:
         for entry in row:
@@ -101,12 +105,12 @@ def _unit(a: Columns) -> Columns:
     return vectors.scale(jnp.where(square > 1e-30, jax.lax.rsqrt(square), 0.0), a)
 
 
-def _solve(m: Symmetric, b: Columns, *, late: bool = True) -> Columns:
+def _solve(m: Symmetric, b: Columns, *, divide_late: bool = True) -> Columns:
     """Solves the damped symmetric 3x3 system by cofactors.
 
-    A division ends a fused loop on XLA's CPU back end: what comes before it is computed once, not
-    anew for each entry of the result. So divide ``late`` in a value, and early in a derivative,
-    whose transpose runs backwards.
+    On XLA's CPU back end a division ends a fused loop: the code before it runs once, not once for
+    each entry of the result. So a value divides late, and a derivative divides early, because its
+    transpose runs backwards.
     """
     trace = m[0] + m[1] + m[2]
     relative = DAMPING * jnp.finfo(trace.dtype).eps
@@ -118,14 +122,14 @@ def _solve(m: Symmetric, b: Columns, *, late: bool = True) -> Columns:
     det = xx * c0 + xy * c1 + xz * c2
     least = 1e-14 * (xx + yy + zz) ** 3  # away from the best, the matrix may be indefinite
     det = jnp.where(jnp.abs(det) > least, det, least)
-    if not late:
+    if not divide_late:
         b = _divided(b, det)
     v = (
         c0 * b[0] + c1 * b[1] + c2 * b[2],
         c1 * b[0] + d1 * b[1] + d2 * b[2],
         c2 * b[0] + d2 * b[1] + e2 * b[2],
     )
-    return _divided(v, det) if late else v
+    return _divided(v, det) if divide_late else v
 
 
 def _divided(a: Columns, by: Array) -> Columns:
@@ -145,9 +149,10 @@ def _from_quaternion(w: Array, q: Columns) -> Rows:
 
 
 def _largest_eigenvalue(h: Rows) -> Array:
-    """Of Horn's matrix: the largest root of ``(x^2 - |H|^2)^2 - 8 det(H) x - 4 |cof H|^2``.
+    """The largest eigenvalue of Horn's matrix.
 
-    In this form, and not multiplied out, single precision suffices when H is nearly of rank one.
+    It is the largest root of ``(x^2 - |H|^2)^2 - 8 det(H) x - 4 |cof H|^2``. In this form, not
+    multiplied out, single precision suffices even if H is nearly of rank one.
     """
     square = sum(vectors.dot(row, row) for row in h)
     cofactors = (vectors.cross(h[1], h[2]), vectors.cross(h[2], h[0]), vectors.cross(h[0], h[1]))
@@ -156,19 +161,19 @@ def _largest_eigenvalue(h: Rows) -> Array:
     x = jnp.sqrt(square + jnp.sqrt(minors + jnp.maximum(det, 0.0) * jnp.sqrt(3.0 * square)))
     tiny = jnp.finfo(x.dtype).tiny
 
-    def newton(_: int, x: Array) -> Array:
-        # From above, where the quartic is positive and rises. At a double root both are noise:
-        # then a small step, or none.
+    def newton(_: Array | int, x: Array) -> Array:
+        # Newton comes from above, where the quartic is positive and rises. At a double root value
+        # and slope are rounding noise, and the step is small or zero.
         bracket = x * x - square
         value = bracket * bracket - det * x - minors
         slope = jnp.maximum(4.0 * x * bracket - det, 1e-3 * square * x + tiny)
         return x - jnp.maximum(value, 0.0) / slope
 
-    return jax.lax.fori_loop(0, NEWTON, newton, x)
+    return jax.lax.fori_loop(0, NEWTON_STEPS, newton, x)
 
 
 def _eigenvector(h: Rows, x: Array) -> tuple[Array, Columns]:
-    """A quaternion in the kernel of Horn's matrix minus ``x``: the longest row of the adjugate."""
+    """A quaternion in the kernel of Horn's matrix minus ``x I``: its adjugate's longest row."""
     skew = _vee(h)
     n = [
         [h[0][0] + h[1][1] + h[2][2] - x, skew[0], skew[1], skew[2]],
@@ -210,10 +215,10 @@ def _solve_rotation(h: Rows) -> Rows:
 
 
 def _polish_weak(h: Rows, w: Array, q: Columns) -> tuple[Array, Columns]:
-    """Newton on the group across the weakest axis, and about that axis the exact maximum.
+    """Turns to the exact maximum about the weakest axis, and takes a Newton step across it.
 
-    There the objective is ``along cos t + across sin t``, so that even the wrong end of a nearly
-    flat circle is left, where Newton's method alone would stay.
+    About that axis the objective is ``along cos t + across sin t``, whose maximum is known.
+    Newton's method alone could stay at the minimum if the objective is nearly flat.
     """
     s = _transposed_product(_from_quaternion(w, q), h)
     curvature, torque = _curvature(s), _vee(s)
@@ -225,7 +230,7 @@ def _polish_weak(h: Rows, w: Array, q: Columns) -> tuple[Array, Columns]:
     radius = jnp.sqrt(along * along + across * across)
     ahead = along >= 0
     flat = radius < 1e-12
-    cosine = jnp.where(ahead, radius + along, jnp.abs(across)) + flat
+    cosine = jnp.where(ahead, radius + along, jnp.abs(across)) + flat.astype(radius.dtype)
     sine = jnp.where(ahead, across, jnp.where(across < 0, along - radius, radius - along))
     step = vectors.add(vectors.scale(sine, axis), vectors.scale(short * cosine, v))
     return _turn(w, q, cosine, step)
@@ -238,7 +243,7 @@ def _polish(h: Rows, w: Array, q: Columns) -> tuple[Array, Columns]:
     return _turn(w, q, 1.0, v)
 
 
-def _turn(w: Array, q: Columns, cosine: Array, step: Columns) -> tuple[Array, Columns]:
+def _turn(w: Array, q: Columns, cosine: Array | float, step: Columns) -> tuple[Array, Columns]:
     """The unit quaternion of ``(w, q)`` times ``(cosine, step)``."""
     turned = vectors.add(vectors.scale(cosine, q), vectors.scale(w, step))
     turned = vectors.add(turned, vectors.cross(q, step))
@@ -248,15 +253,15 @@ def _turn(w: Array, q: Columns, cosine: Array, step: Columns) -> tuple[Array, Co
 
 
 @jax.custom_jvp
-def rotation_from_covariance(h: Array) -> jax.Array:
+def rotation_from_covariance(h: Float[Array, "3 3"]) -> Float[jax.Array, "3 3"]:
     """The rotation ``R`` that maximises ``tr(R^T H)``: the orthogonal Procrustes solution.
 
     Args:
-      h: (3, 3) covariance ``sum_i w_i y_i x_i^T`` of targets ``y`` and sources ``x``; any scale.
+      h: covariance ``sum_i w_i y_i x_i^T`` of targets ``y`` and sources ``x``, of any scale.
 
     Returns:
-      (3, 3), det = +1, ``y ~ R x``. Identity for ``h = 0``. Differentiable in forward and reverse
-      mode and finite everywhere; see :func:`gap` for where it cannot be trusted.
+      The rotation, ``y ~ R x`` with determinant +1; the identity for ``h = 0``. It has finite
+      derivatives in forward and reverse mode. :func:`gap` tells where it is unreliable.
     """
     return _matrix(_solve_rotation(_rows(h)))
 
@@ -268,16 +273,25 @@ def _rotation_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array
     r, rows = _rows(rotation), _rows(h)
     over = _size(rows)[1]
     s = _transposed_product(r, _scaled(rows, over))
-    v = _solve(_curvature(s), _vee(_transposed_product(r, _scaled(_rows(dh), over))), late=False)
+    v = _solve(
+        _curvature(s), _vee(_transposed_product(r, _scaled(_rows(dh), over))), divide_late=False
+    )
     a, b, c = (vectors.cross(row, v) for row in r)  # row of R hat(v)
     return rotation, _matrix((a, b, c))
 
 
-def gap(h: Array, rotation: Array) -> jax.Array:
+def gap(h: Float[Array, "3 3"], rotation: Float[Array, "3 3"]) -> Float[jax.Array, ""]:
     """Reliability of :func:`rotation_from_covariance`: ``(s2 + sign(det) s3) / (s1 + s2)``.
 
-    In [0, 1]; near zero the rotation is not determined (collinear points, or a reflection that
-    fits as well), its gradient large and damped. Zero for ``h = 0``.
+    Near zero the rotation is not determined: the points are collinear, or a reflection fits as
+    well. Its gradient is then large and damped.
+
+    Args:
+      h: the covariance.
+      rotation: the solution for it.
+
+    Returns:
+      A number in [0, 1]; 0 for ``h = 0``.
     """
     rows = _rows(h)
     s = _transposed_product(_rows(rotation), _scaled(rows, _size(rows)[1]))
@@ -294,15 +308,18 @@ def gap(h: Array, rotation: Array) -> jax.Array:
     return jnp.where(big > 0, jnp.clip(small / jnp.where(big > 0, big, 1.0), 0.0, 1.0), 0.0)
 
 
-def procrustes(source: Array, target: Array, weights: Array) -> Fit:
+def procrustes(
+    source: Float[Array, "n 3"], target: Float[Array, "n 3"], weights: Float[Array, "n"]
+) -> Fit:
     """The rigid motion that best moves ``source`` onto ``target`` (weighted least squares).
 
-    The covariance is **linear** in the weights (not ``w^2``, not ``sqrt(w)``), so a point of
+    The covariance is **linear** in the weights (not ``w^2``, not ``sqrt(w)``). So a point of
     weight zero still has a gradient and can return. (Horn 1987; Kabsch 1976.)
 
     Args:
-      source, target: (N, 3) mm.
-      weights: (N,) >= 0; all zero gives the identity rotation.
+      source: mm.
+      target: mm.
+      weights: 0 or more; if all are zero, the rotation is the identity.
     """
     total = jnp.sum(weights)
     safe = jnp.where(total > 0, total, jnp.ones_like(total))

@@ -1,16 +1,12 @@
-"""A preoperative model as a :class:`~e2r.types.Surface`, built on the host once a patient.
+"""Builds the :class:`~e2r.types.Surface` of a preoperative model, on the host, once a patient.
 
-A lattice of nodes around the model remembers the triangle nearest to each node;
-:mod:`e2r.geometry.correspondences` looks it up.
+A lattice of nodes around the model stores the triangle nearest to each node.
+:mod:`e2r.geometry.correspondences` reads it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import igl
 import jax
@@ -20,28 +16,25 @@ import trimesh
 from scipy.ndimage import distance_transform_edt
 
 from e2r.geometry import anatomical_frame
-from e2r.runtime.atomic_files import atomic_write
-from e2r.types import Array, Pose, Surface
+from e2r.types import Array, Surface
 
 NODES = 2**22
-"""Default lattice nodes: 1 mm apart around a five-level spine, for exact search."""
-COARSE = 2**19
-"""Lattice nodes, 2 mm apart, that :func:`project` gets along with."""
-MARGIN = 20.0
-"""mm of lattice around the model; farther queries ask the nearest node of the border."""
-RING = 16
-"""Neighbours remembered of each triangle; 99 % of the triangles of a real model have no more."""
+"""Default number of lattice nodes: 1 mm apart around a five-level spine, for exact search."""
+PROJECTION_NODES = 2**19
+"""Lattice nodes, 2 mm apart: enough for :func:`e2r.geometry.correspondences.project`."""
+MARGIN_MM = 20.0
+"""Width of the lattice around the model. A farther query reads the nearest node of the border."""
+MAX_NEIGHBOURS = 16
+"""Neighbours stored for each triangle; 99 % of a real model's triangles have no more."""
 SAMPLES = 4096
-"""Samples of a whole model."""
-ROOM = 2**14
-"""Triangles by which a stacked model's room grows."""
-BLOCK = 200_000
-"""Nodes searched at a time, which bounds the memory."""
-FORMAT = 2
-"""Of a saved surface; another one is built again."""
+"""Default number of samples of a whole model."""
+TRIANGLE_PADDING = 2**14
+"""The number of triangles of a stacked model is a multiple of this."""
+QUERY_BLOCK = 200_000
+"""Nodes that are searched at a time; this bounds the memory."""
 
 
-def build(
+def build_surface(
     meshes: Mapping[str, trimesh.Trimesh],
     *,
     seed: int,
@@ -49,61 +42,62 @@ def build(
     samples: int = SAMPLES,
     exact: bool = True,
 ) -> Surface:
-    """Finds the nearest triangle of every lattice node, for all levels at once.
+    """Builds the surface of all levels: triangles, lattice and samples.
 
-    Nothing is asked of the meshes but triangles: open, non-manifold and noisy ones work.
+    The meshes may be open, non-manifold or noisy.
 
     Args:
-      meshes: level name -> surface, mm, all in the model frame.
-      seed: fixes the samples.
-      nodes: size M of the padded lattice; its spacing is chosen so that the model fits.
-      samples: number of samples S.
-      exact: also keep what :func:`closest` needs.
+      meshes: level name -> mesh, mm, all in the model frame.
+      seed: of the random samples.
+      nodes: size of the padded lattice; its spacing is chosen so that the model fits.
+      samples: number of samples.
+      exact: also store the data of :func:`e2r.geometry.correspondences.closest`.
 
     Raises:
-      ValueError: no mesh, or one with no area.
+      ValueError: there is no mesh, or one has no area.
     """
     if not meshes:
         raise ValueError("the model has no level; give at least one mesh")
-    corners, levels, dropped = _triangles(meshes)
+    corners, levels, num_degenerate = _triangles(meshes)
     edges = corners[:, 1:] - corners[:, :1]
     normals = np.cross(edges[:, 0], edges[:, 1])
     areas = 0.5 * np.linalg.norm(normals, axis=1)
     normals /= 2.0 * areas[:, None]
     centres = corners.mean(1)
     radii = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
-    low, high = corners.min((0, 1)) - MARGIN, corners.max((0, 1)) + MARGIN
+    low, high = corners.min((0, 1)) - MARGIN_MM, corners.max((0, 1)) + MARGIN_MM
     origin, spacing, shape = _lattice(low, high, nodes)
     flat = np.zeros(nodes, np.int32)
-    found = _nearest_triangles(corners, origin, spacing, shape)
-    flat[: found.size] = found.ravel()
+    nearest = _nearest_triangles(corners, origin, spacing, shape)
+    flat[: nearest.size] = nearest.ravel()
     rng = np.random.default_rng(seed)
-    pick, places = _sample(corners, areas, samples, rng)
+    sampled, points = _sample(corners, areas, samples, rng)
     f32 = np.float32
-    bends, rings = np.zeros((0, 9)), np.zeros((0, RING), np.int32)
+    corner_normals, rings = np.zeros((0, 9)), np.zeros((0, MAX_NEIGHBOURS), np.int32)
     if exact:
-        vertex = _vertices(corners)
-        bends, rings = _corner_normals(vertex, areas[:, None] * normals), _rings(vertex)
+        vertices = _vertex_numbers(corners)
+        corner_normals = _corner_normals(vertices, areas[:, None] * normals)
+        rings = _rings(vertices)
     return Surface(
         planes=np.column_stack([centres, normals, radii, levels]).astype(f32),
         corners=corners.reshape(-1, 9).astype(f32) if exact else np.zeros((0, 9), f32),
-        corner_normals=bends.reshape(-1, 9).astype(f32),
+        corner_normals=corner_normals.reshape(-1, 9).astype(f32),
         rings=rings,
         nodes=flat,
         origin=origin.astype(f32),
-        spacing=f32(spacing),
+        spacing=np.asarray(spacing, f32),
         shape=shape.astype(np.int32),
-        points=places.astype(f32),
-        normals=normals[pick].astype(f32),
-        levels=levels[pick],
+        points=points.astype(f32),
+        normals=normals[sampled].astype(f32),
+        levels=levels[sampled],
         canonical_from_model=anatomical_frame.estimate_frame(meshes),
-        num_degenerate=np.int32(dropped),
+        num_degenerate=np.asarray(num_degenerate, np.int32),
     )
 
 
 def _triangles(meshes: Mapping[str, trimesh.Trimesh]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Corners (F, 3, 3) and level (F,) of all triangles that have an area; how many have none."""
-    corners, levels, dropped = [], [], 0
+    """Corners (F, 3, 3) and level (F,) of all triangles with an area; the number of the others."""
+    corners, levels, num_degenerate = [], [], 0
     for index, (name, mesh) in enumerate(meshes.items()):
         triangles = np.asarray(mesh.vertices, np.float64)[np.asarray(mesh.faces)]
         edges = triangles[:, 1:] - triangles[:, :1]
@@ -115,8 +109,8 @@ def _triangles(meshes: Mapping[str, trimesh.Trimesh]) -> tuple[np.ndarray, np.nd
             raise ValueError(f"model {name}: the surface has no area; export it again")
         corners.append(triangles[good])
         levels.append(np.full(good.sum(), index, np.int32))
-        dropped += int((~good).sum())
-    return np.concatenate(corners), np.concatenate(levels), dropped
+        num_degenerate += int((~good).sum())
+    return np.concatenate(corners), np.concatenate(levels), num_degenerate
 
 
 def _lattice(low: np.ndarray, high: np.ndarray, nodes: int) -> tuple[np.ndarray, float, np.ndarray]:
@@ -133,10 +127,9 @@ def _lattice(low: np.ndarray, high: np.ndarray, nodes: int) -> tuple[np.ndarray,
 def _nearest_triangles(
     corners: np.ndarray, origin: np.ndarray, spacing: float, shape: np.ndarray
 ) -> np.ndarray:
-    """Index of the triangle nearest to each node.
+    """Index of the triangle nearest to each node: exact within the margin.
 
-    Exact within the margin. Farther out, where no registration can begin, the triangle of the
-    nearest node within it.
+    A node farther out gets the triangle of the nearest node within the margin.
     """
     vertices = np.ascontiguousarray(corners.reshape(-1, 3))
     faces = np.arange(len(vertices)).reshape(-1, 3)
@@ -144,36 +137,39 @@ def _nearest_triangles(
     tree.init(vertices, faces)
     empty = np.ones(shape, bool)
     empty[tuple(np.round((corners.mean(1) - origin) / spacing).astype(np.int64).T)] = False
-    near = distance_transform_edt(empty, sampling=spacing) <= MARGIN + 2 * spacing
+    near = distance_transform_edt(empty, sampling=spacing) <= MARGIN_MM + 2 * spacing
     places = np.argwhere(near)
-    found = np.concatenate([
-        tree.squared_distance(vertices, faces, origin + spacing * places[i : i + BLOCK])[1]
-        for i in range(0, len(places), BLOCK)
-    ])  # fmt: skip
+    blocks = [places[i : i + QUERY_BLOCK] for i in range(0, len(places), QUERY_BLOCK)]
     nearest = np.zeros(shape, np.int32)
-    nearest[near] = found
+    nearest[near] = np.concatenate(
+        [tree.squared_distance(vertices, faces, origin + spacing * block)[1] for block in blocks]
+    )
     away = distance_transform_edt(~near, return_distances=False, return_indices=True)
     filled: np.ndarray = nearest[tuple(away)]
     return filled
 
 
-def _vertices(corners: np.ndarray) -> np.ndarray:
-    """Number (F, 3) of each corner's place: the same for corners that share one."""
+def _vertex_numbers(corners: np.ndarray) -> np.ndarray:
+    """A number (F, 3) for each corner; corners at one place share it."""
     places = np.round(corners.reshape(-1, 3), 6) + 0.0
     _, vertex = np.unique(places, axis=0, return_inverse=True)
     return vertex.reshape(-1, 3)
 
 
-def _corner_normals(vertex: np.ndarray, weighted: np.ndarray) -> np.ndarray:
+def _corner_normals(vertices: np.ndarray, weighted: np.ndarray) -> np.ndarray:
     """Normals (F, 3, 3) at the corners: the mean of the triangles around, by area.
 
-    Between them a normal bends without a jump, also where the closest point lies on an edge and it
-    is rounding that says on which of its two triangles. Where the mean vanishes (a sheet with two
-    sides in one place), the triangle's own.
+    Interpolated between corners, the normal is continuous across edges. There, rounding decides
+    which of two triangles is the closest. Where the mean vanishes (both sides of a sheet in one
+    place), it is the triangle's own normal.
+
+    Args:
+      vertices: numbers (F, 3) of the corners.
+      weighted: normal times area (F, 3).
     """
-    total = np.zeros((vertex.max() + 1, 3))
-    np.add.at(total, vertex.ravel(), np.repeat(weighted, 3, axis=0))
-    around = total[vertex]
+    total = np.zeros((vertices.max() + 1, 3))
+    np.add.at(total, vertices.ravel(), np.repeat(weighted, 3, axis=0))
+    around = total[vertices]
     length = np.linalg.norm(around, axis=2, keepdims=True)
     own = weighted / np.linalg.norm(weighted, axis=1, keepdims=True)
     size = np.linalg.norm(weighted, axis=1)[:, None, None]
@@ -183,19 +179,22 @@ def _corner_normals(vertex: np.ndarray, weighted: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _rings(vertex: np.ndarray) -> np.ndarray:
-    """Triangles (F, RING) that share a corner's place, most shared first, padded with itself."""
-    count = len(vertex)
+def _rings(vertices: np.ndarray) -> np.ndarray:
+    """Neighbours (F, MAX_NEIGHBOURS) of each triangle, padded with itself.
+
+    Neighbours share a corner; those that share most come first.
+    """
+    count = len(vertices)
     face = np.repeat(np.arange(count), 3)
-    touches = scipy.sparse.csr_matrix((np.ones(3 * count, np.int32), (face, vertex.ravel())))
+    touches = scipy.sparse.csr_matrix((np.ones(3 * count, np.int32), (face, vertices.ravel())))
     shared = (touches @ touches.T).tocoo()
     other = shared.row != shared.col
     row, column, times = shared.row[other], shared.col[other], shared.data[other]
     order = np.lexsort((column, -times, row))
     row, column = row[order], column[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
-    rings = np.repeat(np.arange(count, dtype=np.int32)[:, None], RING, axis=1)
-    kept = place < RING
+    rings = np.repeat(np.arange(count, dtype=np.int32)[:, None], MAX_NEIGHBOURS, axis=1)
+    kept = place < MAX_NEIGHBOURS
     rings[row[kept], place[kept]] = column[kept]
     return rings
 
@@ -203,7 +202,7 @@ def _rings(vertex: np.ndarray) -> np.ndarray:
 def _sample(
     corners: np.ndarray, areas: np.ndarray, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Triangle (count,) and place (count, 3) of points spread by area (stratified)."""
+    """Stratified random points, even by area: their triangles (count,) and places (count, 3)."""
     cumulative = np.cumsum(areas)
     picks = (np.arange(count) + rng.random(count)) / count * cumulative[-1]
     faces = np.minimum(np.searchsorted(cumulative, picks), len(cumulative) - 1)
@@ -215,80 +214,24 @@ def _sample(
 
 
 def stack(models: Sequence[Surface]) -> Surface:
-    """One pytree with a leading axis of models of any number of levels and triangles.
+    """Stacks surfaces of any number of levels and triangles along a new leading axis.
 
-    The room for triangles is a multiple of :data:`ROOM`, so that batches share compiled programs.
+    Triangles are padded to a multiple of :data:`TRIANGLE_PADDING`, so that batches share compiled
+    programs.
     """
-    most = max(len(model.planes) for model in models)
-    most += -most % ROOM
+    count = max(len(model.planes) for model in models)
+    count += -count % TRIANGLE_PADDING
 
-    def more(rows: Array) -> np.ndarray:
-        return np.pad(rows, ((0, most - len(rows) if len(rows) else 0), (0, 0)))
+    def padded_rows(rows: Array) -> np.ndarray:
+        return np.pad(rows, ((0, count - len(rows) if len(rows) else 0), (0, 0)))
 
     padded = [
         model._replace(
-            planes=more(model.planes),
-            corners=more(model.corners),
-            corner_normals=more(model.corner_normals),
-            rings=more(model.rings),
+            planes=padded_rows(model.planes),
+            corners=padded_rows(model.corners),
+            corner_normals=padded_rows(model.corner_normals),
+            rings=padded_rows(model.rings),
         )
         for model in models
     ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-
-
-def remembered(path: Path, meshes: Mapping[str, trimesh.Trimesh], **options: Any) -> Surface:
-    """The surface of ``meshes``, read from ``path`` if it was made of them, else built and saved.
-
-    A folder that cannot be written to costs time, nothing else.
-
-    Args:
-      path: an ``.npz`` file, beside the model.
-      meshes, options: as in :func:`build`.
-    """
-    made_of = fingerprint(meshes, **options)
-    try:
-        return load(path, made_of)
-    except ValueError:
-        surface = build(meshes, **options)
-    with contextlib.suppress(OSError):
-        save(path, surface, made_of)
-    return surface
-
-
-def fingerprint(meshes: Mapping[str, trimesh.Trimesh], **options: Any) -> str:
-    """What a surface is made of, as a digest: another one, another surface."""
-    digest = hashlib.sha256(repr((FORMAT, sorted(options.items()))).encode())
-    for name, mesh in meshes.items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(mesh.vertices, np.float64).tobytes())
-        digest.update(np.ascontiguousarray(mesh.faces, np.int64).tobytes())
-    return digest.hexdigest()
-
-
-def save(path: Path, surface: Surface, made_of: str = "") -> None:
-    """Writes a surface as ``.npz``; replaces the file only once the new one is whole."""
-    with atomic_write(path) as part, part.open("wb") as file:
-        leaves = {**surface._asdict(), "upright": np.column_stack(surface.canonical_from_model)}
-        np.savez(file, made_of=np.array(made_of), **leaves)
-
-
-def load(path: Path, made_of: str | None = None) -> Surface:
-    """Reads what :func:`save` wrote.
-
-    Raises:
-      ValueError: the file is not there, holds no surface, or one that is not ``made_of`` this.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            leaves: dict[str, Any] = {name: arrays[name] for name in Surface._fields}
-            upright = leaves.pop("upright")
-            surface = Surface(canonical_from_model=Pose(upright[:, :3], upright[:, 3]), **leaves)
-            other = str(arrays["made_of"])
-    except Exception as error:  # a zip file breaks in many ways; all mean the same to the reader
-        raise ValueError(
-            f"{path}: holds no surface ({type(error).__name__}); delete it and build it again"
-        ) from None
-    if made_of not in (None, other):
-        raise ValueError(f"{path}: holds the surface of another model; build it again")
-    return surface

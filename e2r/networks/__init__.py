@@ -1,1 +1,1 @@
-"""The mask network and the mask estimators."""
+"""Networks: the mask network, the coarse network, mask estimators and the region of interest."""

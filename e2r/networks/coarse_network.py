@@ -1,4 +1,4 @@
-"""The coarse network: reads scene points beside model samples, and tells where each point belongs."""
+"""The coarse network: places scene points on the model, by attention to samples of the model."""
 
 from __future__ import annotations
 
@@ -11,86 +11,77 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.geometry import poses
-from e2r.networks.mask_network import COORDINATE_UNIT_MM
-from e2r.types import Array, Surface
+from e2r.networks.mask_network import COORDINATE_UNIT_MM, MaskOutput
+from e2r.types import Array, Bool, Cloud, Float, PRNGKey, Surface
 
-WAVES = (200.0, 100.0, 50.0, 25.0)
-"""Wavelengths of the positional features, mm."""
+WAVELENGTHS_MM = (200.0, 100.0, 50.0, 25.0)
+"""Wavelengths of the positional features."""
 
 
 class SceneTokens(NamedTuple):
-    """What the coarse network reads of a scene; the order means nothing."""
+    """The scene points that the coarse network reads; their order has no meaning."""
 
-    points: Array  # (S, 3) mm, camera frame
-    normals: Array  # (S, 3)
-    features: Array  # (S, C) of the mask network
-    use: Array  # (S,) bool
+    points: Float[Array, "s 3"]  # mm, camera frame
+    normals: Float[Array, "s 3"]  # unit, camera frame
+    features: Float[Array, "s c"]  # of the mask network
+    use: Bool[Array, "s"]  # False where there were too few valid points
 
 
 class CoarseCorrespondences(NamedTuple):
-    """Where scene points belong on the model."""
+    """The places of scene points on the model."""
 
-    places: Array  # (S, 3) mm, canonical frame
-    confidence: Array  # (S,) in [0, 1], zero where not used
+    places: Float[Array, "s 3"]  # mm, canonical frame
+    confidence: Float[Array, "s"]  # in [0, 1], zero where not used
 
 
 class ModelSamples(NamedTuple):
-    """What the coarse network reads of a model."""
+    """The model points that the coarse network reads."""
 
-    points: Array  # (M, 3) mm, canonical frame
-    normals: Array  # (M, 3)
-    apart: Array  # (M, 3) mm, from the middle of the level
+    points: Float[Array, "m 3"]  # mm, canonical frame
+    normals: Float[Array, "m 3"]  # unit, canonical frame
+    from_level: Float[Array, "m 3"]  # mm, from the centroid of the level's samples
 
 
 def model_samples(surface: Surface, count: int) -> ModelSamples:
     """``count`` samples of a model in its canonical frame, evenly by area."""
-    pick = np.arange(count) * surface.points.shape[0] // count  # samples are in order of level
-    points = poses.apply(surface.canonical_from_model, jnp.asarray(surface.points)[pick])
-    normals = poses.rotate(surface.canonical_from_model, jnp.asarray(surface.normals)[pick])
-    levels = jnp.asarray(surface.levels)[pick]
-    same = (levels[:, None] == levels).astype(points.dtype)
-    middle = jnp.matmul(same, points, precision="highest") / jnp.sum(same, axis=1, keepdims=True)
-    return ModelSamples(points, normals, points - middle)
+    rows = np.arange(count) * surface.points.shape[0] // count  # samples are in order of level
+    points = poses.apply(surface.canonical_from_model, jnp.asarray(surface.points)[rows])
+    normals = poses.rotate(surface.canonical_from_model, jnp.asarray(surface.normals)[rows])
+    levels = jnp.asarray(surface.levels)[rows]
+    same = (levels[:, None] == levels[None]).astype(points.dtype)
+    centroids = jnp.matmul(same, points, precision="highest") / jnp.sum(same, 1, keepdims=True)
+    return ModelSamples(points, normals, points - centroids)
 
 
-def choose_tokens(
-    key: Array,
-    points: Array,
-    normals: Array,
-    features: Array,
-    logits: Array,
-    valid: Array,
-    *,
-    count: int,
-) -> SceneTokens:
-    """Draws ``count`` different points, by their mask probability and a little more.
+def draw_tokens(key: PRNGKey, cloud: Cloud, output: MaskOutput, *, count: int) -> SceneTokens:
+    """Draws ``count`` different points by their mask probability; every point has a small chance.
 
     Args:
       key: consumed.
-      points, normals: (N, 3).
-      features: (N, C).
-      logits: (N,) of the mask.
-      valid: (N,) bool; others are drawn only when there are no more.
-      count: S, at most N.
+      cloud: the scene; invalid points are drawn only when there are no others.
+      output: of the mask network, for this cloud.
+      count: at most the number of points.
     """
+    points, normals = jnp.asarray(cloud.points), jnp.asarray(cloud.normals)
+    features, logits, valid = output.features, output.logits, jnp.asarray(cloud.valid)
     chance = jnp.where(valid, jnp.log(jax.nn.sigmoid(logits) + 0.01), -1e9)
     chance = chance + jax.random.gumbel(key, logits.shape, points.dtype)
-    _, pick = jax.lax.top_k(jax.lax.stop_gradient(chance), count)
-    return SceneTokens(points[pick], normals[pick], features[pick], valid[pick])
+    _, rows = jax.lax.top_k(jax.lax.stop_gradient(chance), count)
+    return SceneTokens(points[rows], normals[rows], features[rows], valid[rows])
 
 
 class CoarseNetwork(nn.Module):
     """Attention among model samples, among scene points, and from scene to model.
 
-    The answer is a soft correspondence (a mean of model samples by attention, as in DCP, Wang and
-    Solomon, ICCV 2019) and a correction, so that points off the bone have a place as well.
+    A point's place is a soft correspondence (the mean of the model samples by attention, as in DCP,
+    Wang and Solomon, ICCV 2019) plus a correction. So points off the bone have a place as well.
 
     Attributes:
       width: channels.
-      layers: of the scene's side; the model's side has one less, and one at least.
+      layers: of the scene's side; the model's side has one less, but at least one.
       heads: of the attention.
-      dtype: of the layers, that of the inputs without it; places and confidence have that of the
-        inputs always.
+      dtype: of the layers; None: that of the inputs. Places and confidence always have that of the
+        inputs.
     """
 
     width: int = 96
@@ -100,14 +91,19 @@ class CoarseNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: SceneTokens, samples: ModelSamples) -> CoarseCorrespondences:
-        """Correspondences of tokens that are in the upright frame, mm."""
+        """Places tokens of the upright frame on the model."""
         dense = partial(nn.Dense, dtype=self.dtype)
         norm = partial(nn.LayerNorm, dtype=self.dtype)
         layer = partial(Layer, self.heads, self.dtype)
         place = dense(self.width)
         m = place(_position(samples.points)) + dense(self.width)(
             jnp.concatenate(
-                [samples.normals, samples.apart / COORDINATE_UNIT_MM, _waves(samples.apart)], axis=1
+                [
+                    samples.normals,
+                    samples.from_level / COORDINATE_UNIT_MM,
+                    _waves(samples.from_level),
+                ],
+                axis=1,
             )
         )
         for _ in range(max(1, self.layers - 1)):
@@ -131,14 +127,14 @@ class CoarseNetwork(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and an MLP, each after a norm and beside a shortcut."""
+    """Attention and an MLP, each with a norm before it and a residual connection around it."""
 
     heads: int
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, onto: Array, use: Array | None) -> jax.Array:
-        """From ``x`` (N, C) onto ``onto`` (M, C), where ``use`` (M,) allows."""
+        """Lets ``x`` (N, C) attend to ``onto`` (M, C) where ``use`` (M,) is true."""
         dense = partial(nn.Dense, dtype=self.dtype)
         norm = partial(nn.LayerNorm, dtype=self.dtype)
         width = x.shape[1]
@@ -152,7 +148,8 @@ class Layer(nn.Module):
 
 
 def _waves(points: Array) -> jax.Array:
-    angles = points[:, :, None] * jnp.asarray(2.0 * np.pi / np.array(WAVES), points.dtype)
+    frequencies = jnp.asarray(2.0 * np.pi / np.array(WAVELENGTHS_MM), points.dtype)
+    angles = points[:, :, None] * frequencies[None, None]
     angles = angles.reshape(points.shape[0], -1)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 

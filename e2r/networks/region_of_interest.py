@@ -1,4 +1,4 @@
-"""Where the wound is: the region of a frame that the second look samples."""
+"""The region of interest: the part of a frame with the wound, which the second look samples."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
-from e2r.types import Array, Cloud
+from e2r.types import Array, Cloud, Float, Int
 
 MEAN_SHIFT_BANDWIDTH_MM = 50.0
-"""mm: of the kernel that finds the middle of what is of interest."""
+"""Standard deviation of the kernel that finds the region's centre."""
+INTEREST_LOGIT = -1.0
+"""Least interest logit of a point that is sampled again; low, to miss little of the wound."""
+ROI_RADIUS_MM = 110.0
+"""Radius of the region; it holds up to five exposed levels."""
 
 
-def locate(cloud: Cloud, interest: Array) -> jax.Array:
-    """Where to look closer: (3,) mm, the mode of the points of interest, by mean shift.
+def locate(cloud: Cloud, interest: Float[Array, "n"]) -> Float[jax.Array, "3"]:
+    """The centre of the region: the mode of the interesting points, by mean shift.
 
     Args:
-      cloud: (N,) points.
-      interest: (N,) logits.
+      cloud: scene points.
+      interest: logits of the mask network.
+
+    Returns:
+      The centre, mm, camera frame.
     """
     points = jnp.asarray(cloud.points)
     weights = jnp.where(cloud.valid, jax.nn.sigmoid(interest) ** 2, 0.0)
@@ -26,46 +33,48 @@ def locate(cloud: Cloud, interest: Array) -> jax.Array:
     def mean(share: Array) -> jax.Array:
         return jnp.sum(share[:, None] * points, axis=0) / jnp.maximum(jnp.sum(share), 1e-9)
 
-    def shift(_: int, centre: Array) -> jax.Array:
-        square = jnp.sum(jnp.square(points - centre), axis=1)
+    def shift(_: Array | int, centre: Array) -> jax.Array:
+        square = jnp.sum(jnp.square(points - centre[None]), axis=1)
         return mean(weights * jnp.exp(-0.5 * square / MEAN_SHIFT_BANDWIDTH_MM**2))
 
     best = points[jnp.argmax(jnp.where(cloud.valid, interest, -jnp.inf))]
     return jax.lax.fori_loop(0, 20, shift, 0.5 * (mean(weights) + best))
 
 
-INTEREST_LOGIT = -1.0
-"""Logit of interest from which a place is looked at again: rather a little more than too little."""
-
-
 def crop(
-    points: np.ndarray, first: Cloud, interest: np.ndarray, centre: np.ndarray, least: int
-) -> np.ndarray | None:
-    """Rows of a scene to look at again, or None for all. On the host.
+    points: Float[np.ndarray, "m 3"],
+    first_look: Cloud,
+    interest: Float[np.ndarray, "n"],
+    *,
+    centre: Float[np.ndarray, "3"],
+    min_points: int,
+) -> Int[np.ndarray, "k"] | None:
+    """Rows of the scene that the second look samples, on the host.
 
-    Those of interest, and not far from their middle: a point is of interest if the nearest point of
-    the first look is. Where they are few, all that are near the middle.
+    They lie within the region's radius, and their nearest point of the first look is interesting.
+    If those are too few, all points within the radius are taken.
 
     Args:
-      points: (M, 3) mm, the scene.
-      first: the first look, N points.
-      interest: (N,) logits.
-      centre: (3,) mm, of :func:`locate`.
-      least: fewer rows than this are too few.
+      points: the scene, mm, camera frame.
+      first_look: the points that the mask network saw.
+      interest: logits of the mask network, one for each point of the first look.
+      centre: of the region, mm, as :func:`locate` finds it.
+      min_points: fewer rows than this are too few.
+
+    Returns:
+      The rows, or None for all rows: too few points lie within the radius.
     """
     rows = points_within(points, centre, ROI_RADIUS_MM)
-    if len(rows) < least:
+    if len(rows) < min_points:
         return None
-    valid = np.asarray(first.valid)
-    nearest = cKDTree(np.asarray(first.points)[valid]).query(points[rows])[1]
-    sharp = rows[interest[valid][nearest] > INTEREST_LOGIT]
-    return sharp if len(sharp) >= least else rows
+    valid = np.asarray(first_look.valid)
+    nearest = cKDTree(np.asarray(first_look.points)[valid]).query(points[rows])[1]
+    interesting = rows[interest[valid][nearest] > INTEREST_LOGIT]
+    return interesting if len(interesting) >= min_points else rows
 
 
-ROI_RADIUS_MM = 110.0
-"""mm: farthest that the second look goes from its middle, which up to five exposed levels need."""
-
-
-def points_within(points: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
-    """Rows of the points (M, 3) within ``radius`` mm of a place."""
-    return np.flatnonzero(np.sum(np.square(points - centre), axis=1) < radius**2)
+def points_within(
+    points: Float[np.ndarray, "m 3"], centre: Float[np.ndarray, "3"], radius_mm: float
+) -> Int[np.ndarray, "k"]:
+    """Rows of the points within a radius of the centre, all in mm."""
+    return np.flatnonzero(np.sum(np.square(points - centre), axis=1) < radius_mm**2)

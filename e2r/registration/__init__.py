@@ -1,1 +1,1 @@
-"""Starts, steps, robust kernels, and the unrolled registration."""
+"""Registration: robust kernels, steps, their iteration, initial poses and the global search."""

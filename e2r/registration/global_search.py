@@ -1,4 +1,9 @@
-"""From a frame to a pose with no start: look, look closer, guess, search, refine. Batch by vmap."""
+"""The global search: the pose of a whole model, without an initial pose. Batch by vmap.
+
+The coarse network gives one pose for each camera roll. These are shifted along the spine, and
+registered with few steps on few points. The best are perturbed and registered again. The best of
+all run through the whole schedule, and the pose with the highest inlier score wins.
+"""
 
 from __future__ import annotations
 
@@ -10,211 +15,331 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.geometry import correspondences, poses, vectors
-from e2r.networks.build import NetworkConfig, draw_tokens
+from e2r.networks.build import NetworkConfig
+from e2r.networks.coarse_network import draw_tokens
 from e2r.networks.mask_network import MaskOutput
 from e2r.registration import coarse, iterate, kernels, starts
 from e2r.registration.schedule import Schedule, run_schedule
-from e2r.types import Array, Cloud, Hypotheses, MaskedCloud, Params, Pose, Registration, Surface
+from e2r.types import (
+    Array,
+    Bool,
+    Cloud,
+    Float,
+    Hypotheses,
+    MaskedCloud,
+    Params,
+    Pose,
+    PRNGKey,
+    Registration,
+    Surface,
+)
+
+NUM_PROBES = 32
+"""Model points, about, at which the distance of two poses is measured."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How the pose is searched for."""
+    """The settings of the global search."""
 
     rolls: int = 8
-    """rolls at which the coarse stage sees the scene"""
+    """camera rolls at which the coarse network sees the scene"""
     shifts: tuple[float, ...] = (0.0, -12.0, 12.0, -24.0, 24.0, -36.0, 36.0, 48.0)
-    """mm along the spine, of each guess: a guess may be a level off"""
+    """shifts of each coarse pose along the spine, mm: it may be a level off"""
     points: int = 512
-    """points of the mask that the short registrations see"""
+    """masked points that the short registrations use"""
     steps: int = 15
-    """of the short registrations"""
+    """steps of a short registration"""
     parents: int = 8
-    """how many ends of the first round the second begins at, each moved about; 0: no second"""
+    """best poses of the first round that are perturbed for the second; 0: no second round"""
     finalists: int = 4
-    """ends that are registered with the whole schedule"""
-    apart: float = 5.0
-    """mm: ends nearer to each other than this are one"""
+    """best poses that run through the whole schedule"""
+    min_distance_mm: float = 5.0
+    """poses nearer to each other than this count as one, mm"""
     first_scale_mm: float = 6.0
     """robust scale of the first short step, mm"""
     last_scale_mm: float = 2.0
     """robust scale of the last short step, mm"""
     handover_scale_mm: float = 2.5
-    """robust scale at which the whole schedule takes over, at most, mm"""
-    scale: float = 1.5
-    """robust scale of the agreement that decides, mm"""
+    """robust scale at which the whole schedule begins, at most, mm"""
+    score_scale_mm: float = 1.5
+    """robust scale of the inlier score that decides, mm"""
 
     def __post_init__(self) -> None:
         if min(self.rolls, self.points, self.steps, self.finalists) < 1 or not self.shifts:
             raise ValueError("search: use 1 or more rolls, shifts, points, steps and finalists")
-        if not 0 <= self.parents <= self.rolls * len(self.shifts) or not self.apart >= 0:
-            raise ValueError("search: parents are 0 or more, and no more than the starts")
-        if self.finalists > self.rolls * len(self.shifts):
-            raise ValueError("search: there are more finalists than starts")
+        starts_ = self.rolls * len(self.shifts)
+        if not 0 <= self.parents <= starts_ or not self.min_distance_mm >= 0:
+            raise ValueError(
+                "search: use 0 or more parents, at most rolls times shifts; min_distance_mm >= 0"
+            )
+        if self.finalists > starts_:
+            raise ValueError("search: use at most rolls times shifts finalists")
         if (
             not 0 < self.last_scale_mm <= self.first_scale_mm
-            or not min(self.scale, self.handover_scale_mm) > 0
+            or not min(self.score_scale_mm, self.handover_scale_mm) > 0
         ):
             raise ValueError(
-                "search: use 0 < last_scale_mm <= first_scale_mm, scale and handover_scale_mm > 0"
+                "search: use 0 < last_scale_mm <= first_scale_mm, score_scale_mm > 0 "
+                "and handover_scale_mm > 0"
             )
 
 
+class ObservedScene(NamedTuple):
+    """One scene, as the mask network sees it."""
+
+    cloud: Cloud  # scene points of all samples
+    masked: MaskedCloud  # the points to register, with their mask weights
+    output: MaskOutput  # of the mask network, for `cloud`
+
+
 class SearchResult(NamedTuple):
-    """What a search came to."""
+    """The result of a global search."""
 
     registration: Registration  # of the best hypothesis
     hypotheses: Hypotheses
 
 
-def coarse_poses(
-    settings: NetworkConfig,
-    params: Params,
-    key: Array,
-    cloud: Cloud,
-    reading: MaskOutput,
+def search(
+    key: PRNGKey,
+    observed: ObservedScene,
     surface: Surface,
     *,
-    rolls: int,
-) -> Pose:
-    """What the coarse stage says at each roll (leading axis); consumes the key."""
-    tokens = draw_tokens(key, cloud, reading, settings)
-    angles = jnp.asarray(np.arange(rolls) * 2.0 * np.pi / rolls, jnp.float32)
-    return jax.vmap(lambda roll: coarse.predict_pose(settings, params, tokens, surface, roll)[0])(
-        angles
-    )
-
-
-def search(
-    settings: NetworkConfig,
+    exposed: Bool[Array, "l"],
     params: Params,
-    key: Array,
-    cloud: Cloud,
-    scene: MaskedCloud,
-    reading: MaskOutput,
-    surface: Surface,
-    exposed: Array,
+    network: NetworkConfig,
     schedule: Schedule,
-    search: SearchConfig,
+    config: SearchConfig,
 ) -> SearchResult:
     """Searches for the pose of a whole model.
 
-    Guesses at several rolls, each also shifted along the spine, are registered shortly on a few
-    points of the mask; the best go through the whole schedule on all points, and the one that
-    agrees most with the scene wins.
-
     Args:
-      settings, params: of the networks.
       key: consumed.
-      cloud: (N,) points, reading what the network said of them.
-      scene: those to register, under their mask.
+      observed: the scene.
       surface: the model.
-      exposed: (L,) bool, levels that may lie in the wound.
-      schedule: of the last registration.
-      search: how.
+      exposed: levels that may lie in the wound.
+      params: of both networks.
+      network: settings of both networks.
+      schedule: of the final registrations.
+      config: of the search.
     """
     k_tokens, k_few = jax.random.split(key)
-    guess = coarse_poses(settings, params, k_tokens, cloud, reading, surface, rolls=search.rolls)
-    begin = starts.shift_along_spine(guess, surface, search.shifts)
-    corners = jnp.asarray(surface.points)[:: max(1, surface.points.shape[0] // 32)]
-    scene = iterate.zero_nonfinite(scene)
-    few = draw_points(k_few, scene, min(search.points, scene.weights.shape[0]))
+    guesses = coarse_poses(
+        k_tokens, observed, surface, params=params, network=network, rolls=config.rolls
+    )
+    several = starts.shift_along_spine(guesses, surface, config.shifts)
+    probes = jnp.asarray(surface.points)[:: max(1, surface.points.shape[0] // NUM_PROBES)]
+    masked = iterate.zero_nonfinite(observed.masked)
+    few = draw_points(k_few, masked, min(config.points, masked.weights.shape[0]))
+    ends, scores = run_rounds(
+        few, surface, several, probes=probes, exposed=exposed, schedule=schedule, config=config
+    )
+    best = starts.select_distinct(
+        ends, scores, probes, count=config.finalists, min_distance_mm=config.min_distance_mm
+    )
+    return register_finalists(
+        masked, surface, best, probes=probes, exposed=exposed, schedule=schedule, config=config
+    )
+
+
+def coarse_poses(
+    key: PRNGKey,
+    observed: ObservedScene,
+    surface: Surface,
+    *,
+    params: Params,
+    network: NetworkConfig,
+    rolls: int,
+) -> Pose:
+    """The coarse network's pose at each camera roll (leading axis).
+
+    Args:
+      key: consumed.
+      observed: the scene.
+      surface: the model.
+      params: of both networks.
+      network: settings of both networks.
+      rolls: number of rolls, evenly spaced.
+    """
+    tokens = draw_tokens(key, observed.cloud, observed.output, count=network.tokens)
+    angles = jnp.asarray(np.arange(rolls) * 2.0 * np.pi / rolls, jnp.float32)
+    return jax.vmap(
+        lambda roll: coarse.predict_pose(params, tokens, surface, roll=roll, config=network)[0]
+    )(angles)
+
+
+def run_rounds(
+    few: MaskedCloud,
+    surface: Surface,
+    several: Pose,
+    *,
+    probes: Float[Array, "c 3"],
+    exposed: Bool[Array, "l"],
+    schedule: Schedule,
+    config: SearchConfig,
+) -> tuple[Pose, Float[Array, "k"]]:
+    """Short registrations from many poses, and again from the best of them, perturbed.
+
+    Args:
+      few: masked points that the short registrations use.
+      surface: the model.
+      several: initial poses, camera from model, leading axis.
+      probes: model points at which poses are compared, mm.
+      exposed: levels that may lie in the wound.
+      schedule: its step is used.
+      config: of the search.
+
+    Returns:
+      The poses after all rounds (leading axis), and their inlier scores.
+    """
     total = jnp.maximum(jnp.sum(few.weights), 1e-6)
     centre = jnp.sum(few.weights[:, None] * few.points, axis=0) / total
-    takes_over = min(max(search.handover_scale_mm, schedule.last_scale_mm), schedule.first_scale_mm)
-    schedule = replace(schedule, first_scale_mm=takes_over)
-    scales = iterate.annealed_scales(search.first_scale_mm, search.last_scale_mm, search.steps)
+    scales = iterate.annealed_scales(config.first_scale_mm, config.last_scale_mm, config.steps)
+    step = schedule.bound_step()
 
-    def short(start: Pose) -> tuple[Pose, Array]:
-        pose = iterate.run_unrolled(few, surface, start, scales, step=schedule.bound_step()).pose
-        return pose, inlier_score(few, surface, pose, exposed, search.last_scale_mm)
+    def register(start: Pose) -> tuple[Pose, Array]:
+        pose = iterate.run_unrolled(few, surface, start, scales, step=step).pose
+        score = inlier_score(few, surface, pose, exposed=exposed, scale_mm=config.last_scale_mm)
+        return pose, score
 
-    def long(start: Pose) -> tuple[Registration, Array]:
-        result = run_schedule(scene, surface, start, schedule)
-        return result, inlier_score(scene, surface, result.pose, exposed, search.scale)
+    # Both rounds are one loop, which is compiled once. The smaller round is filled with copies.
+    counts = [several.translation.shape[0], config.parents * len(starts.HYPOTHESIS_MOVES)]
+    counts = counts[: 2 if config.parents else 1]
+    size = max(counts)
 
-    # Both rounds are one loop, which is compiled once; the smaller one is filled up with copies.
-    counts = [begin.translation.shape[0], search.parents * len(starts.HYPOTHESIS_MOVES)]
-    counts = counts[: 2 if search.parents else 1]
-    room = max(counts)
+    def filled(some: Pose) -> Pose:
+        rows = np.minimum(np.arange(size), some.translation.shape[0] - 1)
+        return jax.tree.map(lambda leaf: leaf[rows], some)
 
-    def filled(several: Pose) -> Pose:
-        pick = np.minimum(np.arange(room), several.translation.shape[0] - 1)
-        return jax.tree.map(lambda leaf: leaf[pick], several)
-
-    def search_round(
-        state: tuple[Pose, Pose, Array], number: Array
-    ) -> tuple[tuple[Pose, Pose, Array], None]:
+    def run_round(
+        state: tuple[Pose, Pose, jax.Array], number: jax.Array
+    ) -> tuple[tuple[Pose, Pose, jax.Array], None]:
         begin, ends, scores = state
-        found, marks = jax.vmap(short)(begin)
-        marks = jnp.where(jnp.arange(room) < jnp.asarray(counts)[number], marks, -jnp.inf)
+        found, marks = jax.vmap(register)(begin)
+        marks = jnp.where(jnp.arange(size) < jnp.asarray(counts)[number], marks, -jnp.inf)
         ends = jax.tree.map(lambda a, b: a.at[number].set(b), ends, found)
         scores = scores.at[number].set(marks)
-        if search.parents:
+        if config.parents:
             parents = starts.select_distinct(
-                _flat(ends), scores.ravel(), corners, count=search.parents, apart=search.apart
+                starts.merge_axes(ends),
+                scores.ravel(),
+                probes,
+                count=config.parents,
+                min_distance_mm=config.min_distance_mm,
             )
             begin = filled(starts.perturb_hypotheses(parents, surface, centre))
         return (begin, ends, scores), None
 
-    begin = filled(begin)
-    several = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(counts)), begin)
-    state = (begin, several, jnp.full((len(counts), room), -jnp.inf))
-    (_, ends, scores), _ = jax.lax.scan(search_round, state, jnp.arange(len(counts)))
-    best = starts.select_distinct(
-        _flat(ends), scores.ravel(), corners, count=search.finalists, apart=search.apart
+    begin = filled(several)
+    ends = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(counts)), begin)
+    state = (begin, ends, jnp.full((len(counts), size), -jnp.inf))
+    (_, ends, scores), _ = jax.lax.scan(run_round, state, jnp.arange(len(counts)))
+    return starts.merge_axes(ends), scores.ravel()
+
+
+def register_finalists(
+    masked: MaskedCloud,
+    surface: Surface,
+    best: Pose,
+    *,
+    probes: Float[Array, "c 3"],
+    exposed: Bool[Array, "l"],
+    schedule: Schedule,
+    config: SearchConfig,
+) -> SearchResult:
+    """Runs the schedule from each of the best poses, and sorts the results by inlier score.
+
+    Args:
+      masked: all scene points with their mask weights.
+      surface: the model.
+      best: initial poses, camera from model, leading axis.
+      probes: model points at which poses are compared, mm.
+      exposed: levels that may lie in the wound.
+      schedule: of the registrations; it begins at the handover scale.
+      config: of the search.
+    """
+    first_scale_mm = min(
+        max(config.handover_scale_mm, schedule.last_scale_mm), schedule.first_scale_mm
     )
-    results, scores = jax.vmap(long)(best)
+    schedule = replace(schedule, first_scale_mm=first_scale_mm)
+
+    def register(start: Pose) -> tuple[Registration, Array]:
+        result = run_schedule(masked, surface, start, schedule)
+        score = inlier_score(
+            masked, surface, result.pose, exposed=exposed, scale_mm=config.score_scale_mm
+        )
+        return result, score
+
+    results, scores = jax.vmap(register)(best)
     order = jnp.argsort(-scores)
     results = jax.tree.map(lambda leaf: leaf[order], results)
-    first = jax.tree.map(lambda leaf: leaf[0], results)
-    placed = jax.vmap(lambda pose: poses.apply(pose, corners))(results.pose)
-    gap = jnp.mean(jnp.linalg.norm(placed[:, None] - placed, axis=-1), axis=-1)
-    before = jnp.tri(search.finalists, k=-1, dtype=bool)  # what is nearly the same counts once
-    new = ~jnp.any((gap < search.apart) & before, axis=1)
-    return SearchResult(first, Hypotheses(results.pose, scores[order], results.inlier_weight, new))
-
-
-def _flat(several: Pose) -> Pose:
-    """Two leading axes as one."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), several)
+    winner = jax.tree.map(lambda leaf: leaf[0], results)
+    placed = jax.vmap(lambda pose: poses.apply(pose, probes))(results.pose)
+    distance = jnp.mean(jnp.linalg.norm(placed[:, None] - placed[None], axis=-1), axis=-1)
+    better = jnp.tri(config.finalists, k=-1, dtype=bool)
+    distinct = ~jnp.any((distance < config.min_distance_mm) & better, axis=1)
+    hypotheses = Hypotheses(results.pose, scores[order], results.inlier_weight, distinct)
+    return SearchResult(winner, hypotheses)
 
 
 def single_hypothesis(
-    scene: MaskedCloud, surface: Surface, result: Registration, exposed: Array, search: SearchConfig
+    masked: MaskedCloud,
+    surface: Surface,
+    result: Registration,
+    *,
+    exposed: Bool[Array, "l"],
+    config: SearchConfig,
 ) -> Hypotheses:
-    """The one hypothesis of a registration that had its start."""
-    score = inlier_score(scene, surface, result.pose, exposed, search.scale)
+    """The one hypothesis of a registration that had an initial pose.
+
+    Args:
+      masked: scene points with their mask weights.
+      surface: the model.
+      result: the registration.
+      exposed: levels that may lie in the wound.
+      config: of the search; gives the scale of the score.
+    """
+    score = inlier_score(
+        masked, surface, result.pose, exposed=exposed, scale_mm=config.score_scale_mm
+    )
     one = Hypotheses(result.pose, score, result.inlier_weight, jnp.asarray(True))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one)
 
 
-def draw_points(key: Array, scene: MaskedCloud, count: int) -> MaskedCloud:
-    """``count`` points of a scene, drawn in proportion to their weights; consumes the key."""
-    chance = jnp.where(scene.weights > 0, jnp.log(jnp.maximum(scene.weights, 1e-6)), -1e9)
-    noise = jax.random.gumbel(key, scene.weights.shape, scene.points.dtype)
-    _, pick = jax.lax.top_k(jax.lax.stop_gradient(chance + noise), count)
-    return MaskedCloud(scene.points[pick], scene.normals[pick], scene.weights[pick])
+def draw_points(key: PRNGKey, cloud: MaskedCloud, count: int) -> MaskedCloud:
+    """Draws ``count`` different points in proportion to their weights.
+
+    Args:
+      key: consumed.
+      cloud: scene points with their mask weights.
+      count: at most the number of points.
+    """
+    chance = jnp.where(cloud.weights > 0, jnp.log(jnp.maximum(cloud.weights, 1e-6)), -1e9)
+    noise = jax.random.gumbel(key, cloud.weights.shape, cloud.points.dtype)
+    _, rows = jax.lax.top_k(jax.lax.stop_gradient(chance + noise), count)
+    return MaskedCloud(cloud.points[rows], cloud.normals[rows], cloud.weights[rows])
 
 
 def inlier_score(
-    scene: MaskedCloud, surface: Surface, pose: Pose, exposed: Array, scale: float
-) -> jax.Array:
-    """How much of a mask (in points) lies on the model's outside: near it, and facing as it does.
+    cloud: MaskedCloud, surface: Surface, pose: Pose, *, exposed: Bool[Array, "l"], scale_mm: float
+) -> Float[jax.Array, ""]:
+    """How many masked points lie on the model's outside: near it, with an agreeing normal.
 
-    The back of a vertebral body may fit a lamina's points, but it faces the other way.
+    Normals matter: the back of a vertebral body may fit a lamina's points, but faces the other way.
 
     Args:
-      scene, surface, pose: as registered.
-      exposed: (L,) bool; points on other levels do not agree.
-      scale: mm, of Welsch's kernel.
+      cloud: scene points with their mask weights.
+      surface: the model.
+      pose: camera from model.
+      exposed: levels that may lie in the wound; points on other levels do not count.
+      scale_mm: of Welsch's kernel.
     """
-    queries = poses.apply_inverse(pose, scene.points)
+    queries = poses.apply_inverse(pose, cloud.points)
     match = correspondences.project(surface, queries)
     apart = queries - match.points
-    normals = poses.rotate_columns(pose.rotation.T, vectors.columns(scene.normals))
+    normals = poses.rotate_columns(pose.rotation.T, vectors.columns(cloud.normals))
     facing = vectors.dot(normals, vectors.columns(match.normals))
-    near = kernels.welsch(jnp.sum(apart * apart, axis=1), scene.weights, jnp.asarray(scale))
+    near = kernels.welsch(jnp.sum(apart * apart, axis=1), cloud.weights, jnp.asarray(scale_mm))
     near = jnp.where(jnp.asarray(exposed)[match.levels], near, 0.0)
-    total: jax.Array = jnp.sum(scene.weights * near * jnp.maximum(facing, 0.0))
+    total: jax.Array = jnp.sum(cloud.weights * near * jnp.maximum(facing, 0.0))
     return total

@@ -1,15 +1,15 @@
-"""A registration: one step, repeated while the robust scale is annealed, and its derivative.
+"""Repeats a registration step while the robust scale is annealed, and differentiates the result.
 
-Four ways to differentiate through the repetition stand behind one argument:
+The argument ``mode`` selects how to differentiate:
 
-- ``unrolled``: through every step, by ``lax.scan``; memory grows with their number.
-- ``last``: through the last few steps; the pose they begin at is a constant.
+- ``unrolled``: through every step, by ``lax.scan``; memory grows with the number of steps.
+- ``last``: through the last few steps; the pose at which these begin is constant.
 - ``one_step``: through the last step only (Bolte, Pauwels, Vaiter, NeurIPS 2023).
-- ``implicit``: at the fixed point ``x = F(x)`` the last step has reached, ``dx = (I - F_x)^-1 dF``
-  by the implicit function theorem, a damped 6x6 system (Blondel et al., NeurIPS 2022).
+- ``implicit``: at the fixed point ``x = F(x)`` of the last step, ``dx = (I - F_x)^-1 dF`` by the
+  implicit function theorem; a damped 6x6 system (Blondel et al., NeurIPS 2022).
 
-The last three need the memory of the steps they differentiate, and give no gradient to the start
-(unless ``last`` covers all steps): a converged registration has forgotten it.
+The last three store only the steps that they differentiate. They give no gradient to the initial
+pose (unless ``last`` covers all steps), because a converged registration does not depend on it.
 """
 
 from __future__ import annotations
@@ -22,208 +22,230 @@ import numpy as np
 
 from e2r.geometry import linear_algebra
 from e2r.registration import steps
-from e2r.types import Array, MaskedCloud, Pose, Registration, RegistrationStep, StepResult, Surface
+from e2r.types import (
+    Array,
+    Float,
+    MaskedCloud,
+    Pose,
+    Registration,
+    RegistrationStep,
+    StepResult,
+    Surface,
+)
 
 GradientMode = Literal["unrolled", "last", "one_step", "implicit"]
 GRADIENT_MODES: tuple[GradientMode, ...] = ("unrolled", "last", "one_step", "implicit")
 
 IMPLICIT_DAMPING = 1e-3
-"""Of the 6x6 system: directions that the steps hardly hold are not followed to infinity."""
+"""Damping of the 6x6 system: it bounds the derivative where the points hardly hold the pose."""
 
 
-def annealed_scales(start: float, end: float, steps: int, *, hold: int = 0) -> np.ndarray:
-    """Robust scales (steps,) in mm, falling geometrically, the last one ``hold`` times more."""
-    falling = np.geomspace(start, end, max(steps - hold, 1))
-    return np.append(falling, np.full(steps - len(falling), end)).astype(np.float32)
+def annealed_scales(
+    first: float, last: float, steps: int, *, hold: int = 0
+) -> Float[np.ndarray, "steps"]:
+    """Robust scales of a run in mm, falling geometrically.
 
-
-def zero_nonfinite(scene: MaskedCloud) -> MaskedCloud:
-    """The same scene with zeros for points, normals and weights that are not finite numbers.
-
-    Such a point weighs nothing, and nothing of it reaches a gradient.
+    Args:
+      first: scale of the first step, mm.
+      last: scale of the last step, mm.
+      steps: number of steps.
+      hold: number of the steps, at the end, that repeat the last scale.
     """
-    points, normals = jnp.asarray(scene.points), jnp.asarray(scene.normals)
-    weights = jnp.asarray(scene.weights)
-    good = (
+    falling = np.geomspace(first, last, max(steps - hold, 1))
+    return np.append(falling, np.full(steps - len(falling), last)).astype(np.float32)
+
+
+def zero_nonfinite(cloud: MaskedCloud) -> MaskedCloud:
+    """Sets every point with a number that is not finite to zero, with its normal and weight.
+
+    Such a point then counts for nothing, in values and in gradients.
+    """
+    points, normals = jnp.asarray(cloud.points), jnp.asarray(cloud.normals)
+    weights = jnp.asarray(cloud.weights)
+    finite = (
         jnp.isfinite(points).all(axis=1) & jnp.isfinite(normals).all(axis=1) & jnp.isfinite(weights)
     )
     return MaskedCloud(
-        jnp.where(good[:, None], points, 0.0),
-        jnp.where(good[:, None], normals, 0.0),
-        jnp.where(good, weights, 0.0),
+        jnp.where(finite[:, None], points, 0.0),
+        jnp.where(finite[:, None], normals, 0.0),
+        jnp.where(finite, weights, 0.0),
     )
 
 
-def first_points(scene: MaskedCloud, count: int) -> MaskedCloud:
-    """The first points of a scene; an even subsample where its order is random, as a cloud's is."""
-    return MaskedCloud(scene.points[:count], scene.normals[:count], scene.weights[:count])
+def first_points(cloud: MaskedCloud, count: int) -> MaskedCloud:
+    """The first points of a cloud: an even subsample, because their order is random."""
+    return MaskedCloud(cloud.points[:count], cloud.normals[:count], cloud.weights[:count])
 
 
-def top_weighted(scene: MaskedCloud, count: int) -> MaskedCloud:
-    """The heaviest points of a scene, ``count`` at most, in their order.
+def top_weighted(cloud: MaskedCloud, count: int) -> MaskedCloud:
+    """At most ``count`` points of largest weight, in their order; the sum of weights is kept.
 
-    The weights are raised so that their sum stays; of equals the first are kept, an even subsample
-    where the scene's order is random. A mask keeps a part: no step need look at the rest.
+    A mask drops most points, so a step need not compute the rest. Of equal weights the first are
+    taken: an even subsample, because their order is random.
     """
-    if count >= scene.weights.shape[0]:
-        return scene
-    points, normals, weights = zero_nonfinite(scene)
+    if count >= cloud.weights.shape[0]:
+        return cloud
+    points, normals, weights = zero_nonfinite(cloud)
     rows = jnp.sort(jax.lax.top_k(weights, count)[1])
     kept = weights[rows]
-    raised = kept * (jnp.sum(weights) / jnp.maximum(jnp.sum(kept), 1e-9))
-    return MaskedCloud(points[rows], normals[rows], raised)
+    rescaled = kept * (jnp.sum(weights) / jnp.maximum(jnp.sum(kept), 1e-9))
+    return MaskedCloud(points[rows], normals[rows], rescaled)
 
 
 def run_unrolled(
-    scene: MaskedCloud,
+    cloud: MaskedCloud,
     surface: Surface,
     start: Pose,
-    scales: Array,
+    scales: Float[Array, "steps"],
     *,
     step: RegistrationStep,
     mode: GradientMode = "unrolled",
     last: int = 4,
     remat: bool = False,
 ) -> Registration:
-    """Repeats ``step`` once per entry of ``scales``; differentiable in scene, surface and start.
+    """Takes one step per scale; differentiable in the cloud, the surface and the initial pose.
 
     Args:
-      scene: points (N, 3) mm in the camera frame, normals, and weights in [0, 1].
+      cloud: scene points with their mask weights.
       surface: the model.
-      start: camera from model.
-      scales: (K,) mm, robust scale of each step.
-      step: see :mod:`e2r.registration.steps`.
-      mode: how to differentiate, see the module.
-      last: steps that ``last`` differentiates.
+      start: initial pose, camera from model.
+      scales: robust scale of each step, mm.
+      step: one of :mod:`e2r.registration.steps`.
+      mode: how to differentiate; see the module's text.
+      last: number of steps that the mode ``last`` differentiates.
       remat: recompute each step in the backward pass instead of storing it.
 
     Raises:
-      ValueError: no such mode, or fewer than one step to differentiate.
+      ValueError: there is no such mode, or fewer than one step to take or to differentiate.
     """
     if mode not in GRADIENT_MODES:
         raise ValueError(f"mode is {mode!r}; use one of {', '.join(GRADIENT_MODES)}")
-    scales = jnp.asarray(scales, jnp.asarray(scene.points).dtype)
+    scales = jnp.asarray(scales, jnp.asarray(cloud.points).dtype)
     count = scales.shape[0]
     if count < 1 or last < 1:
-        raise ValueError("a registration takes one step or more, and differentiates one or more")
-    scene = zero_nonfinite(scene)
+        raise ValueError("scales and last: use one step or more, and differentiate one or more")
+    cloud = zero_nonfinite(cloud)
     through = {"unrolled": count, "last": min(last, count), "one_step": 1, "implicit": 1}[mode]
-    constant = jax.lax.stop_gradient((scene, surface, start))
+    split = count - through
+    constant = jax.lax.stop_gradient((cloud, surface, start))
     if through == count:
-        constant = (scene, surface, start)
-    head, early = _repeat(*constant, scales[: count - through], step=step, remat=remat)
+        constant = (cloud, surface, start)
+    head, early = _repeat(*constant, scales[:split], step=step, remat=remat)
     if through < count:
         head = jax.lax.stop_gradient(head)
     if mode == "implicit":
-        moved = _fixed_point(scene, surface, head, scales[-1], step)
-        late = jax.tree.map(lambda leaf: leaf[None], moved)
+        result = _fixed_point(cloud, surface, head, scales[-1], step=step)
+        late = jax.tree.map(lambda leaf: leaf[None], result)
     else:
-        _, late = _repeat(scene, surface, head, scales[count - through :], step=step, remat=remat)
-    all_ = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
-    end = jax.tree.map(lambda leaf: leaf[-1], all_)
+        _, late = _repeat(cloud, surface, head, scales[split:], step=step, remat=remat)
+    taken = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
+    end = jax.tree.map(lambda leaf: leaf[-1], taken)
     return Registration(
-        end.pose, all_.pose, end.residual, end.inlier_weight, end.effective_dof, jnp.int32(count)
+        end.pose, taken.pose, end.residual, end.inlier_weight, end.effective_dof, jnp.int32(count)
     )
 
 
 def _repeat(
-    scene: MaskedCloud,
+    cloud: MaskedCloud,
     surface: Surface,
     start: Pose,
-    scales: Array,
+    scales: jax.Array,
     *,
     step: RegistrationStep,
     remat: bool,
 ) -> tuple[Pose, StepResult]:
-    """The pose after all steps, and what each of them came to (leading axis K, perhaps 0)."""
+    """The pose after all steps, and the result of each (leading axis K, which may be 0)."""
 
-    def body(pose: Pose, scale: Array) -> tuple[Pose, StepResult]:
-        moved = step(scene, surface, pose, scale)
-        return moved.pose, moved
+    def body(pose: Pose, scale: jax.Array) -> tuple[Pose, StepResult]:
+        result = step(cloud, surface, pose, scale)
+        return result.pose, result
 
-    pose, steps = jax.lax.scan(jax.checkpoint(body) if remat else body, start, scales)
-    return pose, steps
+    if remat:
+        body = jax.checkpoint(body)
+    return jax.lax.scan(body, start, scales)
 
 
 def _fixed_point(
-    scene: MaskedCloud, surface: Surface, pose: Pose, scale: Array, step: RegistrationStep
+    cloud: MaskedCloud, surface: Surface, pose: Pose, scale: Array, *, step: RegistrationStep
 ) -> StepResult:
     """One more step, whose pose has the derivative of the fixed point.
 
     In the coordinates ``u`` of ``pose exp(u)`` a step is ``u -> F(u)``. The 6x6 system
-    ``(I - F_u) du = dF`` is solved in damped least squares, for ``F_u`` is not symmetric.
+    ``(I - F_u) du = dF`` is solved by damped least squares, because ``F_u`` is not symmetric.
     """
 
-    def local(nudge: Array, scene: MaskedCloud, surface: Surface) -> tuple[jax.Array, StepResult]:
-        begin = steps.apply_twist(pose, nudge, centre)
-        moved = step(scene, surface, begin, scale)
-        return steps.twist_between(pose, moved.pose, centre), moved
+    def local(twist: Array, cloud: MaskedCloud, surface: Surface) -> tuple[jax.Array, StepResult]:
+        result = step(cloud, surface, steps.apply_twist(pose, twist, centre), scale)
+        return steps.twist_between(pose, result.pose, centre), result
 
     zero = jnp.zeros(6, pose.rotation.dtype)
     centre = jnp.mean(jnp.asarray(surface.points), axis=0)
-    still = jax.lax.stop_gradient((scene, surface))
-    slope = jax.jacfwd(lambda nudge: local(nudge, *still)[0])(zero)
+    constant = jax.lax.stop_gradient((cloud, surface))
+    slope = jax.jacfwd(lambda twist: local(twist, *constant)[0])(zero)
     system = jnp.eye(6, dtype=slope.dtype) - slope
     product = jnp.matmul(system.T, system, precision="highest")
     damped = product + IMPLICIT_DAMPING * jnp.eye(6, dtype=slope.dtype)
-    matrix = jnp.matmul(linear_algebra.inverse_6x6(damped), system.T, precision="highest")
-    moved_by, moved = local(zero, scene, surface)
+    inverse = jnp.matmul(linear_algebra.inverse_6x6(damped), system.T, precision="highest")
+    twist, result = local(zero, cloud, surface)
     change = jnp.matmul(
-        jax.lax.stop_gradient(matrix),
-        moved_by - jax.lax.stop_gradient(moved_by),
-        precision="highest",
+        jax.lax.stop_gradient(inverse), twist - jax.lax.stop_gradient(twist), precision="highest"
     )
-    end = jax.lax.stop_gradient(moved.pose)
-    return moved._replace(pose=steps.apply_twist(end, change, centre))
+    end = jax.lax.stop_gradient(result.pose)
+    return result._replace(pose=steps.apply_twist(end, change, centre))
 
 
 def run_until_converged(
-    scene: MaskedCloud,
+    cloud: MaskedCloud,
     surface: Surface,
     start: Pose,
-    scales: Array,
+    scales: Float[Array, "steps"],
     *,
     step: RegistrationStep,
     tolerance_mm: float,
 ) -> Registration:
-    """Like :func:`run_unrolled`, for inference: stops once the last scale is reached and nothing moves.
+    """Steps until the last scale is reached and the model stops moving; for inference.
 
-    Under ``vmap`` each item stops by itself: the others go on, and it keeps its pose.
+    Under ``vmap`` each item stops by itself: the others go on while it keeps its pose. Only
+    forward mode differentiates this.
 
     Args:
-      scene, surface, start, scales, step: as in :func:`run_unrolled`.
-      tolerance: mm; no part of the model that a step moved less is worth another.
+      cloud: scene points with their mask weights.
+      surface: the model.
+      start: initial pose, camera from model.
+      scales: robust scale of each step, mm.
+      step: one of :mod:`e2r.registration.steps`.
+      tolerance_mm: stop when the largest entry of a step's twist is smaller.
 
     Returns:
-      the registration; after its last step the trajectory holds the last pose.
+      The registration. Its trajectory is filled with the last pose after the last step.
     """
-    scene = zero_nonfinite(scene)
-    scales = jnp.asarray(scales, scene.points.dtype)
+    cloud = zero_nonfinite(cloud)
+    scales = jnp.asarray(scales, cloud.points.dtype)
     count = scales.shape[0]
     reached = jnp.argmax(scales <= scales[-1])  # steps before this one are still annealing
     centre = jnp.mean(jnp.asarray(surface.points), axis=0)
-    first_move = step(scene, surface, start, scales[0])
-    track = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), first_move.pose)
+    first = step(cloud, surface, start, scales[0])
+    trajectory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), first.pose)
 
     def goes_on(state: tuple) -> jax.Array:
         taken, _, shift, _ = state
         return (taken < count) & ((taken <= reached) | (shift > tolerance_mm))
 
     def body(state: tuple) -> tuple:
-        taken, moved, _, track = state
-        after = step(scene, surface, moved.pose, scales[taken])
-        shift = jnp.max(jnp.abs(steps.twist_between(moved.pose, after.pose, centre)))
-        track = jax.tree.map(
+        taken, before, _, trajectory = state
+        after = step(cloud, surface, before.pose, scales[taken])
+        shift = jnp.max(jnp.abs(steps.twist_between(before.pose, after.pose, centre)))
+        trajectory = jax.tree.map(
             lambda rows, leaf: jnp.where(
-                jnp.arange(count).reshape(-1, *[1] * leaf.ndim) >= taken, leaf, rows
+                jnp.arange(count).reshape(-1, *[1] * leaf.ndim) >= taken, leaf[None], rows
             ),
-            track,
+            trajectory,
             after.pose,
         )
-        return taken + 1, after, shift, track
+        return taken + 1, after, shift, trajectory
 
-    state = (jnp.int32(1), first_move, jnp.asarray(jnp.inf, scales.dtype), track)
-    taken, moved, _, track = jax.lax.while_loop(goes_on, body, state)
+    state = (jnp.int32(1), first, jnp.asarray(jnp.inf, scales.dtype), trajectory)
+    taken, last, _, trajectory = jax.lax.while_loop(goes_on, body, state)
     return Registration(
-        moved.pose, track, moved.residual, moved.inlier_weight, moved.effective_dof, taken
+        last.pose, trajectory, last.residual, last.inlier_weight, last.effective_dof, taken
     )

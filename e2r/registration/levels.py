@@ -1,181 +1,226 @@
-"""One pose a level: each refines on its own evidence, held by its neighbours.
+"""One pose a level: each level refines on its own points, and is held by its neighbours.
 
-A spine on the table is not bent as it was in the scanner. After the whole model is registered, each
-level takes damped steps on the scene points that are nearest to it, and is pulled towards where its
-neighbours, moving rigidly, would carry it. A level without evidence follows them.
+On the table a spine is bent differently than in the scanner. After the whole model is registered,
+each level takes damped steps on the scene points that are nearest to it. It is pulled towards where
+its neighbours would carry it if they moved rigidly. A level without points follows them.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from e2r.geometry import correspondences, poses
 from e2r.registration import iterate, kernels, steps
 from e2r.registration.schedule import Schedule
-from e2r.types import Array, LevelPoses, MaskedCloud, Pose, Registration, Surface
+from e2r.types import Array, Float, LevelPoses, MaskedCloud, Pose, Registration, ScalarLike, Surface
 
 LEVEL_STEPS = 20
-LEVEL_SCALE = 2.5
-"""Steps of the refinement of each level, and its first robust scale, mm."""
-
-
-def register_levels(
-    scene: MaskedCloud, surface: Surface, whole: Registration, centres: Array, schedule: Schedule
-) -> LevelPoses:
-    """One pose a level, if the spine is not bent as it was in the scan; else that of the whole.
-
-    Args:
-      scene, surface: as registered.
-      whole: the whole model's registration by ``schedule``.
-      centres: (L, 3) mm, middle of each level, see :func:`e2r.registration.levels.refine_levels`.
-      schedule: its last scale is the levels' too.
-    """
-    last = schedule.last_scale_mm
-    scales = iterate.annealed_scales(
-        max(LEVEL_SCALE, last), last, LEVEL_STEPS, hold=LEVEL_STEPS // 3
-    )
-    scene = iterate.zero_nonfinite(scene)
-    count = centres.shape[0]
-    one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), whole.pose)
-    several, gain = cross_validate_levels(scene, surface, whole.pose, centres, scales)
-    single = score_levels(scene, surface, one, scales[-1])
-    bent = gain > MIN_BENDING_GAIN
-    return jax.tree.map(lambda each, same: jnp.where(bent, each, same), several, single)
-
-
+"""Number of steps of each level's refinement."""
+FIRST_LEVEL_SCALE_MM = 2.5
+"""Robust scale of the first of these steps, if the last scale is not larger."""
 NEIGHBOUR_WEIGHT = 1.0
 """Weight of the neighbours' pull, in scene points."""
 DAMPING_WEIGHT = 0.5
 """Weight that damps a level's step, in scene points."""
 MIN_BENDING_GAIN = 1.05
-"""The posture has changed when poses by level, refined without a point, explain it better than one
-pose does: over all points, by so many times. A mask's errors repeat in both halves, so 1 is too
-little: of 96 held-out frames in the scan's posture 10 % gain as much, of 40 bent ones 72 %."""
+"""Gain in held-out inlier weight from which the spine counts as bent.
+
+The gain compares poses by level, fitted without a point, with one pose at that point. A mask's
+errors repeat in both halves of the points, so a gain of 1 is too little: of 96 held-out frames in
+the scan's posture 10 % reach 1.05, of 40 bent ones 72 %.
+"""
 MIN_NEIGHBOUR_INLIERS = 0.01
-"""Evidence, in scene points, that a neighbour with none counts."""
+"""Inlier weight, in scene points, that a neighbour without points counts."""
+
+
+def level_scales(last_scale_mm: float) -> Float[np.ndarray, "steps"]:
+    """Robust scales of the levels' refinement, mm.
+
+    Args:
+      last_scale_mm: of the whole model's schedule; the levels end at the same scale.
+    """
+    first = max(FIRST_LEVEL_SCALE_MM, last_scale_mm)
+    return iterate.annealed_scales(first, last_scale_mm, LEVEL_STEPS, hold=LEVEL_STEPS // 3)
+
+
+def register_levels(
+    cloud: MaskedCloud,
+    surface: Surface,
+    whole: Registration,
+    *,
+    centres: Float[Array, "l 3"],
+    schedule: Schedule,
+) -> LevelPoses:
+    """One pose a level if the spine is bent differently than in the scan, else one pose for all.
+
+    Args:
+      cloud: scene points with their mask weights.
+      surface: the model.
+      whole: the whole model's registration by ``schedule``.
+      centres: of the levels, mm, model frame, as in :func:`refine_levels`.
+      schedule: of the whole model's registration; its last scale is the levels' too.
+    """
+    scales = level_scales(schedule.last_scale_mm)
+    cloud = iterate.zero_nonfinite(cloud)
+    rigid = _repeat_pose(whole.pose, centres.shape[0])
+    several, gain = cross_validate_levels(
+        cloud, surface, whole.pose, centres=centres, scales=scales
+    )
+    single = score_levels(cloud, surface, rigid, scale=scales[-1])
+    bent = gain > MIN_BENDING_GAIN
+    return jax.tree.map(lambda each, same: jnp.where(bent, each, same), several, single)
 
 
 def refine_levels(
-    scene: MaskedCloud,
+    cloud: MaskedCloud,
     surface: Surface,
     start: Pose,
-    centres: Array,
-    scales: Array,
     *,
-    hold: float = NEIGHBOUR_WEIGHT,
+    centres: Float[Array, "l 3"],
+    scales: Float[Array, "steps"],
+    neighbour_weight: float = NEIGHBOUR_WEIGHT,
 ) -> LevelPoses:
-    """Refines the pose of a whole model to one pose a level; differentiable.
+    """Refines one pose of the whole model to one pose a level; differentiable.
 
     Args:
-      scene: N points under their mask, camera frame.
+      cloud: scene points with their mask weights.
       surface: the model.
-      start: camera from model.
-      centres: (L, 3) mm, middle of each level in the model frame, in any order: who is next to
-        whom follows from their places along the spine. Rows of no level are not finite.
-      scales: (K,) mm, robust scale of each step.
-      hold: weight of the neighbours' pull, in scene points.
+      start: initial pose of every level, camera from model.
+      centres: of the levels, mm, model frame, in any order: their places along the spine tell which
+        levels are neighbours. Padded rows are not finite.
+      scales: robust scale of each step, mm.
+      neighbour_weight: weight of the neighbours' pull, in scene points.
     """
-    scene = iterate.zero_nonfinite(scene)
+    cloud = iterate.zero_nonfinite(cloud)
     real = jnp.isfinite(centres).all(axis=1)
     middles = jnp.where(real[:, None], centres, 0.0)
     count = middles.shape[0]
     index = jnp.arange(count)
     height = jnp.where(real, poses.apply(surface.canonical_from_model, middles)[:, 2], jnp.inf)
     rank = jnp.argsort(jnp.argsort(height))
-    neighbour = (jnp.abs(rank[:, None] - rank) == 1) & real & real[:, None]
+    neighbour = (jnp.abs(rank[:, None] - rank[None]) == 1) & real[None] & real[:, None]
 
-    zero = jnp.zeros(count, jnp.asarray(scene.points).dtype)
+    zero = jnp.zeros(count, jnp.asarray(cloud.points).dtype)
 
-    def body(state: tuple[Pose, Array], scale: Array) -> tuple[tuple[Pose, Array], Array]:
-        pose, evidence = state
-        share = jnp.where(neighbour, evidence + MIN_NEIGHBOUR_INLIERS, 0.0)
+    def body(
+        state: tuple[Pose, jax.Array], scale: jax.Array
+    ) -> tuple[tuple[Pose, jax.Array], jax.Array]:
+        several, inliers = state
+        share = jnp.where(neighbour, (inliers + MIN_NEIGHBOUR_INLIERS)[None], 0.0)
 
-        def one(level: Array, at: Pose, share: Array, middle: Array) -> tuple[Pose, Array]:
-            anchor = _mean(pose, share, middle, at)
-            queries = poses.apply_inverse(at, scene.points)
+        def one(level: Array, pose: Pose, share: Array, middle: Array) -> tuple[Pose, jax.Array]:
+            carried = _mean_pose(several, share, middle, fallback=pose)
+            queries = poses.apply_inverse(pose, cloud.points)
             own = correspondences.project(surface, queries).levels == level
-            mine = scene._replace(weights=jnp.where(own, scene.weights, 0.0))
-            moved = steps.symmetric(
-                mine, surface, at, scale, prior=DAMPING_WEIGHT, anchor=anchor, hold=hold
+            result = steps.symmetric(
+                cloud._replace(weights=jnp.where(own, cloud.weights, 0.0)),
+                surface,
+                pose,
+                scale,
+                prior=DAMPING_WEIGHT,
+                anchor=steps.Anchor(carried, neighbour_weight),
             )
-            return moved.pose, moved.inlier_weight
+            return result.pose, jnp.asarray(result.inlier_weight)
 
-        return jax.vmap(one)(index, pose, share, middles), zero[0]
+        return jax.vmap(one)(index, several, share, middles), zero[0]
 
-    begin = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), start)
-    (pose, _), _ = jax.lax.scan(body, (begin, zero), jnp.asarray(scales, zero.dtype))
-    return score_levels(scene, surface, pose, scales[-1])
+    state = (_repeat_pose(start, count), zero)
+    (several, _), _ = jax.lax.scan(body, state, jnp.asarray(scales, zero.dtype))
+    return score_levels(cloud, surface, several, scale=scales[-1])
 
 
-def score_levels(scene: MaskedCloud, surface: Surface, pose: Pose, scale: Array) -> LevelPoses:
-    """What each level explains where it is: its own points, by Welsch's kernel.
+def score_levels(
+    cloud: MaskedCloud, surface: Surface, several: Pose, *, scale: ScalarLike
+) -> LevelPoses:
+    """Inlier weight and residual of each level's pose on the points nearest to the level.
 
     Args:
-      scene, surface: as registered.
-      pose: leading axis L.
-      scale: () mm.
+      cloud: scene points with their mask weights.
+      surface: the model.
+      several: camera from model, leading axis L.
+      scale: of Welsch's kernel, mm.
     """
 
-    def one(level: Array, at: Pose) -> LevelPoses:
-        queries = poses.apply_inverse(at, scene.points)
+    def one(level: Array, pose: Pose) -> LevelPoses:
+        queries = poses.apply_inverse(pose, cloud.points)
         match = correspondences.project(surface, queries)
         square = jnp.sum(jnp.square(queries - match.points), axis=1)
-        own = jnp.where(match.levels == level, scene.weights, 0.0)
+        own = jnp.where(match.levels == level, cloud.weights, 0.0)
         share = own * kernels.welsch(square, own, scale)
         total = jnp.sum(share)
         mean = jnp.sum(share * square) / jnp.maximum(total, 1e-6)
-        return LevelPoses(at, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
+        return LevelPoses(pose, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
 
-    found: LevelPoses = jax.vmap(one)(jnp.arange(pose.translation.shape[0]), pose)
+    found: LevelPoses = jax.vmap(one)(jnp.arange(several.translation.shape[0]), several)
     return found
 
 
 def cross_validate_levels(
-    scene: MaskedCloud, surface: Surface, whole: Pose, centres: Array, scales: Array
-) -> tuple[LevelPoses, Array]:
-    """Poses by level, and how many times the points that one pose explains they explain.
+    cloud: MaskedCloud,
+    surface: Surface,
+    whole: Pose,
+    *,
+    centres: Float[Array, "l 3"],
+    scales: Float[Array, "steps"],
+) -> tuple[LevelPoses, Float[Array, ""]]:
+    """Poses by level, and their gain in inlier weight over one pose, by two-fold cross-validation.
 
-    The latter by two-fold cross-validation: more freedom always explains more of the points it was
-    fitted to, and where the posture is the scan's it explains fewer of the others.
+    Poses by level always explain more of the points they were fitted to. In the scan's posture they
+    explain fewer of the others.
 
     Args:
-      scene: its points' order is random, as a cloud's is; each half is every other point.
-      surface, centres, scales: as in :func:`refine_levels`.
-      whole: the pose of the whole model, fitted to all points.
+      cloud: scene points with their mask weights, in random order; a half is every other point.
+      surface: the model.
+      whole: pose of the whole model, fitted to all points.
+      centres: of the levels, mm, model frame, as in :func:`refine_levels`.
+      scales: robust scale of each step, mm.
     """
-    one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(centres), *leaf.shape)), whole)
+    rigid = _repeat_pose(whole, len(centres))
     last = scales[-1]
-    odd = jnp.arange(scene.weights.shape[0]) % 2
-    seen = jnp.stack([jnp.ones_like(odd), 1 - odd, odd]) * jnp.asarray(scene.weights)
-    each = jax.lax.map(  # one after the other: compiled once
-        lambda weights: (
-            refine_levels(scene._replace(weights=weights), surface, whole, centres, scales).pose
+    weights = jnp.asarray(cloud.weights)
+    odd = jnp.arange(weights.shape[0]) % 2
+    halves = jnp.stack([jnp.ones_like(odd), 1 - odd, odd])
+    seen = halves.astype(weights.dtype) * weights[None]
+    fitted = jax.lax.map(  # one after the other: compiled once
+        lambda some: (
+            refine_levels(
+                cloud._replace(weights=some), surface, whole, centres=centres, scales=scales
+            ).pose
         ),
         seen,
     )
-    fitted = jax.tree.map(lambda leaf: leaf[0], each)
-    asked = jax.tree.map(lambda several, a: jnp.concatenate([several[1:], a[None]]), each, one)
+    by_all = jax.tree.map(lambda leaf: leaf[0], fitted)
+    judged = jax.tree.map(lambda leaf, a: jnp.concatenate([leaf[1:], a[None]]), fitted, rigid)
     unseen = jnp.stack([seen[2], seen[1], seen[0]])
     explained = jax.lax.map(
         lambda pair: (
-            score_levels(scene._replace(weights=pair[1]), surface, pair[0], last).inlier_weight
+            score_levels(
+                cloud._replace(weights=pair[1]), surface, pair[0], scale=last
+            ).inlier_weight
         ),
-        (asked, unseen),
+        (judged, unseen),
     )
-    apart, together = jnp.sum(explained[:2]), jnp.sum(explained[2])
-    return score_levels(scene, surface, fitted, last), apart / jnp.maximum(together, 1.0)
+    by_level, by_one = jnp.sum(explained[:2]), jnp.sum(explained[2])
+    gain = by_level / jnp.maximum(by_one, 1.0)
+    return score_levels(cloud, surface, by_all, scale=last), gain
 
 
-def _mean(several: Pose, share: Array, point: Array, fallback: Pose) -> Pose:
-    """The weighted mean of poses (leading axis L), as they move a point; or the fallback."""
+def _repeat_pose(pose: Pose, count: int) -> Pose:
+    """The same pose for each level, leading axis L."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), pose)
+
+
+def _mean_pose(several: Pose, share: Array, point: Array, *, fallback: Pose) -> Pose:
+    """The weighted mean of poses (leading axis L), as they move a point, or the fallback."""
     total = jnp.sum(share)
     share = share / jnp.where(total > 0, total, 1.0)
-    turn = jnp.sum(share[:, None, None] * several.rotation, axis=0)
-    turn = jnp.where(total > 0, turn, fallback.rotation)
-    rotation = poses.nearby_rotation(turn)
-    places = jax.vmap(lambda pose: poses.apply(pose, point))(several)
-    place = jnp.sum(share[:, None] * places, axis=0)
-    place = jnp.where(total > 0, place, poses.apply(fallback, point))
+    matrix = jnp.sum(share[:, None, None] * several.rotation, axis=0)
+    matrix = jnp.where(total > 0, matrix, fallback.rotation)
+    rotation = poses.nearest_rotation(matrix)
+    placed = jax.vmap(lambda pose: poses.apply(pose, point))(several)
+    mean = jnp.sum(share[:, None] * placed, axis=0)
+    mean = jnp.where(total > 0, mean, poses.apply(fallback, point))
     moved = jnp.matmul(rotation, point, precision="highest")
-    return Pose(rotation, place - moved)
+    return Pose(rotation, mean - moved)

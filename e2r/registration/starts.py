@@ -1,36 +1,35 @@
-"""Where a registration begins: many starts from a few guesses, and the choice among them."""
+"""Initial poses of the global search, made from other poses, and the selection among them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from e2r.geometry import poses, procrustes
-from e2r.types import Array, Pose, Registration, Surface
+from e2r.geometry import poses
+from e2r.types import Array, Float, Pose, Surface
 
 
-def shift_along_spine(guess: Pose, surface: Surface, shifts: Sequence[float]) -> Pose:
-    """Each guess (leading axis G) and the same a little headwards or tailwards, (G * S, ...).
+def shift_along_spine(several: Pose, surface: Surface, shifts: Sequence[float]) -> Pose:
+    """Each pose (leading axis P), shifted along the spine by each shift: leading axis P * S.
 
-    Vertebrae repeat: a guess may be a level off, or between two.
+    Vertebrae repeat, so a coarse pose may be a level off, or between two levels.
 
     Args:
-      guess: camera from model.
-      surface: the model, whose anatomical frame knows the direction.
+      several: camera from model.
+      surface: the model, whose canonical frame gives the direction.
       shifts: mm towards the head.
     """
     cranial = surface.canonical_from_model.rotation[2]
-    moves = jnp.asarray(shifts, guess.translation.dtype)[:, None] * cranial
+    moves = jnp.asarray(shifts, several.translation.dtype)[:, None] * cranial[None]
 
-    def moved(pose: Pose) -> Pose:
+    def shifted(pose: Pose) -> Pose:
         return jax.vmap(
             lambda move: Pose(pose.rotation, pose.translation + poses.rotate(pose, move))
         )(moves)
 
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(moved)(guess))
+    return merge_axes(jax.vmap(shifted)(several))
 
 
 HYPOTHESIS_MOVES = (
@@ -46,13 +45,13 @@ HYPOTHESIS_MOVES = (
 """mm towards the head; degrees about the left, the posterior and the cranial axis."""
 
 
-def perturb_hypotheses(parents: Pose, surface: Surface, pivot: Array) -> Pose:
-    """Each pose (leading axis P) by each of :data:`HYPOTHESIS_MOVES`, (P * 8, ...): where else it may belong.
+def perturb_hypotheses(parents: Pose, surface: Surface, pivot: Float[Array, "3"]) -> Pose:
+    """Each pose (leading axis P), moved by each of :data:`HYPOTHESIS_MOVES`: leading axis P * 8.
 
     Args:
       parents: camera from model.
-      surface: the model, whose anatomical frame names the axes.
-      pivot: (3,) mm in the camera frame, the middle of what is seen.
+      surface: the model, whose canonical frame gives the axes.
+      pivot: centre of the rotations, mm, camera frame.
     """
     axes = surface.canonical_from_model.rotation
     moves = jnp.asarray(HYPOTHESIS_MOVES, parents.translation.dtype)
@@ -65,63 +64,38 @@ def perturb_hypotheses(parents: Pose, surface: Surface, pivot: Array) -> Pose:
 
         return jax.vmap(one)(moves)
 
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(moved)(parents))
+    return merge_axes(jax.vmap(moved)(parents))
 
 
 def select_distinct(
-    several: Pose, scores: Array, corners: Array, *, count: int, apart: float
+    several: Pose,
+    scores: Float[Array, "s"],
+    probes: Float[Array, "c 3"],
+    *,
+    count: int,
+    min_distance_mm: float,
 ) -> Pose:
-    """The best ``count`` poses no two of which are the same, the best first.
+    """The ``count`` best poses that differ from each other, the best first.
 
     Args:
       several: leading axis S.
-      scores: (S,) the higher the better.
-      corners: (C, 3) mm, model points by whose mean distance poses are compared.
-      count: at most S; where fewer differ, the best of the others fill up.
-      apart: mm.
+      scores: one a pose, the higher the better.
+      probes: model points, mm; the distance of two poses is their mean distance at these.
+      count: at most S; if fewer poses differ, the best of the others follow.
+      min_distance_mm: poses nearer to each other than this are the same.
     """
-    placed = jax.vmap(lambda pose: poses.apply(pose, corners))(several)
+    placed = jax.vmap(lambda pose: poses.apply(pose, probes))(several)
 
     def take(left: Array, _: None) -> tuple[Array, Array]:
         best = jnp.argmax(left)
-        gap = jnp.mean(jnp.linalg.norm(placed - placed[best], axis=-1), axis=-1)
-        worse = jnp.where(gap < apart, left - 1e6, left).at[best].set(-jnp.inf)
+        distance = jnp.mean(jnp.linalg.norm(placed - placed[best][None], axis=-1), axis=-1)
+        worse = jnp.where(distance < min_distance_mm, left - 1e6, left).at[best].set(-jnp.inf)
         return worse, best
 
     _, best = jax.lax.scan(take, scores, None, length=count)
     return jax.tree.map(lambda leaf: leaf[best], several)
 
 
-class Choice(NamedTuple):
-    """One of many registrations."""
-
-    pose: Pose  # camera from model
-    residual: Array  # () robust residual per point of the mask, in [0, 1]; of the chosen, or mean
-    probabilities: Array  # (S,) how much each start counts
-
-
-def choose(attempts: Registration, weights: Array, *, temperature: float | None = None) -> Choice:
-    """Chooses among the registrations from many starts by their robust residuals.
-
-    The robust residual of a result is the mask's weight minus its robust inlier mass, over the
-    mask's weight. Without a temperature the smallest wins (for inference). With one, each start
-    counts by a softmax over the residuals, and the pose is their mean (for training: its derivative
-    reaches the mask also through the choice). A mean of poses far apart is no pose to use: let the
-    temperature be small, or weigh the losses of the attempts by ``probabilities`` instead.
-
-    Args:
-      attempts: leading axis S.
-      weights: (N,) the mask they were made with.
-      temperature: of the softmax, in units of the residual.
-    """
-    residuals = 1.0 - attempts.inlier_weight / jnp.maximum(jnp.sum(weights), 1e-6)
-    if temperature is None:
-        best = jnp.argmin(residuals)
-        pose = jax.tree.map(lambda leaf: leaf[best], attempts.pose)
-        share = jax.nn.one_hot(best, residuals.shape[0], dtype=residuals.dtype)
-        return Choice(pose, residuals[best], share)
-    share = jax.nn.softmax(-residuals / temperature)
-    mean = jnp.sum(share[:, None, None] * attempts.pose.rotation, axis=0)
-    rotation = procrustes.rotation_from_covariance(mean)
-    translation = jnp.sum(share[:, None] * attempts.pose.translation, axis=0)
-    return Choice(Pose(rotation, translation), jnp.sum(share * residuals), share)
+def merge_axes(several: Pose) -> Pose:
+    """Merges the two leading axes to one."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), several)

@@ -1,0 +1,1 @@
+"""Services around the computation: devices, caches, prefetching, files, signals, timing."""

@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Where to write what shall become ``path``: it takes its place once the block has ended well.
+    """Gives a temporary path to write to, which replaces ``path`` if the block succeeds.
 
-    Another process that writes the same file has a place of its own.
+    Each process has a temporary path of its own.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -24,16 +24,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def check_settings(path: Path, settings: Mapping[str, Any], what: str = "other settings") -> None:
-    """Writes what a folder's figures depend on, or sees that it is what was written before.
+def require_new_folder(folder: Path) -> None:
+    """Raises unless the folder is missing or empty.
 
     Args:
-      path: in a folder that is there.
-      settings: JSON values.
-      what: the sentence's name for what is there.
+      folder: for results.
 
     Raises:
-      ValueError: something else was written.
+      ValueError: the folder holds something.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: is not empty; name another folder, or delete this one")
+
+
+def check_settings(path: Path, settings: Mapping[str, Any], what: str = "other settings") -> None:
+    """Writes the settings of a folder's results, or raises if the folder holds different ones.
+
+    Args:
+      path: file in an existing folder.
+      settings: JSON values.
+      what: what the folder holds instead, for the error.
+
+    Raises:
+      ValueError: the file holds different settings.
     """
     text = json.dumps(settings, indent=1).encode()
     if path.exists() and path.read_bytes() != text:

@@ -1,30 +1,39 @@
-"""Compiled programs that remember how they were traced, so that a new process starts at once.
+"""Caches of compiled and of traced programs, so that a new process starts fast.
 
-XLA's own cache saves a process the compilation, but Python must first trace the program to know
-which it is; here the traced program (StableHLO, by ``jax.export``) is kept beside that cache.
+XLA's own cache saves the compilation. Python must still trace a program before it can look it up
+there. :class:`CachedProgram` therefore keeps the traced program (StableHLO, by ``jax.export``)
+beside that cache.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 from jax import export
 
 from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.timing import timed
-from e2r.types import Cloud, Hypotheses, LevelPoses, Pose, Pyramid, Registration, Surface
+
+T = TypeVar("T")
+FAST_COMPILE: dict[str, str | bool] = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": "1",
+}
+"""XLA's options for a program that runs a few times only: half the compile time on a CPU, but a
+slower program."""
 
 
 def enable_cache() -> None:
-    """Keeps compiled programs between runs, in ``E2R_CACHE`` (``~/.cache/e2r`` by default)."""
-    import jax
-
+    """Keeps compiled programs between processes, in ``E2R_CACHE`` (``~/.cache/e2r`` by default)."""
     cache = Path(os.environ.get("E2R_CACHE", Path.home() / ".cache" / "e2r"))
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -34,43 +43,26 @@ def enable_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-T = TypeVar("T")
-FAST_COMPILE: dict[str, str | bool] = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_backend_optimization_level": "1",
-}
-"""XLA's options for what runs a few times only: on a CPU it compiles in little more than half the
-time. What runs is slower by a third, the registration by half."""
-
-
-def register_serializable(*kinds: type[NamedTuple]) -> None:
-    """Lets programs that take or give these named tuples be kept; once for each."""
-    for kind in kinds:
-        export.register_namedtuple_serialization(kind, serialized_name=f"e2r.{kind.__name__}")
-
-
-register_serializable(Pose, Cloud, Surface, Registration, LevelPoses, Hypotheses, Pyramid)
-
-
 class CachedProgram(Generic[T]):
-    """A function under ``jit``, whose traces are kept in the folder of XLA's cache, if it has one.
+    """A function under ``jit`` whose traces are kept in the folder of XLA's cache, if there is one.
 
-    What a trace depends on is in its name: e2r's sources, versions, devices, the settings and the
-    arguments' shapes. A broken file is made again.
+    The name of a trace covers all it depends on: e2r's sources, versions, devices, the settings
+    and the shapes of the arguments. A broken file is replaced.
 
     Args:
-      function: pure.
-      settings: its name and what it closes over; their ``repr`` says all of it.
-      sooner: it runs a few times only: compiled with :data:`FAST_COMPILE`.
+      function: pure; takes and returns pytrees of tuples, named tuples, lists and dictionaries.
+      settings: the function's name and the values it closes over, by their ``repr``.
+      fast_compile: it runs a few times only; compile it with :data:`FAST_COMPILE`.
     """
 
     def __init__(
         self, function: Callable[..., T], *settings: Any, fast_compile: bool = False
     ) -> None:
+        self._function = function
         self._options = FAST_COMPILE if fast_compile else {}
         self._jit = jax.jit(function, compiler_options=self._options)
-        self._about = repr(settings)
-        self._known: dict[Any, Callable[..., T]] = {}
+        self._settings = repr(settings)
+        self._compiled: dict[Any, Callable[..., T]] = {}
 
     def __call__(self, *arguments: Any) -> T:
         """Calls the function."""
@@ -79,37 +71,82 @@ class CachedProgram(Generic[T]):
             return self._jit(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        if (shapes, tree) not in self._known:
-            what = f"{_surroundings()} {self._about} {shapes} {tree}"
-            name = hashlib.sha256(what.encode()).hexdigest()[:32]
+        if (shapes, tree) not in self._compiled:
+            identity = f"{_environment()} {self._settings} {shapes} {tree}"
+            name = hashlib.sha256(identity.encode()).hexdigest()[:32]
             with timed("tracing programs"):
-                traced = self._traced(Path(cache) / "traced" / name, arguments)
+                traced = self._load_or_trace(Path(cache) / "traced" / name, arguments)
                 lowered = jax.jit(traced.call).lower(*arguments)
             with timed("compiling programs"):
-                self._known[shapes, tree] = lowered.compile(self._options)
-        return self._known[shapes, tree](*arguments)
+                self._compiled[shapes, tree] = lowered.compile(self._options)
+        return self._compiled[shapes, tree](*arguments)
 
-    def _traced(self, path: Path, arguments: tuple[Any, ...]) -> export.Exported:
+    def _load_or_trace(self, path: Path, arguments: tuple[Any, ...]) -> export.Exported:
         try:
-            return export.deserialize(bytearray(path.read_bytes()))
-        except Exception:  # not there, or broken in whatever way
+            return _read_trace(path)
+        except Exception:  # it is missing, or broken in whatever way
             pass
-        traced = export.export(self._jit)(*arguments)
+        types = _named_tuples(arguments)
+
+        def function(*arguments: Any) -> T:
+            result = self._function(*arguments)
+            types.update(_named_tuples(result))
+            return result
+
+        traced = export.export(jax.jit(function, compiler_options=self._options))(*arguments)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as part:
-                part.write_bytes(traced.serialize())
+            _write_trace(path, traced, types)
         except OSError:
             pass  # a full or read-only disk only costs the next process's time
         return traced
 
 
+def _write_trace(path: Path, traced: export.Exported, types: set[type[tuple]]) -> None:
+    """Writes the named tuples of a trace, one JSON line, and then the trace."""
+    _register(types)
+    header = sorted((kind.__module__, kind.__qualname__) for kind in types)
+    with atomic_write(path) as part:
+        part.write_bytes(json.dumps(header).encode() + b"\n" + traced.serialize())
+
+
+def _read_trace(path: Path) -> export.Exported:
+    """Reads what :func:`_write_trace` wrote."""
+    header, trace = path.read_bytes().split(b"\n", 1)
+    _register(getattr(importlib.import_module(module), name) for module, name in json.loads(header))
+    return export.deserialize(bytearray(trace))
+
+
+def _named_tuples(tree: Any) -> set[type[tuple]]:
+    """The types of the named tuples in a pytree."""
+    if not isinstance(tree, (tuple, list, dict)):
+        return set()
+    children = tree.values() if isinstance(tree, dict) else tree
+    found: set[type[tuple]] = set().union(*map(_named_tuples, children))
+    kind: Any = type(tree)
+    return found | {kind} if hasattr(tree, "_fields") else found
+
+
+_registered: set[type[tuple]] = set()
+_registering = threading.Lock()
+
+
+def _register(types: Iterable[type[tuple]]) -> None:
+    """Lets ``jax.export`` serialise named tuples, each once in a process."""
+    with _registering:
+        for kind in types:
+            if kind not in _registered:
+                name = f"{kind.__module__}.{kind.__qualname__}"
+                export.register_namedtuple_serialization(kind, serialized_name=name)
+                _registered.add(kind)
+
+
 @lru_cache(maxsize=1)
-def _surroundings() -> str:
-    """What every trace depends on."""
-    here = Path(__file__).resolve().parent
-    sums = hashlib.sha256()
-    for path in sorted(here.rglob("*.py")):
-        sums.update(path.read_bytes())
-    platforms = [(device.platform, device.device_kind) for device in jax.devices()]
-    return f"{sums.hexdigest()} {jax.__version__} {platforms}"
+def _environment() -> str:
+    """What every trace depends on: e2r's sources, JAX's version and the devices."""
+    package = Path(__file__).resolve().parents[1]
+    sources = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        sources.update(path.read_bytes())
+    devices = [(device.platform, device.device_kind) for device in jax.devices()]
+    return f"{sources.hexdigest()} {jax.__version__} {devices}"

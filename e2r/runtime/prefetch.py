@@ -1,4 +1,4 @@
-"""Work done before it is asked for, and no further ahead than it is told."""
+"""Prefetching: results are computed by threads shortly before they are asked for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ U = TypeVar("U")
 
 
 def prefetch(make: Callable[[T], U], items: Iterable[T], *, workers: int = 1) -> Generator[U]:
-    """``map(make, items)`` by threads, which are never more than ``workers`` items ahead."""
+    """``map(make, items)`` by threads, which are at most ``workers`` items ahead.
+
+    Args:
+      make: computes a result; called by several threads.
+      items: their results come in the same order.
+      workers: number of threads.
+    """
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[U]] = deque()
+        pending: deque[Future[U]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(make, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(make, item))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

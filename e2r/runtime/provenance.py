@@ -1,4 +1,4 @@
-"""Versions and commit of what made a figure."""
+"""Provenance of results: versions of the packages, and the commit."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import importlib.metadata
 import subprocess
 from pathlib import Path
 
+PACKAGES = ("e2r", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh")
+"""Packages on which results depend."""
+
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on, and the commit."""
-    names = ("e2r", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh")
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    here = Path(__file__).resolve().parent
+    """Version of each of :data:`PACKAGES`, and the commit of this checkout."""
+    found = {name: _version(name) for name in PACKAGES}
+    return {**found, "commit": _commit()}
+
+
+def _version(package: str) -> str:
     try:
-        found["commit"] = subprocess.run(
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    try:
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
-            cwd=here,
+            cwd=Path(__file__).resolve().parent,
             capture_output=True,
             text=True,
             check=True,
             timeout=10,
-        ).stdout.strip()
+        )
     except (OSError, subprocess.SubprocessError):
-        found["commit"] = "unknown"
-    return found
+        return "unknown"
+    return described.stdout.strip()

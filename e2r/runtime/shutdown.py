@@ -1,4 +1,4 @@
-"""Work that ends in good order when it is asked to stop."""
+"""Graceful shutdown: a signal asks the program to finish its current work and stop."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM, or Ctrl-C for the first time, came; a second one interrupts at once.
+    """Gives a function that tells whether SIGTERM or Ctrl-C has come; a second one interrupts.
 
-    Signals go to a program's main thread; elsewhere nothing is asked.
+    Only the main thread receives signals; in other threads the function always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    came: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, _: Any) -> None:
-        if came:
+    def handle(number: int, _: Any) -> None:
+        if received:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

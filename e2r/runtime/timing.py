@@ -1,7 +1,7 @@
-"""Where the seconds go: pieces of work say what they are, and whoever asks is told.
+"""Timing: how many seconds each kind of work takes.
 
-Each second counts once, in the innermost piece it belongs to. The figures go through
-``jax.monitoring``, as JAX's own do.
+Each second counts once, for the innermost :func:`timed` block that it belongs to. The seconds go
+through ``jax.monitoring``, as JAX's own do.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ _inner = threading.local()
 
 
 @contextmanager
-def timed(what: str) -> Iterator[None]:
-    """Says that the block's seconds, but for those of blocks in it, were spent on this."""
+def timed(name: str) -> Iterator[None]:
+    """Records the block's seconds under a name, without those of timed blocks inside it."""
     before = getattr(_inner, "seconds", 0.0)
     _inner.seconds = 0.0
     began = time.perf_counter()
     try:
         yield
     finally:
-        took = time.perf_counter() - began
-        monitoring.record_event_duration_secs(_PREFIX + what, took - _inner.seconds)
-        _inner.seconds = before + took
+        seconds = time.perf_counter() - began
+        monitoring.record_event_duration_secs(_PREFIX + name, seconds - _inner.seconds)
+        _inner.seconds = before + seconds
 
 
 @contextmanager
 def collect_timings() -> Iterator[dict[str, float]]:
-    """What the block's seconds are spent on: name -> seconds so far, of all threads."""
+    """Collects the seconds that all threads record during the block: name -> seconds so far."""
     found: dict[str, float] = {}
     lock = threading.Lock()
 
-    def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    def record(event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith(_PREFIX):
             with lock:
                 name = event.removeprefix(_PREFIX)
                 found[name] = found.get(name, 0.0) + duration_secs
 
-    monitoring.register_event_duration_secs_listener(note)
+    monitoring.register_event_duration_secs_listener(record)
     try:
         yield found
     finally:
-        monitoring.unregister_event_duration_listener(note)
+        monitoring.unregister_event_duration_listener(record)
 
 
-def timing_table(found: dict[str, float]) -> str:
-    """One line a name, in the order in which they first ended, and the sum."""
-    rows = [*found.items(), ("in all", sum(found.values()))]
+def timing_table(seconds_by_name: dict[str, float]) -> str:
+    """A table with one line for each name, in the order in which they first ended, and the sum."""
+    rows = [*seconds_by_name.items(), ("in all", sum(seconds_by_name.values()))]
     return "\n".join(f"{name:28s} {seconds:7.2f} s" for name, seconds in rows)

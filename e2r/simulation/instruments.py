@@ -1,4 +1,4 @@
-"""What lies in and around the wound that is neither bone nor tissue."""
+"""Retractors, instruments, gloved fingers and cables in and around the wound."""
 
 from __future__ import annotations
 
@@ -8,102 +8,147 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e2r.types import Array
+from e2r.simulation.incision import Incision
+from e2r.simulation.uniform_draws import UniformDraws
+from e2r.types import Array, Bool, Float, PRNGKey
 
-INSTRUMENTS = 10
-
-
-class Draws:
-    """Uniform numbers handed out one after the other, all drawn at once: quick to compile."""
-
-    def __init__(self, key: Array, count: int):
-        self._left = jax.random.uniform(key, (count,))
-
-    def __call__(self, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
-        """The next numbers, even between ``low`` and ``high``, in the given shape."""
-        size = int(np.prod(shape))
-        if size > self._left.shape[0]:
-            raise ValueError("more draws than were made; raise the count")
-        taken, self._left = self._left[:size], self._left[size:]
-        return low + (high - low) * taken.reshape(shape)
+RETRACTORS, HANDHELD, CABLES = 4, 4, 2
+"""Instruments of each kind, present or not; of those held, some are gloved fingers."""
+INSTRUMENTS = RETRACTORS + HANDHELD + CABLES
+PRESENT = (0.65, 0.65, 0.4, 0.4, 0.45, 0.3, 0.2, 0.15, 0.3, 0.2)
+"""Probability of each instrument to be present."""
+BLACK = (0.0,) * RETRACTORS + (0.25,) * HANDHELD + (0.7,) * CABLES
+"""Probability of each instrument to be black."""
+FINGER = 0.3
+"""Probability of a handheld instrument to be a finger."""
 
 
 class Instruments(NamedTuple):
-    """Capsules, whole or cut to a blade: retractors, instruments, fingers, cables."""
+    """Capsules, whole or cut to a blade, K of them; canonical frame, mm."""
 
-    a: Array  # (TOOLS, 3)
-    b: Array  # (TOOLS, 3)
-    radius: Array  # (TOOLS,)
-    flat: Array  # (TOOLS, 3) unit normal of a blade's flat side
-    thin: Array  # (TOOLS,) mm, half a blade's thickness
-    color: Array  # (TOOLS, 3)
-    metal: Array  # (TOOLS,) bool
-    present: Array  # (TOOLS,) bool
+    start: Float[Array, "k 3"]
+    end: Float[Array, "k 3"]
+    radius: Float[Array, "k"]
+    flat_normal: Float[Array, "k 3"]  # unit normal of a blade's flat side
+    half_thickness: Float[Array, "k"]  # of a blade
+    color: Float[Array, "k 3"]
+    metal: Bool[Array, "k"]
+    present: Bool[Array, "k"]
 
 
 def sample_instruments(
-    key: Array, x_mid: Array, z_mid: Array, half_x: Array, half_z: Array, floor: Array, top: Array
+    key: PRNGKey, incision: Incision, *, floor: Float[Array, ""], top: Float[Array, ""]
 ) -> Instruments:
-    """Four retractor blades at the walls with arms, four instruments or fingers, two cables."""
-    uniform = Draws(key, 192)
-    middle = jnp.stack([x_mid, floor, z_mid])
-    # Blades: two a side, upright plates along the wall.
-    side = jnp.array([-1.0, 1.0, -1.0, 1.0])
-    along = uniform(-0.75, 0.75, (4,)) * half_z
-    depth = uniform(-4.0, 12.0, (4,))
-    low = jnp.stack([side * (half_x - uniform(0.0, 4.0, (4,))), depth, along], -1)
-    lean = jnp.stack([side * uniform(0.0, 14.0, (4,)), top - floor + uniform(5.0, 30.0, (4,)),
-                      uniform(-4.0, 4.0, (4,))], -1)  # fmt: skip
-    # Instruments: from somewhere in the wound up and out; some are gloved fingers.
-    tip = jnp.stack(
-        [uniform(-0.8, 0.8, (4,)) * half_x, uniform(2.0, 30.0, (4,)),
-         uniform(-0.8, 0.8, (4,)) * half_z], -1,
-    )  # fmt: skip
-    way = uniform(0.0, 2 * np.pi, (4,))
-    rise = uniform(0.25, 1.2, (4,))
-    out = jnp.stack([jnp.cos(way), rise, jnp.sin(way)], -1) * uniform(90.0, 260.0, (4, 1))
-    # Cables lie on the drapes.
-    lie = jnp.stack([uniform(-1.0, 1.0, (2,)) * 120.0, jnp.full(2, 1.0) * (top - floor + 24.0),
-                     uniform(-1.0, 1.0, (2,)) * 120.0], -1)  # fmt: skip
-    reach = (
-        jnp.stack([uniform(-1.0, 1.0, (2,)), jnp.zeros(2), uniform(-1.0, 1.0, (2,))], -1) * 160.0
-    )
-    a = middle + jnp.concatenate([low, tip, lie])
-    b = a + jnp.concatenate([lean, out, reach])
-    finger = uniform(0.0, 1.0, (4,)) < 0.3
+    """Draws four retractor blades at the walls, four instruments or fingers, and two cables.
+
+    Args:
+      key: consumed.
+      incision: where the back is open.
+      floor: height (y) of the laminae in the middle of the wound, mm.
+      top: height of the highest spinous process in the wound, mm.
+    """
+    uniform = UniformDraws(key, 192)
+    middle = jnp.stack([incision.x, floor, incision.z])
+    ways = [
+        _retractors(uniform, incision, rise=top - floor),
+        _handheld(uniform, incision),
+        _cables(uniform, rise=top - floor),
+    ]
+    start = middle[None] + jnp.concatenate([begin for begin, _ in ways])
+    end = start + jnp.concatenate([way for _, way in ways])
+    finger = uniform(0.0, 1.0, (HANDHELD,)) < FINGER
     radius = jnp.concatenate(
         [
-            uniform(8.0, 18.0, (4,)),
-            jnp.where(finger, uniform(7.0, 10.0, (4,)), uniform(1.5, 6.0, (4,))),
-            uniform(2.0, 5.0, (2,)),
+            uniform(8.0, 18.0, (RETRACTORS,)),
+            jnp.where(finger, uniform(7.0, 10.0, (HANDHELD,)), uniform(1.5, 6.0, (HANDHELD,))),
+            uniform(2.0, 5.0, (CABLES,)),
         ]
     )
-    thin = jnp.concatenate([jnp.full(4, 1.2), jnp.full(6, 100.0)])
-    flat = jnp.concatenate([jnp.tile(jnp.array([1.0, 0.0, 0.0]), (4, 1)), jnp.tile(
-        jnp.array([0.0, 1.0, 0.0]), (6, 1))])  # fmt: skip
-    grey = jnp.array([0.62, 0.64, 0.66]) * uniform(0.5, 1.3, (INSTRUMENTS, 1))
-    glove = jnp.array([0.85, 0.80, 0.68]) * uniform(0.8, 1.1, (INSTRUMENTS, 1))
-    dark = jnp.array([0.10, 0.11, 0.13]) + uniform(0.0, 0.1, (INSTRUMENTS, 3))
-    hand = jnp.concatenate([jnp.zeros(4, bool), finger, jnp.zeros(2, bool)])
-    black = uniform(0.0, 1.0, (INSTRUMENTS,)) < jnp.array([0.0] * 4 + [0.25] * 4 + [0.7] * 2)
-    color = jnp.where(hand[:, None], glove, jnp.where(black[:, None], dark, grey))
-    chance = jnp.array([0.65, 0.65, 0.4, 0.4, 0.45, 0.3, 0.2, 0.15, 0.3, 0.2])
+    others = HANDHELD + CABLES
+    half_thickness = jnp.concatenate([jnp.full(RETRACTORS, 1.2), jnp.full(others, 100.0)])
+    sideways, upwards = jnp.array([[1.0, 0.0, 0.0]]), jnp.array([[0.0, 1.0, 0.0]])
+    flat_normal = [jnp.tile(sideways, (RETRACTORS, 1)), jnp.tile(upwards, (others, 1))]
+    color, metal = _draw_colors(uniform, finger)
     return Instruments(
-        a, b, radius, flat, thin, color, ~(hand | black), uniform(0, 1, (INSTRUMENTS,)) < chance
+        start=start,
+        end=end,
+        radius=radius,
+        flat_normal=jnp.concatenate(flat_normal),
+        half_thickness=half_thickness,
+        color=color,
+        metal=metal,
+        present=uniform(0.0, 1.0, (INSTRUMENTS,)) < jnp.array(PRESENT),
     )
 
 
-def distance_to_instruments(tools: Instruments, points: Array) -> Array:
-    """Distance bounds (N, TOOLS)."""
+def _retractors(
+    uniform: UniformDraws, incision: Incision, *, rise: Float[Array, ""]
+) -> tuple[Float[Array, "k 3"], Float[Array, "k 3"]]:
+    """Starts and ways of the blades, two a side, upright along the wall.
 
-    def one(a: Array, b: Array, radius: Array, flat: Array, thin: Array, present: Array) -> Array:
-        axis = b - a
-        t = jnp.clip((points - a) @ axis / jnp.dot(axis, axis), 0.0, 1.0)
-        away = points - a - t[:, None] * axis
-        capsule = jnp.sqrt(jnp.sum(away * away, 1) + 1e-9) - radius
-        blade = jnp.maximum(capsule, jnp.abs(away @ flat) - thin)
-        return jnp.where(present, blade, 1e3)
+    Starts are relative to the middle of the wound's floor. The highest spinous process lies
+    ``rise`` mm above it.
+    """
+    count = (RETRACTORS,)
+    side = jnp.array([-1.0, 1.0, -1.0, 1.0])
+    along = uniform(-0.75, 0.75, count) * incision.half_z
+    depth = uniform(-4.0, 12.0, count)
+    start = jnp.stack([side * (incision.half_x - uniform(0.0, 4.0, count)), depth, along], -1)
+    lean = side * uniform(0.0, 14.0, count)
+    up = rise + uniform(5.0, 30.0, count)
+    return start, jnp.stack([lean, up, uniform(-4.0, 4.0, count)], -1)
 
-    return jax.vmap(one, out_axes=1)(
-        tools.a, tools.b, tools.radius, tools.flat, tools.thin, tools.present
-    )
+
+def _handheld(
+    uniform: UniformDraws, incision: Incision
+) -> tuple[Float[Array, "k 3"], Float[Array, "k 3"]]:
+    """Starts and ways of instruments and fingers: from somewhere in the wound, up and out."""
+    count = (HANDHELD,)
+    x = uniform(-0.8, 0.8, count) * incision.half_x
+    y = uniform(2.0, 30.0, count)
+    start = jnp.stack([x, y, uniform(-0.8, 0.8, count) * incision.half_z], -1)
+    angle = uniform(0.0, 2 * np.pi, count)
+    rise = uniform(0.25, 1.2, count)
+    direction = jnp.stack([jnp.cos(angle), rise, jnp.sin(angle)], -1)
+    return start, direction * uniform(90.0, 260.0, (HANDHELD, 1))
+
+
+def _cables(
+    uniform: UniformDraws, *, rise: Float[Array, ""]
+) -> tuple[Float[Array, "k 3"], Float[Array, "k 3"]]:
+    """Starts and ways of cables, which lie on the drapes."""
+    count = (CABLES,)
+    x = uniform(-1.0, 1.0, count) * 120.0
+    y = jnp.full(CABLES, 1.0) * (rise + 24.0)
+    start = jnp.stack([x, y, uniform(-1.0, 1.0, count) * 120.0], -1)
+    x = uniform(-1.0, 1.0, count)
+    return start, jnp.stack([x, jnp.zeros(CABLES), uniform(-1.0, 1.0, count)], -1) * 160.0
+
+
+def _draw_colors(
+    uniform: UniformDraws, finger: Bool[Array, "f"]
+) -> tuple[Float[Array, "k 3"], Bool[Array, "k"]]:
+    """Colours of the instruments, and which ones are of shiny metal."""
+    grey = jnp.array([[0.62, 0.64, 0.66]]) * uniform(0.5, 1.3, (INSTRUMENTS, 1))
+    glove = jnp.array([[0.85, 0.80, 0.68]]) * uniform(0.8, 1.1, (INSTRUMENTS, 1))
+    dark = jnp.array([[0.10, 0.11, 0.13]]) + uniform(0.0, 0.1, (INSTRUMENTS, 3))
+    hand = jnp.concatenate([jnp.zeros(RETRACTORS, bool), finger, jnp.zeros(CABLES, bool)])
+    black = uniform(0.0, 1.0, (INSTRUMENTS,)) < jnp.array(BLACK)
+    color = jnp.where(hand[:, None], glove, jnp.where(black[:, None], dark, grey))
+    return color, ~(hand | black)
+
+
+def distance_to_instruments(
+    instruments: Instruments, points: Float[Array, "n 3"]
+) -> Float[Array, "n k"]:
+    """Distance bounds, mm, from points in the canonical frame; far where one is not present."""
+
+    def distance(one: Instruments) -> Float[Array, "n"]:
+        axis = one.end - one.start
+        t = jnp.clip((points - one.start[None]) @ axis / jnp.dot(axis, axis), 0.0, 1.0)
+        away = points - one.start[None] - t[:, None] * axis[None]
+        capsule = jnp.sqrt(jnp.sum(away * away, 1) + 1e-9) - one.radius
+        blade = jnp.maximum(capsule, jnp.abs(away @ one.flat_normal) - one.half_thickness)
+        return jnp.where(one.present, blade, 1e3)
+
+    return jax.vmap(distance, out_axes=1)(instruments)

@@ -1,4 +1,4 @@
-"""One vertebra, or a sacrum, as a signed distance function with random shape."""
+"""One vertebra, or a sacrum, as a signed distance function with a random shape."""
 
 from __future__ import annotations
 
@@ -8,157 +8,204 @@ import jax
 import jax.numpy as jnp
 
 from e2r.geometry import poses
-from e2r.types import Array
+from e2r.types import Array, Float, PRNGKey, ScalarLike
 
-SHAPE = (69, 60, 49)
-LOW = (-59.5, -27.0, -45.0)
-SACRUM_SPACING = 2.5
-SACRUM_LOW = (-86.0, -22.0, -100.0)
-"""Grid of a procedural level in its own frame: mm between nodes, nodes, first node. The sacrum has
-as many nodes, farther apart."""
 PARTS = (
-    "pedicle", "lamina", "superior articular process", "inferior articular process",
+    "pedicle",
+    "lamina",
+    "superior articular process",
+    "inferior articular process",
     "transverse process",
-)  # fmt: skip
+)
 """Paired posterior parts, left side; the body and the spinous process lie on the midline."""
 
 
 class Vertebra(NamedTuple):
     """One procedural vertebra in its own LPS frame, origin at the centre of the body.
 
-    The posterior parts are tapered rounded boxes, whose long axis is their own first axis:
-    5 left, 5 right (in the order of ``PARTS``), then the spinous process. A sacrum is made of as
-    many parts, see :func:`sample_sacrum`.
+    The posterior parts are tapered rounded boxes. Their first axis is the long one. Five left
+    parts come first, in the order of :data:`PARTS`, then five right ones, then the spinous
+    process. A sacrum has as many parts, see :func:`sample_sacrum`.
     """
 
-    body: Array  # (3,) half width, half depth, half height
-    canal: Array  # (3,) half width, half depth, y of the centre
-    centre: Array  # (11, 3)
-    axes: Array  # (11, 3, 3), columns are the part's axes
-    half: Array  # (11, 3) half extents
-    taper: Array  # (11,) relative growth of the section towards the far end
-    waves: Array  # (W, 3) wave vectors of the surface's unevenness, rad/mm
-    phases: Array  # (W,)
-    amplitude: Array  # () mm
+    body: Float[Array, "3"]  # half width, half depth, half height, mm
+    canal: Float[Array, "3"]  # half width, half depth, y of the centre, mm
+    centre: Float[Array, "11 3"]  # mm
+    axes: Float[Array, "11 3 3"]  # columns are the part's axes
+    half_size: Float[Array, "11 3"]  # mm, along the part's axes
+    taper: Float[Array, "11"]  # relative growth of the section towards the far end
+    waves: Float[Array, "w 3"]  # wave vectors of the surface's unevenness, rad/mm
+    phases: Float[Array, "w"]
+    amplitude: Float[Array, ""]  # mm
 
 
-def sample_vertebra(key: Array, rank: Array, scale: Array) -> Vertebra:
+class _Parts(NamedTuple):
+    """Posterior parts before they vary: the five left ones, or the single one on the midline."""
+
+    centre: Float[Array, "*p 3"]  # mm
+    along: Float[Array, "*p 3"]  # direction of the long axis, any length
+    up: Float[Array, "*p 3"]  # third axis, roughly
+    half_size: Float[Array, "*p 3"]  # mm
+    taper: Float[Array, "*p"]
+
+
+def sample_vertebra(key: PRNGKey, position: Float[Array, ""], scale: Float[Array, ""]) -> Vertebra:
     """Draws one vertebra's shape.
 
-    Sizes follow published lumbar morphometry (Panjabi et al., Spine 17, 1992): from L1 to L5
-    bodies and canals widen, pedicles thicken, spinous processes shorten.
+    Sizes follow published lumbar morphometry (Panjabi et al., Spine 17, 1992). From L1 to L5
+    bodies and canals widen, pedicles thicken, and spinous processes shorten.
 
     Args:
       key: consumed.
-      rank: () 0 at L1 to 1 at L5; less at T12, whose transverse processes are stubs.
-      scale: () the specimen's size, 1 on average.
+      position: 0 at L1 to 1 at L5; negative at T12, whose transverse processes are stubs.
+      scale: the specimen's size, 1 on average.
     """
     keys = jax.random.split(key, 8)
-    mix = lambda first, last: jnp.asarray(first) + rank * (jnp.asarray(last) - jnp.asarray(first))  # noqa: E731
-    wobble = lambda k, shape, sigma: jnp.exp(  # noqa: E731
-        sigma * jnp.clip(jax.random.normal(k, shape), -2.0, 2.0)
-    )
-    body = mix([21.0, 16.0, 13.0], [25.5, 17.5, 13.0]) * wobble(keys[0], (3,), 0.06)
-    canal_half = mix([11.0, 8.0], [13.0, 8.5]) * wobble(keys[1], (2,), 0.08)
-    wide, back = canal_half[0], body[1]
-    thick = mix(4.2, 7.0) * wobble(keys[2], (), 0.12)  # half width of a pedicle
-    transverse = jnp.where(rank < 0, 4.0, mix(14.0, 15.0))  # half length
-    vec = _vector
-    # Left parts: centre, direction of the long axis, roughly cranial axis, half extents.
+    body = _between([21.0, 16.0, 13.0], [25.5, 17.5, 13.0], position) * _vary(keys[0], (3,), 0.06)
+    canal_half = _between([11.0, 8.0], [13.0, 8.5], position) * _vary(keys[1], (2,), 0.08)
+    pedicle = _between(4.2, 7.0, position) * _vary(keys[2], (), 0.12)  # half width
+    left = _left_parts(position, width=canal_half[0], back=body[1], pedicle=pedicle)
+    spinous = _spinous_process(position, back=body[1])
+    canal = jnp.append(canal_half, body[1] + 0.95 * canal_half[1])
+    return _assemble(keys[3:], left, spinous, body=body, canal=canal, scale=scale, place_noise=1.1)
+
+
+def _left_parts(
+    position: Float[Array, ""],
+    *,
+    width: Float[Array, ""],
+    back: Float[Array, ""],
+    pedicle: Float[Array, ""],
+) -> _Parts:
+    """The left parts of a lumbar vertebra, in the order of :data:`PARTS`.
+
+    Args:
+      position: along the lumbar spine, as in :func:`sample_vertebra`.
+      width: half width of the canal, mm.
+      back: half depth of the body, mm.
+      pedicle: half width of a pedicle, mm.
+    """
+    transverse = jnp.where(position < 0, 4.0, _between(14.0, 15.0, position))  # half length
     centre = jnp.stack(
         [
-            vec(wide + thick, back + 5.0, 5.0),
-            vec(0.62 * wide, back + 18.0, -3.0),
-            vec(wide + thick + 1.5, back + 10.5, 13.0),
-            vec(wide + 1.5, back + 19.0, -16.0),
-            vec(wide + thick + 1.0 + transverse, back + 10.0, 4.0),
+            _vector(width + pedicle, back + 5.0, 5.0),
+            _vector(0.62 * width, back + 18.0, -3.0),
+            _vector(width + pedicle + 1.5, back + 10.5, 13.0),
+            _vector(width + 1.5, back + 19.0, -16.0),
+            _vector(width + pedicle + 1.0 + transverse, back + 10.0, 4.0),
         ]
     )
     along = jnp.stack(
         [
-            vec(0.15, 1.0, 0.0),
-            vec(-0.80, 0.55, -0.05),
-            vec(0.05, 0.10, 1.0),
-            vec(0.10, 0.05, -1.0),
-            vec(1.0, mix(0.25, 0.10), 0.10),
+            _vector(0.15, 1.0, 0.0),
+            _vector(-0.80, 0.55, -0.05),
+            _vector(0.05, 0.10, 1.0),
+            _vector(0.10, 0.05, -1.0),
+            _vector(1.0, _between(0.25, 0.10, position), 0.10),
         ]
     )
     up = jnp.array([[0, 0, 1], [0, -0.28, 1], [1, 0.4, 0], [1, 0.3, 0], [0, 0, 1]], jnp.float32)
-    half = jnp.stack(
+    half_size = jnp.stack(
         [
-            vec(10.0, thick, 7.2),
-            vec(9.5, 3.3, mix(10.5, 8.5)),
-            vec(9.5, 3.6, mix(5.0, 6.0)),
-            vec(10.0, 3.5, mix(4.6, 5.5)),
-            vec(transverse, 3.6, mix(5.0, 6.5)),
+            _vector(10.0, pedicle, 7.2),
+            _vector(9.5, 3.3, _between(10.5, 8.5, position)),
+            _vector(9.5, 3.6, _between(5.0, 6.0, position)),
+            _vector(10.0, 3.5, _between(4.6, 5.5, position)),
+            _vector(transverse, 3.6, _between(5.0, 6.5, position)),
         ]
     )
-    taper = jnp.array([0.0, 0.0, -0.15, -0.1, -0.2])
-    long = mix(16.5, 12.0)
-    tip = (vec(0.0, back + 18.0 + long, -7.0), vec(0.0, 1.0, -0.22), jnp.array([0.0, 0.1, 1.0]),
-           vec(long, 3.2, mix(10.5, 8.0)), jnp.array(0.18))  # fmt: skip
-    left = (centre, along, up, half, taper)
-    canal = jnp.append(canal_half, back + 0.95 * canal_half[1])
-    return _paired(keys[3:], left, tip, body, canal, scale, loose=1.1)
+    return _Parts(centre, along, up, half_size, jnp.array([0.0, 0.0, -0.15, -0.1, -0.2]))
 
 
-def sample_sacrum(key: Array, scale: Array) -> Vertebra:
-    """Draws a sacrum of the same kind of parts, origin at the centre of the first sacral body.
+def _spinous_process(position: Float[Array, ""], *, back: Float[Array, ""]) -> _Parts:
+    """The spinous process of a lumbar vertebra whose body has the half depth ``back``, mm."""
+    half_length = _between(16.5, 12.0, position)
+    return _Parts(
+        _vector(0.0, back + 18.0 + half_length, -7.0),
+        _vector(0.0, 1.0, -0.22),
+        jnp.array([0.0, 0.1, 1.0]),
+        _vector(half_length, 3.2, _between(10.5, 8.0, position)),
+        jnp.array(0.18),
+    )
 
-    Its paired parts are wing, upper back wall, superior articular process, lateral mass and lower
-    back wall; the single one is the median crest. Sizes are those of an adult's, to a centimetre.
+
+def sample_sacrum(key: PRNGKey, scale: Float[Array, ""]) -> Vertebra:
+    """Draws a sacrum, made of the same kind of parts.
+
+    Its origin is the centre of the first sacral body. Its paired parts are wing, upper back wall,
+    superior articular process, lateral mass and lower back wall. The single part is the median
+    crest. Sizes are those of an adult, to a centimetre.
 
     Args:
-      key, scale: as in :func:`sample_vertebra`.
+      key: consumed.
+      scale: the specimen's size, 1 on average.
     """
     k_size, *keys = jax.random.split(key, 6)
     size = jnp.exp(0.08 * jnp.clip(jax.random.normal(k_size, (3,)), -2.0, 2.0))
-    left = tuple(
-        jnp.array(rows, jnp.float32)
-        for rows in (
-            [[36, 8, -8], [11, 32, -16], [20, 22, 6], [22, 27, -40], [9, 45, -50]],
-            [[4, 1.4, -1], [-1.7, 1, 0], [0.05, 0.1, 1], [-0.7, 1, -2.8], [-1.9, 1, 0]],
-            [[0, 0, 1], [0, -0.5, 1], [1, 0.4, 0], [1, 0, 0], [0, -0.3, 1]],
-            [[18, 11, 15], [13, 4.5, 22], [13, 7, 8], [36, 10, 14], [12, 4.5, 24]],
-            [-0.1, 0.0, -0.15, -0.35, -0.2],
-        )
+    rows = (
+        [[36, 8, -8], [11, 32, -16], [20, 22, 6], [22, 27, -40], [9, 45, -50]],
+        [[4, 1.4, -1], [-1.7, 1, 0], [0.05, 0.1, 1], [-0.7, 1, -2.8], [-1.9, 1, 0]],
+        [[0, 0, 1], [0, -0.5, 1], [1, 0.4, 0], [1, 0, 0], [0, -0.3, 1]],
+        [[18, 11, 15], [13, 4.5, 22], [13, 7, 8], [36, 10, 14], [12, 4.5, 24]],
+        [-0.1, 0.0, -0.15, -0.35, -0.2],
     )  # fmt: skip
-    tip = tuple(
-        jnp.array(row, jnp.float32)
-        for row in ([0, 41, -28], [0, 0.45, -1], [0, 1, 0.45], [28, 3, 7], -0.3)
-    )
+    crest_rows = ([0, 41, -28], [0, 0.45, -1], [0, 1, 0.45], [28, 3, 7], -0.3)
+    left = _Parts(*(jnp.array(row, jnp.float32) for row in rows))
+    crest = _Parts(*(jnp.array(row, jnp.float32) for row in crest_rows))
     body, canal = jnp.array([25.0, 16.0, 14.0]) * size, jnp.array([9.0, 4.5, 22.0])
-    return _paired(jnp.stack(keys), left, tip, body, canal, scale, loose=2.0)
+    return _assemble(
+        jnp.stack(keys), left, crest, body=body, canal=canal, scale=scale, place_noise=2.0
+    )
 
 
-def _vector(x: Array | float, y: Array | float, z: Array | float) -> Array:
+def _between(
+    first: list[float] | float, last: list[float] | float, position: Float[Array, ""]
+) -> Float[jax.Array, "..."]:
+    """A size between its values at L1 and at L5, linear along the spine."""
+    return jnp.asarray(first) + position * (jnp.asarray(last) - jnp.asarray(first))
+
+
+def _vary(key: PRNGKey, shape: tuple[int, ...], sigma: float) -> Float[jax.Array, "..."]:
+    """Log-normal factors whose logarithm ends at two standard deviations."""
+    return jnp.exp(sigma * jnp.clip(jax.random.normal(key, shape), -2.0, 2.0))
+
+
+def _vector(x: ScalarLike, y: ScalarLike, z: ScalarLike) -> Float[jax.Array, "3"]:
     return jnp.stack([jnp.asarray(v, jnp.float32) for v in (x, y, z)])
 
 
-def _paired(
-    keys: Array, left: tuple, tip: tuple, body: Array, canal: Array, scale: Array, *, loose: float
+def _assemble(
+    keys: Array,
+    left: _Parts,
+    single: _Parts,
+    *,
+    body: Float[Array, "3"],
+    canal: Float[Array, "3"],
+    scale: Float[Array, ""],
+    place_noise: float,
 ) -> Vertebra:
-    """A vertebra of its left parts (5, ...), mirrored, and its single one; then each part wobbles.
+    """Mirrors the left parts, adds the single one, and varies each part.
 
     Args:
       keys: five, consumed.
-      left, tip: centre, direction of the long axis, third axis, half extents, taper.
-      body, canal: as in :class:`Vertebra`.
+      left: the paired parts of the left side.
+      single: the part on the midline.
+      body: half sizes of the body, mm.
+      canal: as in :class:`Vertebra`, mm.
       scale: of all lengths.
-      loose: mm, standard deviation of a part's place.
+      place_noise: standard deviation of a part's place, mm.
     """
-    # The right side mirrors the left, then each side goes its own way.
-    mirror = jnp.array([-1.0, 1.0, 1.0])
-    flips = (mirror, mirror, mirror, 1.0, 1.0)
-    centre, along, up, half, taper = (
+    mirror = jnp.array([[-1.0, 1.0, 1.0]])
+    flips: tuple[Array | float, ...] = (mirror, mirror, mirror, 1.0, 1.0)
+    centre, along, up, half_size, taper = (
         jnp.concatenate([rows, rows * flip, row[None]])
-        for rows, row, flip in zip(left, tip, flips, strict=True)
+        for rows, row, flip in zip(left, single, flips, strict=True)
     )
-    half = half * jnp.exp(0.09 * jnp.clip(jax.random.normal(keys[0], half.shape), -2.0, 2.0))
-    centre = centre + loose * jax.random.normal(keys[1], centre.shape)
+    half_size = half_size * _vary(keys[0], half_size.shape, 0.09)
+    centre = centre + place_noise * jax.random.normal(keys[1], centre.shape)
     taper = taper + 0.08 * jax.random.normal(keys[2], taper.shape)
     turn = 0.09 * jax.random.normal(keys[3], centre.shape)
-    axes = jax.vmap(lambda a, u, w: poses.exp_rotation(w) @ _frame(a, u))(along, up, turn)
+    axes = jax.vmap(lambda a, u, w: poses.exp_rotation(w) @ _part_axes(a, u))(along, up, turn)
     k_direction, k_length, k_phase, k_amplitude = jax.random.split(keys[4], 4)
     direction = jax.random.normal(k_direction, (6, 3))
     direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
@@ -168,7 +215,7 @@ def _paired(
         canal=scale * canal,
         centre=scale * centre,
         axes=axes,
-        half=scale * half,
+        half_size=scale * half_size,
         taper=taper,
         waves=2 * jnp.pi / length * direction,
         phases=jax.random.uniform(k_phase, (6,), maxval=2 * jnp.pi),
@@ -176,58 +223,9 @@ def _paired(
     )
 
 
-def _frame(along: Array, up: Array) -> Array:
-    """Right-handed axes (as columns): first along, third as near `up` as can be."""
+def _part_axes(along: Float[Array, "3"], up: Float[Array, "3"]) -> Float[jax.Array, "3 3"]:
+    """Right-handed axes as columns: the first along ``along``, the third nearly along ``up``."""
     x = along / jnp.linalg.norm(along)
     y = jnp.cross(up, x)
     y = y / jnp.linalg.norm(y)
     return jnp.stack([x, y, jnp.cross(x, y)], axis=1)
-
-
-def signed_distance(vertebra: Vertebra, points: Array) -> jax.Array:
-    """Signed distance bound (mm, negative inside) of ``points (..., 3)`` in the level's frame."""
-    x, y, z = points[..., 0], points[..., 1], points[..., 2]
-    a, b, h = vertebra.body[0], vertebra.body[1], vertebra.body[2]
-    waist = 1.0 - 0.09 * (1.0 - jnp.clip(z / h, -1.0, 1.0) ** 2)
-    radius = (jnp.abs(x / (a * waist)) ** 2.4 + jnp.abs(y / (b * waist)) ** 2.4 + 1e-9) ** (1 / 2.4)
-    side = (radius - 1.0) * b + 2.0
-    dish = 1.5 * jnp.clip(1.0 - radius * radius, 0.0, 1.0)  # concave end plates
-    end = jnp.abs(z) - h + dish + 2.0
-    outside = jnp.sqrt(jnp.maximum(side, 0.0) ** 2 + jnp.maximum(end, 0.0) ** 2 + 1e-9)
-    total = jnp.exp(-(outside + jnp.minimum(jnp.maximum(side, end), 0.0) - 2.0) / _BLEND)
-    parts = (vertebra.centre, vertebra.axes, vertebra.half, vertebra.taper)
-    total, _ = jax.lax.scan(  # part by part: no (N, parts) array in memory
-        lambda sum_, part: (sum_ + jnp.exp(-_part_distance(points, *part) / _BLEND), None),
-        total,
-        parts,
-    )
-    solid = -_BLEND * jnp.log(total + 1e-30)
-    canal = vertebra.canal
-    hole = jnp.sqrt((x / canal[0]) ** 2 + ((y - canal[2]) / canal[1]) ** 2 + 1e-9) - 1.0
-    solid = _BLEND * jnp.logaddexp(solid / _BLEND, -hole * canal[1] / _BLEND)
-    wave = jnp.sin(jnp.einsum("...i,wi->...w", points, vertebra.waves) + vertebra.phases)
-    return solid + vertebra.amplitude * jnp.mean(wave, axis=-1) * 2.0
-
-
-_BLEND = 1.2
-"""mm: width of the smooth unions."""
-
-
-def _part_distance(points: Array, centre: Array, axes: Array, half: Array, taper: Array) -> Array:
-    local = jnp.matmul(points - centre, axes, precision="highest")
-    grow = 1.0 + taper * jnp.clip(local[..., 0] / half[0], -1.0, 1.0)
-    # A plate whose outline (first and third axis) has round corners, then rounded edges.
-    corner = 0.75 * jnp.minimum(half[0], half[2])
-    edge = 0.8 * jnp.minimum(half[1], half[2])
-    outline = _rounded(
-        jnp.abs(local[..., 0]) - half[0] + corner,
-        jnp.abs(local[..., 2]) - half[2] * grow + corner,
-        corner,
-    )
-    return _rounded(outline + edge, jnp.abs(local[..., 1]) - half[1] * grow + edge, edge)
-
-
-def _rounded(a: Array, b: Array, radius: Array) -> Array:
-    """Distance to a quadrant's corner rounded by ``radius``: inside where both are negative."""
-    outside = jnp.sqrt(jnp.maximum(a, 0.0) ** 2 + jnp.maximum(b, 0.0) ** 2 + 1e-9)
-    return outside + jnp.minimum(jnp.maximum(a, b), 0.0) - radius

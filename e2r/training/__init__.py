@@ -1,0 +1,1 @@
+"""Training: examples, losses, the step, the loop, checkpoints and trained models."""

@@ -1,6 +1,6 @@
-"""What teaches the networks: the errors of poses and coordinates, and a guard for the mask.
+"""The losses of both networks: errors of poses and coordinates, and a bound on the kept share.
 
-All follow from the true pose and the targets of the exposed levels; nobody labels a point.
+All follow from the true pose and the targets of the exposed levels. No point carries a label.
 """
 
 from __future__ import annotations
@@ -9,88 +9,103 @@ import jax
 import jax.numpy as jnp
 
 from e2r.geometry import poses
-from e2r.types import Array, Pose, Targets
+from e2r.types import Array, Bool, Cloud, Float, Pose, Targets
 
 INTEREST_RADIUS_MM = 20.0
-"""mm from a target of an exposed level: there the network shall look closer."""
+"""A point is of interest within this distance of a target, mm."""
 
 
-def target_errors(pose: Pose, targets: Targets) -> jax.Array:
-    """Distance (T,) mm between registered targets and where they truly are; 0 where padded."""
-    apart = poses.apply(pose, targets.points) - targets.goals
-    square = jnp.where(targets.valid, jnp.sum(apart * apart, axis=-1), 0.0)
+def target_errors(pose: Pose, targets: Targets) -> Float[Array, "t"]:
+    """Distance of each registered target from its true place, mm; 0 where padded."""
+    offset = poses.apply(pose, targets.points) - targets.goals
+    square = jnp.where(targets.valid, jnp.sum(offset * offset, axis=-1), 0.0)
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
-def mean_target_error(pose: Pose, targets: Targets) -> jax.Array:
-    """TRE: mean distance over the valid targets, mm."""
-    return jnp.sum(target_errors(pose, targets)) / jnp.maximum(jnp.sum(targets.valid), 1)
+def mean_target_error(pose: Pose, targets: Targets) -> Float[Array, ""]:
+    """TRE: the mean distance over the valid targets, mm."""
+    return _masked_mean(target_errors(pose, targets), targets.valid)
 
 
-def trajectory_loss(trajectory: Pose, targets: Targets, *, error_scale_mm: float) -> jax.Array:
-    """Pose error at every unrolled step: mean over steps of ``log(1 + TRE / knee)``.
+def trajectory_loss(
+    trajectory: Pose, targets: Targets, *, error_scale_mm: float
+) -> Float[Array, ""]:
+    """Pose error along the registration: the mean over steps of ``log(1 + TRE / scale)``.
 
-    The logarithm keeps the scenes that are lost from drowning the ones that are nearly right.
+    The logarithm keeps failed registrations from outweighing those that are nearly right.
 
     Args:
-      trajectory: leading axis K, pose after each step.
-      targets: where the model should be.
-      knee: mm, errors well above it count by their order of magnitude.
+      trajectory: leading axis K, the pose after each step.
+      targets: where the true pose puts the targets.
+      error_scale_mm: scale of the log loss, mm.
     """
     errors = jax.vmap(lambda pose: mean_target_error(pose, targets))(trajectory)
     return jnp.mean(jnp.log1p(errors / error_scale_mm))
 
 
 def coarse_loss(
-    places: Array,
-    confidence: Array,
-    goals: Array,
+    places: Float[Array, "s 3"],
+    goals: Float[Array, "s 3"],
+    *,
+    confidence: Float[Array, "s"],
     pose: Pose,
     targets: Targets,
-    *,
     error_scale_mm: float,
-) -> jax.Array:
-    """What teaches the coarse stage: coordinates of every point, and the error of the pose.
+) -> Float[Array, ""]:
+    """Loss of the coarse stage: errors of its coordinates, plus the error of their pose.
 
-    Both as ``log(1 + error / knee)``, so that a scene that fits two places settles for one.
-
-    Args:
-      places: (S, 3) mm, where points were said to be.
-      confidence: (S,) zero where a point is not used; its size does not matter here.
-      goals: (S, 3) mm, where they are.
-      pose: made of the places.
-      targets: where the model should be.
-      knee: mm.
-    """
-    apart = places - goals
-    error = jnp.sqrt(jnp.sum(apart * apart, axis=1) + 1e-6)
-    use = confidence > 0
-    dense = jnp.sum(jnp.where(use, jnp.log1p(error / error_scale_mm), 0.0)) / jnp.maximum(
-        jnp.sum(use), 1
-    )
-    return dense + jnp.log1p(mean_target_error(pose, targets) / error_scale_mm)
-
-
-def interest_loss(logits: Array, points: Array, valid: Array, targets: Targets) -> jax.Array:
-    """Cross-entropy of "a target lies within :data:`INTEREST_RADIUS_MM`", which pose and targets tell of a point.
+    Both are ``log(1 + error / scale)``, so an ambiguous scene settles for one of its places.
 
     Args:
-      logits, points, valid: (N,), (N, 3) mm in the camera frame, (N,).
-      targets: T of them.
+      places: predicted coordinates, mm.
+      goals: true coordinates, mm.
+      confidence: of each prediction; only whether it exceeds zero matters here.
+      pose: the pose fitted to the predictions, camera from model.
+      targets: where the true pose puts the targets.
+      error_scale_mm: scale of the log loss, mm.
     """
-    square = jnp.sum(jnp.square(points), 1)[:, None] + jnp.sum(jnp.square(targets.goals), 1)
-    square = square - 2.0 * jnp.matmul(points, targets.goals.T, precision="highest")
-    near = jnp.min(jnp.where(targets.valid, square, jnp.inf), axis=1) < INTEREST_RADIUS_MM**2
-    each = jnp.logaddexp(0.0, jnp.where(near, -logits, logits))
-    return jnp.sum(jnp.where(valid, each, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
+    offset = places - goals
+    errors = jnp.sqrt(jnp.sum(offset * offset, axis=1) + 1e-6)
+    used = confidence > 0
+    coordinates = _masked_mean(jnp.where(used, jnp.log1p(errors / error_scale_mm), 0.0), used)
+    return coordinates + jnp.log1p(mean_target_error(pose, targets) / error_scale_mm)
 
 
-def keep_hinge(logits: Array, valid: Array, *, least: float) -> jax.Array:
-    """Squared shortfall of the expected keep ratio below ``least``: zero for a healthy mask.
+def interest_loss(logits: Float[Array, "n"], cloud: Cloud, targets: Targets) -> Float[Array, ""]:
+    """Cross-entropy of "a target lies within :data:`INTEREST_RADIUS_MM` of this point".
 
-    A loss that only looks at residuals empties the mask, since the fewest points fit best; the
-    pose loss does not, but a random start can, and an empty mask has nothing left to learn from.
+    Args:
+      logits: of the interest.
+      cloud: the points, in the camera frame.
+      targets: where the true pose puts the targets.
     """
-    keep = jnp.sum(jax.nn.sigmoid(logits) * valid) / jnp.maximum(jnp.sum(valid), 1)
+    square = jnp.sum(jnp.square(cloud.points), 1)[:, None]
+    square = square + jnp.sum(jnp.square(targets.goals), 1)[None, :]
+    square = square - 2.0 * jnp.matmul(cloud.points, targets.goals.T, precision="highest")
+    nearest = jnp.min(jnp.where(targets.valid[None, :], square, jnp.inf), axis=1)
+    near = nearest < INTEREST_RADIUS_MM**2
+    entropies = jnp.logaddexp(0.0, jnp.where(near, -logits, logits))
+    return _masked_mean(jnp.where(cloud.valid, entropies, 0.0), cloud.valid)
+
+
+def keep_hinge(
+    logits: Float[Array, "n"], valid: Bool[Array, "n"], *, least: float
+) -> Float[Array, ""]:
+    """Squared shortfall of the expected keep ratio below ``least``; zero for a healthy mask.
+
+    The pose loss alone does not empty the mask, but random initial parameters can. An empty mask
+    has no gradient to recover by.
+
+    Args:
+      logits: of the mask.
+      valid: False where padded.
+      least: the smallest keep ratio without a penalty.
+    """
+    keep = _masked_mean(jax.nn.sigmoid(logits) * valid.astype(logits.dtype), valid)
     return jnp.square(jnp.maximum(least - keep, 0.0) / max(least, 1e-6))
+
+
+def _masked_mean(values: Float[Array, "n"], mask: Bool[Array, "n"]) -> Float[Array, ""]:
+    """Mean over the rows of a mask, of values that are zero elsewhere; 0 for an empty mask."""
+    return jnp.sum(values) / jnp.maximum(jnp.sum(mask), 1).astype(values.dtype)

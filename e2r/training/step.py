@@ -1,10 +1,14 @@
-"""The training step: pure, ``(state, batch, key) -> (state, metrics)``."""
+"""The training step: pure, ``(state, batch, key) -> (state, metrics)``.
+
+The gradient of a batch is built from the loss of one example by three combinators:
+:func:`mean_gradient`, :func:`accumulated` and :func:`data_parallel`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +16,47 @@ import optax
 from jax.sharding import Mesh
 
 from e2r.config import OptimisationConfig, TrainingConfig
-from e2r.networks.build import build_mask_network, init_params
+from e2r.networks.build import init_params
 from e2r.runtime import sharding
+from e2r.training.augmentation import LossKeys, RegistrationProblem, draw_problem
 from e2r.training.examples import shape_example
-from e2r.training.objective import MaskLoss, StepMetrics, example_loss
-from e2r.types import Array, Example, Params
+from e2r.training.objective import (
+    ExampleMetrics,
+    MaskLoss,
+    StepMetrics,
+    example_loss,
+    reduce_metrics,
+)
+from e2r.types import Array, Bool, Example, Float, Int, Params, PRNGKey
+
+LossFn: TypeAlias = Callable[
+    [Params, LossKeys, RegistrationProblem], tuple[Float[Array, ""], ExampleMetrics]
+]
+"""(params, keys, problem) -> loss and figures of one example."""
+
+GradientFn: TypeAlias = Callable[
+    [Params, LossKeys, RegistrationProblem], tuple[Params, ExampleMetrics]
+]
+"""(params, keys, problems), leading axis B -> gradient of the mean loss, figures of each."""
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; keys derive from the seed and the step."""
+    """All that a step changes. Random keys derive from the seed and the step."""
 
-    step: Array  # () int32, steps done
+    step: Int[Array, ""]  # steps done
     params: Params
     optimiser: optax.OptState
 
 
 def make_optimiser(options: OptimisationConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, warm-up and a cosine; on one vector, for its step compiles sooner."""
-    warm = min(30, max(1, options.steps // 10))
+    """AdamW with clipping, a warm-up and a cosine; on one vector, since that compiles faster."""
+    warm_up = min(30, max(1, options.steps // 10))
     rate = optax.warmup_cosine_decay_schedule(
-        0.0, options.learning_rate, warm, max(options.steps, warm + 1), 0.02 * options.learning_rate
+        0.0,
+        options.learning_rate,
+        warm_up,
+        max(options.steps, warm_up + 1),
+        0.02 * options.learning_rate,
     )
     return optax.flatten(
         optax.chain(
@@ -42,7 +67,7 @@ def make_optimiser(options: OptimisationConfig) -> optax.GradientTransformation:
 
 
 def init_state(config: TrainingConfig) -> TrainState:
-    """The state before the first step; under ``jit`` one program, else three hundred small ones."""
+    """The state before the first step; call it under ``jit``, as one program instead of 300."""
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     example = shape_example(config.network)
     params = init_params(key, config.network, example.cloud, example.pyramid)
@@ -50,129 +75,132 @@ def init_state(config: TrainingConfig) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, optimiser)
 
 
-def batch_gradient(
-    params: Params,
-    keys: Array,
+def train_step(
+    state: TrainState,
     batch: Example,
+    key: PRNGKey,
     *,
     config: TrainingConfig,
-    teacher: MaskLoss | None = None,
-    axis: str | None = None,
-) -> tuple[Params, StepMetrics]:
-    """Gradient of the mean loss, and the metrics of each example (leading axis B).
+    step: Int[Array, ""] | None = None,
+    mask_loss: MaskLoss | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[TrainState, StepMetrics]:
+    """One step of gradient descent on a batch; pure.
+
+    A step whose loss or gradient is not finite leaves the state as it was. With
+    ``skip_not_finite`` it still counts as a step.
 
     Args:
-      params: of both networks.
-      keys: (B,), consumed.
-      batch: leading axis B; taken in ``optimisation.accumulate`` parts, one after the other.
-      config, teacher: of the run.
-      axis: of the mesh, where these are one device's rows: the gradient is that of all devices'.
+      state: before the step.
+      batch: leading axis B.
+      key: the run's; the number of the step is folded in, so a resumed run repeats the whole one.
+      config: of the run.
+      step: number of this step, from 1. A state that has not done all steps before it stays as it
+        is, unless the run skips steps. None: the state's next step.
+      mask_loss: teaches the mask instead of the pose error.
+      mesh: devices among which the batch is divided; None for one device.
     """
-    module = build_mask_network(config.network)
-    parts = config.optimisation.accumulate
-    one = partial(example_loss, module=module, config=config, teacher=teacher)
+    _, k_step = jax.random.split(jax.random.fold_in(key, state.step))
+    keys, problems = jax.vmap(partial(draw_problem, options=config.optimisation))(
+        jax.random.split(k_step, batch.pose.translation.shape[0]), batch
+    )
+    gradient_fn = batch_gradient(config, mask_loss, mesh)
+    gradient, metrics = gradient_fn(state.params, keys, problems)
+    figures, norm = reduce_metrics(metrics), optax.global_norm(gradient)
+    finite = jnp.isfinite(figures.loss) & jnp.isfinite(norm)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer count with floats
+        updates, optimiser = make_optimiser(config.optimisation).update(
+            gradient, state.optimiser, state.params
+        )
+    after = TrainState(state.step + 1, optax.apply_updates(state.params, updates), optimiser)
+    taken, otherwise = finite, state
+    if config.optimisation.skip_not_finite:
+        otherwise = state._replace(step=state.step + 1)
+    elif step is not None:
+        taken = finite & (state.step == step - 1)
+    skipped = jnp.where(finite, 0.0, 1.0)
+    return tree_where(taken, after, otherwise), StepMetrics(figures, norm, skipped)
 
-    def part(rows: tuple[Array, Example]) -> tuple[Params, StepMetrics]:
-        def mean_loss(params: Params) -> tuple[jax.Array, StepMetrics]:
-            loss, metrics = jax.vmap(partial(one, params))(*rows)
+
+@lru_cache(maxsize=4)
+def compiled_train_step(
+    config: TrainingConfig, mask_loss: MaskLoss | None = None, mesh: Mesh | None = None
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """The compiled :func:`train_step`, ``(state, batch, key, step=...)``; it consumes the state.
+
+    The programs of the last few configurations are kept, so that their runs share them.
+    """
+    step = partial(train_step, config=config, mask_loss=mask_loss, mesh=mesh)
+    return jax.jit(step, donate_argnums=0)
+
+
+def batch_gradient(
+    config: TrainingConfig, mask_loss: MaskLoss | None = None, mesh: Mesh | None = None
+) -> GradientFn:
+    """The gradient of a run's loss: accumulated, and over many devices where there is a mesh."""
+    loss_fn = partial(example_loss, config=config, mask_loss=mask_loss)
+    gradient_fn = accumulated(mean_gradient(loss_fn), config.optimisation.accumulate)
+    return gradient_fn if mesh is None else data_parallel(gradient_fn, mesh)
+
+
+def mean_gradient(loss_fn: LossFn) -> GradientFn:
+    """The gradient of the mean of a loss over a batch."""
+
+    def gradient_fn(
+        params: Params, keys: LossKeys, problems: RegistrationProblem
+    ) -> tuple[Params, ExampleMetrics]:
+        def mean_loss(params: Params) -> tuple[Float[Array, ""], ExampleMetrics]:
+            loss, metrics = jax.vmap(partial(loss_fn, params))(keys, problems)
             return jnp.mean(loss), metrics
 
         return jax.grad(mean_loss, has_aux=True)(params)
 
-    if parts == 1:
-        gradient, metrics = part((keys, batch))
-    else:
-        split = jax.tree.map(
-            lambda leaf: leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:]), (keys, batch)
-        )
-        zero = jax.tree.map(jnp.zeros_like, params)
+    return gradient_fn
 
-        def add(total: Params, rows: tuple[Array, Example]) -> tuple[Params, StepMetrics]:
-            gradient, metrics = part(rows)
+
+def accumulated(gradient_fn: GradientFn, parts: int) -> GradientFn:
+    """The same gradient, taken over parts of the batch one after the other: less memory."""
+    if parts == 1:
+        return gradient_fn
+
+    def accumulated_fn(
+        params: Params, keys: LossKeys, problems: RegistrationProblem
+    ) -> tuple[Params, ExampleMetrics]:
+        def add(
+            total: Params, part: tuple[LossKeys, RegistrationProblem]
+        ) -> tuple[Params, ExampleMetrics]:
+            gradient, metrics = gradient_fn(params, *part)
             return jax.tree.map(lambda a, b: a + b / parts, total, gradient), metrics
 
-        gradient, metrics = jax.lax.scan(add, zero, split)
-        metrics = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), metrics)
-    return (gradient if axis is None else jax.lax.pmean(gradient, axis)), metrics
-
-
-def train_step(
-    state: TrainState,
-    batch: Example,
-    key: Array,
-    *,
-    config: TrainingConfig,
-    teacher: MaskLoss | None = None,
-    over: Mesh | None = None,
-) -> tuple[TrainState, StepMetrics]:
-    """One step of gradient descent on a batch (leading axis B); pure.
-
-    A step whose loss or gradient is not finite changes nothing but the number of steps.
-
-    Args:
-      state: before it.
-      batch: leading axis B.
-      key: consumed.
-      config, teacher: of the run.
-      over: the mesh among whose devices the batch is divided; without it, one device has it all.
-    """
-    keys = jax.random.split(key, batch.pose.translation.shape[0])
-    how = partial(batch_gradient, config=config, teacher=teacher)
-    if over is not None:
-        how = jax.shard_map(
-            partial(how, axis=sharding.AXIS),
-            mesh=over,
-            check_vma=False,
-            in_specs=(sharding.REPLICATED, sharding.SHARDED, sharding.SHARDED),
-            out_specs=(sharding.REPLICATED, sharding.SHARDED),
+        batch = jax.tree.map(
+            lambda leaf: leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:]),
+            (keys, problems),
         )
-    gradient, metrics = how(state.params, keys, batch)
-    loss, norm = jnp.mean(metrics.loss), optax.global_norm(gradient)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, optimiser = make_optimiser(config.optimisation).update(
-        gradient, state.optimiser, state.params
+        zero = jax.tree.map(jnp.zeros_like, params)
+        gradient, metrics = jax.lax.scan(add, zero, batch)
+        return gradient, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), metrics)
+
+    return accumulated_fn
+
+
+def data_parallel(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
+    """The same gradient, of a batch that is divided among the devices of a mesh."""
+
+    def device_fn(
+        params: Params, keys: LossKeys, problems: RegistrationProblem
+    ) -> tuple[Params, ExampleMetrics]:
+        gradient, metrics = gradient_fn(params, keys, problems)
+        return jax.lax.pmean(gradient, sharding.AXIS), metrics
+
+    return jax.shard_map(
+        device_fn,
+        mesh=mesh,
+        check_vma=False,
+        in_specs=(sharding.REPLICATED, sharding.SHARDED, sharding.SHARDED),
+        out_specs=(sharding.REPLICATED, sharding.SHARDED),
     )
-    params = optax.apply_updates(state.params, updates)
-    params, optimiser = tree_where(finite, (params, optimiser), (state.params, state.optimiser))
-    return TrainState(state.step + 1, params, optimiser), StepMetrics(
-        loss=loss,
-        tre_mm=jnp.median(metrics.tre_mm),
-        start_mm=jnp.median(metrics.start_mm),
-        coarse_mm=jnp.median(metrics.coarse_mm),
-        keep=jnp.mean(metrics.keep),
-        effective=jnp.mean(metrics.effective),
-        spread_mm=jnp.mean(metrics.spread_mm),
-        entropy=jnp.mean(metrics.entropy),
-        gradient=norm,
-        skipped=jnp.where(finite, 0.0, 1.0),
-    )
 
 
-def tree_where(which: Array, a: Any, b: Any) -> Any:
-    """The one pytree or the other, by a flag ()."""
-    return jax.tree.map(lambda x, y: jnp.where(which, x, y), a, b)
-
-
-@lru_cache(maxsize=4)
-def make_update(
-    config: TrainingConfig, teacher: MaskLoss | None = None, over: Mesh | None = None
-) -> Callable[[TrainState, Example, Array, Array], tuple[TrainState, StepMetrics]]:
-    """The compiled update: (state, batch, the run's key, step to take) -> the state after it.
-
-    Kept for the last few configurations, so that their runs share it. Its keys come from the run's
-    key and ``state.step``, so a resumed run repeats the whole one. The state stays before the first
-    step that is not finite, unless the run skips such steps.
-    """
-    skips = config.optimisation.skip_not_finite
-
-    def update(
-        state: TrainState, batch: Example, key: Array, step: Array
-    ) -> tuple[TrainState, StepMetrics]:
-        _, k_step = jax.random.split(jax.random.fold_in(key, state.step))
-        after, metrics = train_step(state, batch, k_step, config=config, teacher=teacher, over=over)
-        if not skips:
-            taken = (state.step == step - 1) & (metrics.skipped == 0.0)
-            after = tree_where(taken, after, state)
-        return after, metrics
-
-    return jax.jit(update, donate_argnums=0)
+def tree_where(condition: Bool[Array, ""], a: Any, b: Any) -> Any:
+    """The pytree ``a`` where the condition holds, else ``b``."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

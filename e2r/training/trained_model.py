@@ -11,79 +11,79 @@ import jax
 import jax.numpy as jnp
 
 from e2r.config import TrainingConfig, config_from_json
-from e2r.evaluation.calibration import load_calibration, save_calibration
-from e2r.training import checkpoints
-from e2r.training.metrics_log import read_log
+from e2r.training import checkpoints, metrics_log
 from e2r.training.step import TrainState, init_state
 from e2r.types import Params
 
 PACKAGED = Path(__file__).resolve().parents[1] / "pretrained" / "base"
 """The trained model in the package; its README says which command made it."""
+EXPORTED_LINES = 500
+"""An exported log has about this many lines."""
 
 
 def load_trained(folder: Path) -> tuple[TrainingConfig, Params]:
-    """Configuration and parameters of a trained run, or of an exported one.
+    """Configuration and parameters of a run, or of an exported model.
 
     Raises:
-      ValueError: no usable checkpoint in ``folder``.
+      ValueError: there is no usable checkpoint in ``folder``.
     """
     saved = restore_trained(folder)
     return config_from_json(saved.settings), saved.state.params
 
 
-def initial_parameters(folder: Path, config: TrainingConfig) -> Params:
-    """Parameters of a trained run, or of an exported one, for a run of ``config`` to begin with.
+def load_initial_params(folder: Path, config: TrainingConfig) -> Params:
+    """Parameters of a run, or of an exported model, with which another run begins.
+
+    Args:
+      folder: of the run or the exported model.
+      config: of the run that begins.
 
     Raises:
-      ValueError: no usable checkpoint in ``folder``, or its network has other sizes.
+      ValueError: there is no usable checkpoint in ``folder``, or its network has other sizes.
     """
     _, params = load_trained(folder)
     wanted = jax.eval_shape(partial(init_state, config)).params
-    sizes = [jax.tree.map(jnp.shape, tree) for tree in (params, wanted)]
-    if sizes[0] != sizes[1]:
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
         raise ValueError(
             f"{folder}: its network has other sizes; give this run the same --network settings"
         )
     return params
 
 
-def restore_trained(folder: Path) -> checkpoints.Saved[TrainState]:
-    """The newest whole checkpoint of a trained run, or of an exported one, without its optimiser.
+def restore_trained(folder: Path) -> checkpoints.Checkpoint[TrainState]:
+    """The newest whole checkpoint of a run, or of an exported model, which has no optimiser state.
 
     Raises:
-      ValueError: no usable checkpoint in ``folder``.
+      ValueError: there is no usable checkpoint in ``folder``.
     """
 
-    def shapes(settings: dict[str, Any], stored: dict[str, Any]) -> TrainState:
+    def abstract_state(settings: dict[str, Any], stored: dict[str, Any]) -> TrainState:
         config = config_from_json(settings)
         if settings.get("exported") and {"step", "params"} <= set(stored):
-            return TrainState(stored["step"], stored["params"], ())  # a second sooner than:
+            return TrainState(stored["step"], stored["params"], ())  # tracing takes a second more
         return jax.eval_shape(partial(init_state, config))
 
-    return checkpoints.restore(folder, shapes)
+    return checkpoints.restore(folder, abstract_state)
 
 
 def export_trained(folder: Path, output: Path) -> int:
-    """Writes a trained run without its optimiser, to give away, and returns its step.
+    """Writes the model of a run without its optimiser state, and returns its step.
 
     Args:
-      folder: of the run; its calibration goes along.
+      folder: of the run.
       output: new folder, which :func:`load_trained` reads.
 
     Raises:
-      ValueError: no usable checkpoint in ``folder``, or ``output`` holds one already.
+      ValueError: there is no usable checkpoint in ``folder``, or ``output`` holds one.
     """
     saved = restore_trained(folder)
-    if checkpoints.steps(output / "checkpoint"):
+    if checkpoints.saved_steps(output / "checkpoint"):
         raise ValueError(f"{output}: holds a checkpoint; name another folder, or delete this one")
     state = saved.state._replace(optimiser=())
-    with checkpoints.writer(output / "checkpoint", keep=1) as writer:
+    with checkpoints.open_writer(output / "checkpoint", keep=1) as writer:
         checkpoints.save(writer, saved.step, state, {**saved.settings, "exported": True})
-    calibration = load_calibration(folder)
-    if calibration is not None:
-        save_calibration(calibration, output)
-    lines = read_log(folder)
-    with (output / "metrics.jsonl").open("w") as log:
-        for line in lines[:: max(1, len(lines) // 500)]:
-            log.write(json.dumps({k: round(v, 4) for k, v in line.items()}) + "\n")
+    lines = metrics_log.read_log(folder)
+    with (output / metrics_log.FILE).open("w") as file:
+        for line in lines[:: max(1, len(lines) // EXPORTED_LINES)]:
+            file.write(json.dumps({name: round(value, 4) for name, value in line.items()}) + "\n")
     return saved.step

@@ -1,0 +1,1 @@
+"""Figures, snapshots of registered cases, the report, the viewer and the animation."""

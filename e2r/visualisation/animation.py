@@ -1,115 +1,139 @@
-"""A registration in motion: images of its steps, and a file that shows one after the other."""
+"""The registration animation: the model moves into the cloud, step by step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import trimesh
-from PIL import Image, ImageDraw
+from jaxtyping import UInt8
+from PIL import Image, ImageColor, ImageDraw
 
-from e2r.types import Array, Pose
-from e2r.visualisation.figures import PALETTE, RED, Surfaces, place_points
+from e2r.geometry.poses import apply_host
+from e2r.types import Array, Float, Pose
+from e2r.visualisation.colors import MASK_RGB, level_color
+from e2r.visualisation.figures import Surfaces
+from e2r.visualisation.snapshots import Snapshot
 
-SAMPLES = 20000
-"""Dots that a surface is drawn with."""
+SURFACE_DOTS = 20000
+"""Dots with which each level's surface is drawn."""
+SIDE_VIEW_DEG = 65.0
+"""Rotation of the side view about the camera's y axis."""
 
 
-def frames(
-    points: Array,
-    colours: Array,
-    surfaces: Surfaces,
-    trajectory: Pose,
+def registration_animation(
+    snapshot: Snapshot,
+    path: Path,
     *,
-    weights: Array | None = None,
     size: int = 320,
-) -> np.ndarray:
-    """How a model moves into a cloud: (K, size, 2 * size, 3) uint8, from the camera and aside.
-
-    Points are drawn by a parallel projection around where the model ends, the nearest on top.
-
-    Args:
-      points: (N, 3) mm, camera frame.
-      colours: (N, 3) in [0, 1].
-      surfaces: level name -> surface, mm, model frame.
-      trajectory: camera from model, leading axis K.
-      weights: (N,) in [0, 1]; the mask is tinted red.
-      size: pixels.
-    """
-    seen = np.isfinite(np.asarray(points)).all(axis=1)
-    cloud = np.asarray(points, np.float64)[seen]
-    paint = 255.0 * np.asarray(colours, np.float64)[seen]
-    if weights is not None:
-        alpha = 0.7 * np.asarray(weights, np.float64)[seen, None]
-        paint = (1.0 - alpha) * paint + alpha * RED
-    sampled = [
-        trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)[:2] for mesh in surfaces.values()
-    ]
-    corners = np.concatenate([places for places, _ in sampled])
-    pairs = zip(surfaces.values(), sampled, strict=True)
-    outward = np.concatenate([mesh.face_normals[faces] for mesh, (_, faces) in pairs])
-    bone = np.repeat(
-        [_rgb(PALETTE[i % len(PALETTE)]) for i in range(len(sampled))], SAMPLES, axis=0
-    )
-    steps = [Pose(r, t) for r, t in zip(*map(np.asarray, trajectory), strict=True)]
-    end = place_points(steps[-1], corners)
-    centre = (end.max(0) + end.min(0)) / 2.0
-    scale = 0.4 * size / float(np.linalg.norm(end - centre, axis=1).max())
-    aside = np.deg2rad(65.0)
-    turn = np.array(
-        [[np.cos(aside), 0, -np.sin(aside)], [0, 1, 0], [np.sin(aside), 0, np.cos(aside)]]
-    )
-    sheets = []
-    for k, pose in enumerate(steps):
-        placed, normals = place_points(pose, corners), outward @ np.asarray(pose.rotation).T
-        halves = []
-        for view in (np.eye(3), turn):
-            facing = -(normals @ view.T)[:, 2]
-            near = facing > 0.1
-            shade = bone[near] * (0.35 + 0.65 * facing[near, None])
-            where = (np.concatenate([cloud, placed[near]]) - centre) @ view.T
-            halves.append(_splat(where * scale, np.concatenate([paint, shade]), size))
-        image = Image.fromarray(np.concatenate(halves, axis=1))
-        ImageDraw.Draw(image).text((8, 6), f"step {k} of {len(steps) - 1}", fill=(255, 255, 255))
-        sheets.append(np.asarray(image))
-    return np.stack(sheets)
-
-
-def write(path: Path, images: np.ndarray, *, seconds: float = 0.12, hold: float = 1.5) -> None:
-    """Writes images (K, H, W, 3) uint8, such as :func:`frames`, as a GIF or WebP that repeats.
+    seconds_per_step: float = 0.12,
+    last_seconds: float = 1.5,
+) -> None:
+    """Writes the steps of a registration as an animated GIF or WebP that repeats.
 
     Args:
-      path: its suffix, .gif or .webp, says which.
-      images: first to last.
-      seconds: each is shown.
-      hold: seconds that the last one is shown.
+      snapshot: the registered case.
+      path: the file; its suffix, .gif or .webp, sets the format.
+      size: height in pixels; the width is twice as large.
+      seconds_per_step: time that each step is shown.
+      last_seconds: time that the last step is shown.
 
     Raises:
-      ValueError: another suffix, or no image.
+      ValueError: the file name has another suffix.
     """
-    if path.suffix.lower() not in (".gif", ".webp") or not len(images):
-        raise ValueError(f"{path}: give images, and a file name that ends in .gif or .webp")
-    shown = [Image.fromarray(image) for image in images]
-    lasts = [round(1000 * seconds)] * (len(shown) - 1) + [round(1000 * hold)]
+    if path.suffix.lower() not in (".gif", ".webp"):
+        raise ValueError(f"{path}: give a file name that ends in .gif or .webp")
+    steps = registration_images(
+        snapshot.points,
+        snapshot.colors,
+        snapshot.weights,
+        surfaces=snapshot.surfaces,
+        trajectory=snapshot.trajectory,
+        size=size,
+    )
+    first, *others = [Image.fromarray(step) for step in steps]
+    milliseconds = [round(1000 * seconds_per_step)] * len(others) + [round(1000 * last_seconds)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    shown[0].save(path, save_all=True, append_images=shown[1:], duration=lasts, loop=0)
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
 
 
-def _splat(points: np.ndarray, colours: np.ndarray, size: int) -> np.ndarray:
-    """Draws points (N, 3), in pixels around the middle, as dots; the nearest on top."""
+def registration_images(
+    points: Float[Array, "n 3"],
+    colors: Float[Array, "n 3"],
+    weights: Float[Array, "n"],
+    *,
+    surfaces: Surfaces,
+    trajectory: Pose,
+    size: int = 320,
+) -> UInt8[np.ndarray, "k height width 3"]:
+    """Draws each step twice by parallel projection: seen from the camera, and from the side.
+
+    Args:
+      points: scene points, mm, camera frame; rows that are not finite are left out.
+      colors: of the points, 0 to 1.
+      weights: mask weights, 0 to 1; masked points are tinted red.
+      surfaces: level -> surface, mm, model frame.
+      trajectory: camera from model, leading axis K.
+      size: height and width in pixels of each of the two views, which lie side by side.
+    """
+    finite = np.isfinite(np.asarray(points)).all(axis=1)
+    cloud = np.asarray(points, np.float64)[finite]
+    alpha = 0.7 * np.asarray(weights, np.float64)[finite, None]
+    cloud_rgb = (1.0 - alpha) * 255.0 * np.asarray(colors, np.float64)[finite]
+    cloud_rgb += alpha * np.asarray(MASK_RGB, np.float64)
+    dots, normals, bone_rgb = _surface_dots(surfaces)
+    poses = [Pose(r, t) for r, t in zip(*map(np.asarray, trajectory), strict=True)]
+    last = apply_host(poses[-1], dots)
+    centre = (last.max(0) + last.min(0)) / 2.0
+    pixels_per_mm = 0.4 * size / float(np.linalg.norm(last - centre, axis=1).max())
+    images = []
+    for k, pose in enumerate(poses):
+        placed, placed_normals = apply_host(pose, dots), normals @ np.asarray(pose.rotation).T
+        views = []
+        for view in (np.eye(3), _side_view()):
+            facing = -(placed_normals @ view.T)[:, 2]
+            front = facing > 0.1
+            shaded = bone_rgb[front] * (0.35 + 0.65 * facing[front, None])
+            seen = (np.concatenate([cloud, placed[front]]) - centre) @ view.T
+            views.append(
+                _draw_dots(seen * pixels_per_mm, np.concatenate([cloud_rgb, shaded]), size)
+            )
+        image = Image.fromarray(np.concatenate(views, axis=1))
+        ImageDraw.Draw(image).text((8, 6), f"step {k} of {len(poses) - 1}", fill=(255, 255, 255))
+        images.append(np.asarray(image))
+    return np.stack(images)
+
+
+def _surface_dots(surfaces: Surfaces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Dots on all surfaces, their outward normals and their colours (0 to 255), each (D, 3)."""
+    dots: list[np.ndarray] = []
+    normals: list[np.ndarray] = []
+    colors: list[Sequence[int]] = []
+    for i, mesh in enumerate(surfaces.values()):
+        sampled, faces = trimesh.sample.sample_surface(mesh, SURFACE_DOTS, seed=0)[:2]
+        dots.append(sampled)
+        normals.append(mesh.face_normals[faces])
+        colors.append(ImageColor.getrgb(level_color(i)))
+    return np.concatenate(dots), np.concatenate(normals), np.repeat(colors, SURFACE_DOTS, axis=0)
+
+
+def _side_view() -> np.ndarray:
+    angle = np.deg2rad(SIDE_VIEW_DEG)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+
+
+def _draw_dots(points: np.ndarray, colors: np.ndarray, size: int) -> np.ndarray:
+    """Draws points (N, 3), in pixels from the image's centre, as dots; the nearest on top."""
     canvas = np.full((size, size, 3), 18, np.uint8)
     order = np.argsort(-points[:, 2], kind="stable")
     columns, rows = (np.round(points[order, :2]) + size // 2).astype(int).T
-    paint = np.clip(colours[order], 0, 255).astype(np.uint8)
-    dots = [(columns + du, rows + dv, paint) for du in (0, 1) for dv in (0, 1)]
-    # Dot by dot, not pixel by pixel: else a far dot's corner would hide a near dot.
-    u, v, tint = (
-        np.stack(part, 1).reshape(-1, *part[0].shape[1:]) for part in zip(*dots, strict=True)
-    )
+    rgb = np.clip(colors[order], 0, 255).astype(np.uint8)
+    # The four pixels of a dot stay together: otherwise a far dot could hide a near one.
+    u = np.stack([columns, columns, columns + 1, columns + 1], axis=1).ravel()
+    v = np.stack([rows, rows + 1, rows, rows + 1], axis=1).ravel()
+    rgb = np.repeat(rgb, 4, axis=0)
     inside = (u >= 0) & (u < size) & (v >= 0) & (v < size)
-    canvas[v[inside], u[inside]] = tint[inside]  # of several, the last stays
+    canvas[v[inside], u[inside]] = rgb[inside]  # of several colours of a pixel, the last stays
     return canvas
-
-
-def _rgb(color: str) -> list[int]:
-    return [int(color[k : k + 2], 16) for k in (1, 3, 5)]

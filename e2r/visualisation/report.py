@@ -1,320 +1,313 @@
-"""``report.html`` of a job: one page that opens offline, from what the job's files hold."""
+"""The report of an evaluation: collects what ``report.html.jinja`` shows on one offline page."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+from markupsafe import Markup
 from PIL import Image
 
-from e2r.visualisation import figures, snapshots
-from e2r.visualisation.figures import html_page, risk_coverage, success_curves, training_curves
-from e2r.visualisation.snapshots import Snapshot
+from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
+from e2r.evaluation.metrics import SUCCESS_MM, ErrorSummary
+from e2r.evaluation.predictions import CaseScores, Prediction
+from e2r.evaluation.published import all_published
+from e2r.evaluation.summary import RiskCoverageCurve, Summary
+from e2r.runtime.atomic_files import atomic_write
+from e2r.visualisation.figures import scene_figure
+from e2r.visualisation.pages import figure_html, render
+from e2r.visualisation.plots import risk_coverage_curve, success_curves, training_curves
+from e2r.visualisation.snapshots import Snapshot, true_targets
 
-ANCHORS = (
-    ("median TRE, mm", ("tre_mm", "median"), "1.83", "End2Reg (Pettinari et al.), ex vivo"),
-    ("median TRE, mm", ("tre_mm", "median"), "2.73", "Liebmann et al., on SpineDepth"),
-    ("mean RMSE, mm", ("rmse_mm",), "3.95", "End2Reg, in vivo (61 % less in its second version)"),
+MAX_FAILED_CASES = 100
+"""Failed cases that are listed; the others are only counted."""
+SUMMARY_COLUMNS = (
+    "cases",
+    "median TRE, mm",
+    "95% interval, mm",
+    "mean TRE, mm",
+    "95th percentile TRE, mm",
+    "mean RMSE, mm",
+    "median rotation error, °",
+    "median translation error, mm",
+    *(f"success rate, {mm}\N{NO-BREAK SPACE}mm" for mm in SUCCESS_MM),
 )
-"""Published figures: measure, where it stands in a summary, value, of whom."""
-LISTED = 100
-"""Failed cases that are listed; the others are counted."""
-STYLE = """
-:root{--ink:#1f2428;--soft:#66707a;--line:#e3e6e8;--red:#c63d53}
-body{font:16px/1.55 system-ui,sans-serif;max-width:1120px;margin:2.5rem auto;padding:0 1.25rem;
-color:var(--ink);background:#fff}
-h1{margin:0;font-size:2rem}h2{margin:2.6rem 0 .4rem;font-size:1.25rem}
-p{max-width:50rem}.sub,figcaption,.note{color:var(--soft)}.sub{margin:.2rem 0 1.4rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:.8rem}
-.card{border:1px solid var(--line);border-radius:8px;padding:.8rem 1rem}
-.card b{display:block;font-size:1.7rem;line-height:1.3}.card span{color:var(--soft);font-size:.9rem}
-table{border-collapse:collapse;margin:.8rem 0;font-variant-numeric:tabular-nums;font-size:.92rem}
-td,th{padding:.35rem .55rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-#anchors td:last-child,#anchors th:last-child{text-align:left}
-th{color:var(--soft);font-weight:600}td:first-child,th:first-child{text-align:left;padding-left:0}
-.scroll{max-height:26rem;overflow:auto}
-.scroll th{position:sticky;top:0;background:#fff}
-.two{display:grid;grid-template-columns:1fr 1fr;gap:1rem}.two>div,.case>div{min-width:0}
-.case{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,3fr);margin:1rem 0;
-border:1px solid var(--line);border-radius:8px;overflow:hidden}
-.case figcaption{grid-column:1/-1;padding:.6rem 1rem;border-bottom:1px solid var(--line)}
-.case figcaption b{color:var(--ink)}
-.case img{width:100%;height:100%;object-fit:contain;background:#14161a;image-rendering:pixelated}
-.case .cloud{grid-column:1/-1}
-.bad,.case .far{color:var(--red)}summary{cursor:pointer;margin:.6rem 0}
-pre{background:#f6f7f8;padding:1rem;overflow:auto;font-size:.8rem;max-height:30rem}
-"""
+"""Columns of a table of summaries."""
+CASE_COLUMNS = (
+    "case",
+    "specimen",
+    "TRE, mm",
+    "RMSE, mm",
+    "rotation error, °",
+    "translation error, mm",
+    "expected TRE, mm",
+    "accepted",
+)
+"""Columns of the table of all cases."""
+
+
+class Card(NamedTuple):
+    """A figure in large print."""
+
+    value: str
+    caption: str
+
+
+class Table(NamedTuple):
+    """A table; cells are plain text."""
+
+    element_id: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class WorstCase(NamedTuple):
+    """A case that is drawn."""
+
+    id: str
+    tre: str | None  # with its unit; None without a truth
+    kept_points: int
+    num_points: int
+    overlay_url: str | None  # data URL of the mask overlay; None for a case without an image
+    figure: Markup
+
+
+class Report(NamedTuple):
+    """Everything that the template shows; None or empty where the job has no such result."""
+
+    num_cases: int
+    num_registered: int
+    num_failed: int
+    cases_origin: str
+    trained_model: str
+    device: str
+    primary_mask: str
+    wrong_mm: float  # a case with a larger TRE is wrong
+    cards: Sequence[Card]
+    masks: Table
+    success: Markup | None
+    risk_coverage: Markup | None
+    by_level: Table | None
+    by_specimen: Table | None
+    published: Table | None
+    training: Markup | None
+    worst: Sequence[WorstCase]
+    cases: Table
+    failures: Sequence[str]
+    num_unlisted_failures: int
+    versions: Table
+    settings: str
 
 
 def write_report(
     path: Path,
-    figures: dict[str, Any],
-    lines: Sequence[Mapping[str, Any]],
-    errors: Sequence[Mapping[str, Any]],
-    shown: Sequence[Snapshot] = (),
-    curve: Sequence[Mapping[str, float]] = (),
+    summary: Summary,
+    *,
+    predictions: Sequence[Prediction],
+    scores: Sequence[CaseScores],
+    snapshots: Sequence[Snapshot] = (),
+    training_log: Sequence[Mapping[str, float | int]] = (),
 ) -> None:
-    """Writes the page.
+    """Writes the report.
 
     Args:
-      path: of the HTML file.
-      figures: from :func:`e2r.evaluation.summary.summarise_job`.
-      lines: of ``predictions.jsonl``, one a case.
-      errors: of ``errors.jsonl``, one a registered case.
-      shown: the cases to draw, worst first.
-      curve: lines of the training run's ``metrics.jsonl``.
+      path: the HTML file.
+      summary: of the evaluation.
+      predictions: of every case.
+      scores: of every registered case.
+      snapshots: the cases to draw, the worst first.
+      training_log: lines of the training run's ``metrics.jsonl``.
     """
-    text = html.escape
-    mask = figures["mask"]
-    scored = [line for line in errors if mask in line]
-    origin = {k: Path(figures["settings"][k]).name for k in ("cases", "checkpoint")}
-    body = [
-        "<h1>e2r evaluation</h1>",
-        f'<p class="sub">{figures["cases"]} cases: {figures["predicted"]} registered, '
-        f"{figures['failed']} failed. From <i>{text(origin['cases'])}</i>, checkpoint "
-        f"<i>{text(origin['checkpoint'])}</i>, on {text(figures['device'])}.</p>",
-        _cards(figures),
-        "<h2>Masks</h2><p>The same starts and cases under each mask. Intervals (95 %) are of a "
-        "bootstrap over specimens.</p>",
-        _masks(figures),
-    ]
-    if scored:
-        body += [_anchors(figures), _curves(figures, scored)]
-    if shown:
-        body += [
-            f"<h2>Worst cases</h2><p>Worst first, under the {text(mask)} mask. Left: the mask in "
-            "red over the picture. Right: the scene from the camera, the mask in red, the "
-            "registered surfaces by level; green: where the targets truly are. Drag to turn, "
-            "click a name to hide a layer.</p>",
-            *(_case(view, f"case{i}") for i, view in enumerate(shown)),
-        ]
-    if scored:
-        body += [
-            f"<h2>By level</h2>{_groups(figures['by_level'], 'level')}",
-            f"<h2>By specimen</h2>{_groups(figures['by_specimen'], 'specimen')}",
-        ]
-    body += [_failed(lines), _every(lines, errors, mask)]
-    if curve:
-        body += ["<h2>Training of the checkpoint</h2>", _figure(training_curves(curve), "training")]
-    settings = {k: figures[k] for k in ("settings", "seed", "versions", "seconds_per_frame")}
-    body.append(
-        f"<h2>Settings and versions</h2>{_versions(figures)}<details><summary>All settings"
-        f"</summary><pre>{text(json.dumps(settings, indent=1))}</pre></details>"
+    scored = any(summary.masks.values())
+    curve = summary.trust.curve if summary.trust else None
+    failures = [f"{one.id}: {one.error}" for one in predictions if one.error]
+    report = Report(
+        num_cases=summary.cases,
+        num_registered=summary.predicted,
+        num_failed=summary.failed,
+        cases_origin=Path(summary.settings["cases"]).name,
+        trained_model=Path(summary.settings["checkpoint"]).name,
+        device=summary.device,
+        primary_mask=summary.mask,
+        wrong_mm=SUCCESS_THRESHOLD_MM,
+        cards=_cards(summary),
+        masks=_mask_table(summary),
+        success=_success_figure(summary, scores) if scored else None,
+        risk_coverage=_risk_figure(curve) if curve else None,
+        by_level=_group_table("level", summary.by_level) if scored else None,
+        by_specimen=_group_table("specimen", summary.by_specimen) if scored else None,
+        published=_published_table(summary) if scored else None,
+        training=figure_html(training_curves(training_log), "training") if training_log else None,
+        worst=[_worst_case(snapshot, f"case{i}") for i, snapshot in enumerate(snapshots)],
+        cases=_case_table(predictions, scores, summary.mask),
+        failures=failures[:MAX_FAILED_CASES],
+        num_unlisted_failures=max(len(failures) - MAX_FAILED_CASES, 0),
+        versions=_version_table(summary),
+        settings=_settings_text(summary),
     )
-    path.write_text(html_page("e2r evaluation", "\n".join(body), STYLE), encoding="utf-8")
+    page = render("report.html.jinja", title="e2r evaluation", report=report)
+    with atomic_write(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
-def _cards(figures: dict[str, Any]) -> str:
+def _cards(summary: Summary) -> list[Card]:
     cards = []
-    if figures.get("tre_mm"):
-        low, high = figures["tre_mm"]["interval95"]["median"]
+    errors = summary.masks[summary.mask]
+    if errors is not None:
+        interval = _interval(errors.tre_interval95["median"])
         cards = [
-            (
-                f"{figures['tre_mm']['median']:.2f} mm",
-                f"median TRE, {html.escape(figures['mask'])} mask; 95 %: {low:.2f} to {high:.2f}",
+            Card(
+                f"{errors.tre_mm['median']:.2f} mm",
+                f"median TRE, {summary.mask} mask (95% interval {interval} mm)",
             ),
-            (f"{figures['success']['2mm']:.1%}", "of the cases below 2 mm"),
+            Card(f"{errors.success['2mm']:.1%}", "success rate (TRE below 2\N{NO-BREAK SPACE}mm)"),
         ]
-    told = figures["trust"]
-    if told is None or told["wrong"] is None:
-        cards.append((f"{figures['accepted']} of {figures['cases']}", "accepted"))
+    trust, seconds = summary.trust, summary.seconds_per_frame
+    if trust is None or trust.wrong is None:
+        cards.append(Card(f"{summary.accepted} of {summary.cases}", "cases accepted"))
     else:
-        cards.append(
-            (f"{told['coverage']:.1%}", f"accepted; {told['wrong']:.1%} of them 5 mm off or more")
-        )
-    took = figures["seconds_per_frame"]
-    cards.append(
-        (f"{took['median']:.2f} s", f"a frame, all masks; the first batch {took['first']:.1f} s")
-    )
-    return (
-        '<div class="cards">'
-        + "".join(f'<div class="card"><b>{a}</b><span>{b}</span></div>' for a, b in cards)
-        + "</div>"
-    )
+        wrong = f"{trust.wrong:.1%} of them have a TRE of {SUCCESS_THRESHOLD_MM:g} mm or more"
+        cards.append(Card(f"{trust.coverage:.1%}", f"of the cases accepted; {wrong}"))
+    time = f"median time per case, all masks; first batch {seconds.first:.1f} s"
+    cards.append(Card(f"{seconds.median:.2f} s", time))
+    return cards
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -> str:
-    """Cells are HTML."""
-    lines = ["".join(f"<th>{cell}</th>" for cell in head)]
-    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
-    label = f' id="{name}"' if name else ""
-    return f"<table{label}>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+def _mask_table(summary: Summary) -> Table:
+    rows = []
+    for mask, errors in summary.masks.items():
+        keep = summary.keep[mask]
+        rows.append([mask, "" if keep is None else f"{keep:.1%}", *_summary_cells(errors)])
+    return Table("masks", ["mask", "points kept", *SUMMARY_COLUMNS], rows)
 
 
-MEASURES = (
-    "cases",
-    "median TRE, mm",
-    "95 %",
-    "mean",
-    "p95",
-    "RMSE",
-    "rotation, °",
-    "shift, mm",
-    "&lt; 2 mm",
-    "&lt; 3 mm",
-    "&lt; 5 mm",
-)
+def _group_table(group: str, summaries: Mapping[str, ErrorSummary | None]) -> Table:
+    rows = [[name, *_summary_cells(errors)] for name, errors in summaries.items()]
+    return Table(f"by_{group}", [group, *SUMMARY_COLUMNS], rows)
 
 
-def _measures(value: Mapping[str, Any]) -> list[str]:
-    """The cells under :data:`MEASURES` of a :func:`e2r.evaluation.metrics.summarise`."""
-    tre, hit = value["tre_mm"], value["success"]
+def _summary_cells(errors: ErrorSummary | None) -> list[str]:
+    """The cells of :data:`SUMMARY_COLUMNS`."""
+    if errors is None:
+        return ["0", "no case has a truth", *[""] * (len(SUMMARY_COLUMNS) - 2)]
     return [
-        f"{value['count']}",
-        f"{tre['median']:.2f}",
-        _interval(tre["interval95"]["median"]),
-        f"{tre['mean']:.2f}",
-        f"{tre['p95']:.2f}",
-        f"{value['rmse_mm']:.2f}",
-        f"{value['rotation_deg']:.2f}",
-        f"{value['translation_mm']:.2f}",
-        *(f"{hit[k]:.1%}" for k in ("2mm", "3mm", "5mm")),
+        f"{errors.count}",
+        f"{errors.tre_mm['median']:.2f}",
+        _interval(errors.tre_interval95["median"]),
+        f"{errors.tre_mm['mean']:.2f}",
+        f"{errors.tre_mm['p95']:.2f}",
+        f"{errors.rmse_mm:.2f}",
+        f"{errors.rotation_deg:.2f}",
+        f"{errors.translation_mm:.2f}",
+        *(f"{errors.success[f'{mm}mm']:.1%}" for mm in SUCCESS_MM),
     ]
 
 
-def _masks(figures: dict[str, Any]) -> str:
+def _published_table(summary: Summary) -> Table:
+    columns = ["measure", "published", "method", "data", "this evaluation", "95% interval, mm"]
+    figures = summary.to_json()
     rows = []
-    for name, value in figures["masks"].items():
-        keep = "" if value["keep"] is None else f"{value['keep']:.1%}"
-        scored = bool(value.get("count"))
-        cells = _measures(value) if scored else ["0", "no truth to compare with"]
-        rows.append([html.escape(name), keep, *cells])
-    return _table(["mask", "kept", *MEASURES], rows, "masks")
-
-
-def _anchors(figures: dict[str, Any]) -> str:
-    rows = []
-    for measure, field, value, whom in ANCHORS:
-        ours = figures
-        for key in field:
-            ours = ours[key]
-        spread = _interval(figures["tre_mm"]["interval95"]["median"]) if len(field) > 1 else ""
-        rows.append([measure, f"{ours:.2f}", spread, value, html.escape(whom)])
-    return (
-        "<h2>Beside what is published</h2>"
-        + _table(["measure", "here", "95 %", "published", "of"], rows, "anchors")
-        + '<p class="note">Each is of its own data; where the cases above are not theirs, the '
-        "figures stand side by side for orientation, not as a comparison. SpineDepth's own labels "
-        "are not exact either: what is nearer than they are cannot be seen on it.</p>"
-    )
-
-
-def _curves(figures: dict[str, Any], scored: Sequence[Mapping[str, Any]]) -> str:
-    series = {
-        name: np.array([line[name]["tre_mm"] for line in scored]) for name in figures["masks"]
-    }
-    success = _figure(success_curves(series), "success", 340)
-    parts = [f"<div><h2>How often how near</h2>{success}</div>"]
-    if figures["trust"] and figures["trust"]["curve"]:
-        risk = _figure(risk_coverage(figures["trust"]["curve"]), "risk", 340)
-        parts.append(f"<div><h2>What its own word is worth</h2>{risk}</div>")
-    layout = ' class="two"' if len(parts) > 1 else ""
-    return f"<div{layout}>{''.join(parts)}</div>"
-
-
-def _groups(groups: Mapping[str, Mapping[str, Any]], what: str) -> str:
-    rows = [[html.escape(name), *_measures(value)] for name, value in groups.items()]
-    return f'<div class="scroll">{_table([what, *MEASURES], rows, "by_" + what)}</div>'
-
-
-def _failed(lines: Sequence[Mapping[str, Any]]) -> str:
-    failed = [f"{line['id']}: {line['error']}" for line in lines if line["error"]]
-    if not failed:
-        return ""
-    items = "".join(f'<li class="bad">{html.escape(text)}</li>' for text in failed[:LISTED])
-    more = f"<p>and {len(failed) - LISTED} more</p>" if len(failed) > LISTED else ""
-    return f"<h2>Failed</h2><ul>{items}</ul>{more}"
-
-
-def _every(
-    lines: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]], mask: str
-) -> str:
-    """All registered cases, the worst first."""
-    told = {line["id"]: line for line in lines}
-    rows = []
-    for line in sorted(errors, key=lambda e: -e[mask]["tre_mm"] if mask in e else 0.0):
-        word = told[line["id"]]
-        expected = word["expected_tre_mm"]
-        cells = (
-            [
-                f"{line[mask][k]:.2f}"
-                for k in ("tre_mm", "rmse_mm", "rotation_deg", "translation_mm")
-            ]
-            if mask in line
-            else [""] * 4
-        )
+    for published in all_published():
+        value: Any = figures
+        for key in published.summary_keys:
+            value = value[key]
+        median = published.summary_keys == ("tre_mm", "median")
         rows.append(
             [
-                html.escape(line["id"]),
-                html.escape(line["source"]),
-                *cells,
-                "" if expected is None else f"{expected:.2f}",
-                "yes" if word["accepted"] else "no",
+                f"{published.measure}, mm",
+                f"{published.mm:.2f}",
+                published.method,
+                published.data,
+                f"{value:.2f}",
+                _interval(figures["tre_mm"]["interval95"]["median"]) if median else "",
             ]
         )
-    head = [
-        "case",
-        "specimen",
-        "TRE, mm",
-        "RMSE, mm",
-        "rotation, °",
-        "shift, mm",
-        "expected TRE, mm",
-        "accepted",
-    ]
-    return (
-        f"<h2>Every case</h2><details><summary>{len(rows)} cases, the worst first</summary>"
-        f'<div class="scroll">{_table(head, rows, "cases")}</div></details>'
-    )
+    return Table("published", columns, rows)
 
 
-def _case(view: Snapshot, name: str) -> str:
-    figure = figures.scene_figure(
-        view.points,
-        view.colours,
-        view.weights,
-        view.surfaces,
-        view.found,
-        targets=snapshots.true_targets(view) if view.truth else None,
+def _case_table(
+    predictions: Sequence[Prediction], scores: Sequence[CaseScores], mask: str
+) -> Table:
+    """All registered cases, the worst first."""
+
+    def badness(case: CaseScores) -> float:
+        return case.errors[mask].tre_mm if mask in case.errors else 0.0
+
+    by_id = {prediction.id: prediction for prediction in predictions}
+    rows = []
+    for case in sorted(scores, key=badness, reverse=True):
+        cells = [""] * 4
+        if mask in case.errors:
+            errors = case.errors[mask]
+            measures = (errors.tre_mm, errors.rmse_mm, errors.rotation_deg, errors.translation_mm)
+            cells = [f"{measure:.2f}" for measure in measures]
+        expected = by_id[case.id].expected_tre_mm
+        cells.append("" if expected is None else f"{expected:.2f}")
+        cells.append("yes" if by_id[case.id].accepted else "no")
+        rows.append([case.id, case.source, *cells])
+    return Table("cases", CASE_COLUMNS, rows)
+
+
+def _version_table(summary: Summary) -> Table:
+    values = {"seed": summary.seed, "device": summary.device, **summary.versions}
+    return Table("versions", ["name", "value"], [[k, str(v)] for k, v in values.items()])
+
+
+def _settings_text(summary: Summary) -> str:
+    figures = summary.to_json()
+    shown = {key: figures[key] for key in ("settings", "seed", "versions", "seconds_per_frame")}
+    return json.dumps(shown, indent=1)
+
+
+def _success_figure(summary: Summary, scores: Sequence[CaseScores]) -> Markup:
+    tre = {
+        mask: np.array([case.errors[mask].tre_mm for case in scores if mask in case.errors])
+        for mask in summary.masks
+    }
+    return _figure(success_curves(tre), "success", 340)
+
+
+def _risk_figure(curve: RiskCoverageCurve) -> Markup:
+    return _figure(risk_coverage_curve(curve), "risk", 340)
+
+
+def _worst_case(snapshot: Snapshot, element_id: str) -> WorstCase:
+    figure = scene_figure(
+        snapshot.points,
+        snapshot.colors,
+        snapshot.weights,
+        surfaces=snapshot.surfaces,
+        poses=snapshot.poses,
+        targets=true_targets(snapshot) if snapshot.truth else None,
     )
     figure.update_layout(legend={"itemsizing": "constant", "x": 0, "y": 1, "font": {"size": 11}})
-    far = "" if view.tre_mm is None else f' <span class="far">TRE {view.tre_mm:.2f} mm</span>'
-    kept = int((view.weights > 0.5).sum())
-    picture, place = "", ' class="cloud"'
-    if view.image is not None:
-        picture, place = f'<img alt="the mask over the picture" src="{_png(view.image)}">', ""
-    return (
-        f'<figure class="case"><figcaption><b>{html.escape(view.id)}</b>{far}; {kept} of '
-        f"{len(view.weights)} points kept</figcaption>{picture}"
-        f"<div{place}>{_figure(figure, name, 380)}</div></figure>"
+    return WorstCase(
+        id=snapshot.id,
+        tre=None if snapshot.tre_mm is None else f"{snapshot.tre_mm:.2f} mm",
+        kept_points=len(snapshot.masked_points),
+        num_points=len(snapshot.points),
+        overlay_url=None if snapshot.overlay is None else _data_url(snapshot.overlay),
+        figure=_figure(figure, element_id, 380),
     )
 
 
-def _versions(figures: dict[str, Any]) -> str:
-    rows = [["seed", f"{figures['seed']}"], ["device", html.escape(figures["device"])]]
-    rows += [[html.escape(k), html.escape(str(v))] for k, v in figures["versions"].items()]
-    return _table(["", ""], rows, "versions")
+def _figure(figure: go.Figure, element_id: str, height: int) -> Markup:
+    """A figure as HTML, of this height in pixels."""
+    return figure_html(figure.update_layout(height=height), element_id)
 
 
-def _interval(pair: Sequence[float]) -> str:
-    return f"{pair[0]:.2f} – {pair[1]:.2f}"
+def _interval(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.2f}–{ends[1]:.2f}"
 
 
-def _png(image: np.ndarray) -> str:
-    """An image (H, W, 3) uint8 as the address of itself."""
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-
-
-def _figure(figure: go.Figure, name: str, height: int | None = None) -> str:
-    if height:
-        figure.update_layout(height=height)
-    return figures.html_fragment(figure, name)
+def _data_url(image: np.ndarray) -> str:
+    """An image (H, W, 3) uint8 as a URL that contains it."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

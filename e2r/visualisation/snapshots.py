@@ -1,4 +1,4 @@
-"""What is drawn of one registered case: small arrays, of a bounded size, that a file can keep."""
+"""Snapshots: what is drawn of one registered case, as small arrays that fit in a file."""
 
 from __future__ import annotations
 
@@ -8,158 +8,217 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import igl
 import numpy as np
 import trimesh
+from jaxtyping import UInt8
 from PIL import Image
 
 from e2r.datasets.case import scored_targets
-from e2r.evaluation.predictions import Registered, level_poses
+from e2r.evaluation.results import Registered, level_poses
+from e2r.geometry.closest_points import distance_to_mesh
+from e2r.geometry.poses import apply_host
 from e2r.runtime.atomic_files import atomic_write
-from e2r.types import Pose
-from e2r.visualisation import figures
+from e2r.types import Float, Pose
+from e2r.visualisation.figures import simplify_mesh
+from e2r.visualisation.overlays import mask_overlay
 
-MAX_KEPT = 6
-"""Cases of a job that are drawn."""
-POINTS = 5000
-"""Of its cloud."""
-FACES = 3000
-"""Of each level's surface."""
-TARGETS = 50
-"""Of each level."""
-SIDE = 480
-"""Pixels of a picture's longer side."""
+MAX_SNAPSHOTS = 6
+"""Snapshots of a job that are kept."""
+MAX_POINTS = 5000
+"""Scene points of a snapshot."""
+MAX_FACES = 3000
+"""Triangles of each level's surface."""
+MAX_TARGETS = 50
+"""Targets of each level."""
+MAX_IMAGE_SIDE = 480
+"""Pixels of the image's longer side."""
 
 
 class Snapshot(NamedTuple):
-    """One registered case, to look at. Lengths in mm, camera frame unless said otherwise."""
+    """One registered case under one mask, to be drawn."""
 
-    id: str
-    points: np.ndarray  # (N, 3)
-    colours: np.ndarray  # (N, 3) in [0, 1]
-    weights: np.ndarray  # (N,) the mask
-    surfaces: dict[str, trimesh.Trimesh]  # by level, model frame, thinned
+    id: str  # of the case
+    points: Float[np.ndarray, "n 3"]  # scene points, mm, camera frame
+    colors: Float[np.ndarray, "n 3"]  # 0 to 1
+    weights: Float[np.ndarray, "n"]  # mask weights, 0 to 1
+    surfaces: dict[str, trimesh.Trimesh]  # level -> simplified surface, mm, model frame
     trajectory: Pose  # leading axis K: the whole model's pose after each step
-    found: dict[str, Pose]  # by level, in the end
-    truth: dict[str, Pose]  # by level; empty where nobody knows it
-    targets: dict[str, np.ndarray]  # by level, model frame, of the levels with a truth
-    image: np.ndarray | None  # (H, W, 3) uint8, the mask over the colour picture
-    tre_mm: float | None
-    error_or_disagreement: (
-        float  # larger: worse; the TRE in mm, or without a truth the share that disagrees
-    )
+    poses: dict[str, Pose]  # level -> predicted pose, camera from model
+    truth: dict[str, Pose]  # level -> true pose; empty if it is unknown
+    targets: dict[str, Float[np.ndarray, "_ 3"]]  # level -> mm, model frame; needs a truth
+    overlay: UInt8[np.ndarray, "h w 3"] | None  # the mask over the colour image
+    tre_mm: float | None  # None without a truth
+    error_or_disagreement: float  # see the function of this name
+
+    @property
+    def masked_points(self) -> Float[np.ndarray, "m 3"]:
+        """The scene points that the mask keeps, mm, camera frame."""
+        return self.points[self.weights > 0.5]
 
 
 def make_snapshot(result: Registered, mask: str) -> Snapshot:
-    """What is drawn of a result under one mask."""
+    """Draws a snapshot from the result of a case.
+
+    Args:
+      result: the registered case.
+      mask: name of the mask whose result is shown.
+    """
     cloud, case = result.cloud, result.case
-    rows = np.flatnonzero(np.asarray(cloud.valid))[:POINTS]  # the points come in random order
+    rows = np.flatnonzero(np.asarray(cloud.valid))[:MAX_POINTS]  # the points are in random order
     targets = {
-        name: points[:: -(-len(points) // TARGETS) or 1]
+        name: points[:: -(-len(points) // MAX_TARGETS) or 1]
         for name, points in scored_targets(case).items()
     }
-    picture = None
+    overlay = None
     if case.image is not None:
-        image = Image.fromarray(figures.overlay(case, result.weights[mask], result.rows))
-        image.thumbnail((SIDE, SIDE))
-        picture = np.asarray(image)
+        image = Image.fromarray(mask_overlay(case, result.weights[mask], result.rows))
+        image.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE))
+        overlay = np.asarray(image)
     return Snapshot(
-        case.id,
-        np.asarray(cloud.points, np.float32)[rows],
-        np.asarray(cloud.colors, np.float32)[rows],
-        np.asarray(result.weights[mask], np.float32)[rows],
-        {name: figures.thinned(mesh, FACES) for name, mesh in case.model.items()},
-        result.registrations[mask].trajectory,
-        level_poses(case, result.levels[mask]),
-        dict(case.truth or {}),
-        targets,
-        picture,
-        result.errors[mask]["tre_mm"] if result.errors else None,
-        error_or_disagreement(result, mask),
+        id=case.id,
+        points=np.asarray(cloud.points, np.float32)[rows],
+        colors=np.asarray(cloud.colors, np.float32)[rows],
+        weights=np.asarray(result.weights[mask], np.float32)[rows],
+        surfaces={name: simplify_mesh(mesh, MAX_FACES) for name, mesh in case.model.items()},
+        trajectory=result.registrations[mask].trajectory,
+        poses=level_poses(case, result.levels[mask]),
+        truth=dict(case.truth or {}),
+        targets=targets,
+        overlay=overlay,
+        tre_mm=result.errors[mask].tre_mm if result.errors else None,
+        error_or_disagreement=error_or_disagreement(result, mask),
     )
 
 
 def error_or_disagreement(result: Registered, mask: str) -> float:
-    """How bad a result is: its TRE in mm, or without a truth the share of the mask off the model.
+    """The badness of a result: its TRE in mm, or without a truth the mask's disagreement.
 
-    A share is below 1, so what is known to be more than 1 mm off comes before it.
+    The disagreement is the share of the mask's points that do not lie on the model: at most 1.
+    A TRE above 1 mm therefore counts as worse than any disagreement.
+
+    Args:
+      result: the registered case.
+      mask: name of the mask.
     """
     if result.errors:
-        return float(result.errors[mask]["tre_mm"])
-    kept = max(float(result.weights[mask].sum()), 1.0)
-    return 1.0 - min(float(np.sum(result.levels[mask].inlier_weight)) / kept, 1.0)
+        return result.errors[mask].tre_mm
+    mask_points = max(float(result.weights[mask].sum()), 1.0)
+    inliers = float(np.sum(result.levels[mask].inlier_weight))
+    return 1.0 - min(inliers / mask_points, 1.0)
 
 
-def keep_worst(folder: Path, result: Registered, mask: str, *, most: int = MAX_KEPT) -> None:
-    """Writes a result's view if it is among the ``most`` worst of a folder, and drops another.
+def poses_by_step(snapshot: Snapshot) -> list[dict[str, Pose]]:
+    """Level -> pose after each step of the whole model, and at the end each level's own pose."""
+    trajectory = zip(*map(np.asarray, snapshot.trajectory), strict=True)
+    whole = [Pose(rotation, translation) for rotation, translation in trajectory]
+    return [*(dict.fromkeys(snapshot.surfaces, pose) for pose in whole), snapshot.poses]
 
-    A view's name begins with how bad it is; several processes take turns, see :mod:`e2r.evaluation.job_folder`.
+
+def distance_to_model(
+    points: Float[np.ndarray, "n 3"],
+    surfaces: Mapping[str, trimesh.Trimesh],
+    poses: Mapping[str, Pose],
+) -> Float[np.ndarray, "n"]:
+    """The distance in mm of each point from the nearest surface.
+
+    Args:
+      points: mm, camera frame.
+      surfaces: level -> surface, mm, model frame.
+      poses: level -> pose, camera from model.
     """
-    name = f"{error_or_disagreement(result, mask):012.4f}_{zlib.crc32(result.case.id.encode()):08x}.npz"
-    kept = sorted(path.name for path in folder.glob("*.npz"))
-    if name in kept or (len(kept) >= most and name <= kept[0]):
-        return
-    write_snapshot(make_snapshot(result, mask), folder / name)
-    for old in sorted([*kept, name])[:-most]:
-        (folder / old).unlink()
-
-
-def read_worst(folder: Path) -> list[Snapshot]:
-    """The views of a folder, the worst first."""
-    return [read_snapshot(path) for path in sorted(folder.glob("*.npz"), reverse=True)]
-
-
-def snapshot_steps(view: Snapshot) -> list[dict[str, Pose]]:
-    """Pose by level after each step of the whole model, then that of each level by itself."""
-    whole = [Pose(r, t) for r, t in zip(*map(np.asarray, view.trajectory), strict=True)]
-    return [*(dict.fromkeys(view.surfaces, pose) for pose in whole), view.found]
-
-
-def distances(view: Snapshot, placed_by: Mapping[str, Pose]) -> np.ndarray:
-    """Distance (N,) in mm of each point from the nearest of the placed levels."""
-    nearest = np.full(len(view.points), np.inf)
-    for name, mesh in view.surfaces.items():
-        placed = figures.place_points(placed_by[name], mesh.vertices).astype(np.float64)
-        squared = igl.point_mesh_squared_distance(
-            view.points.astype(np.float64), placed, np.ascontiguousarray(mesh.faces, np.int64)
-        )[0]
-        nearest = np.minimum(nearest, np.sqrt(squared))
+    nearest = np.full(len(points), np.inf)
+    for name, mesh in surfaces.items():
+        vertices = apply_host(poses[name], mesh.vertices)
+        nearest = np.minimum(nearest, distance_to_mesh(points, vertices, mesh.faces)[0])
     return nearest
 
 
-def true_targets(view: Snapshot) -> np.ndarray:
-    """Targets (T, 3) where the truth puts them, camera frame."""
-    found = [
-        figures.place_points(view.truth[name], points) for name, points in view.targets.items()
-    ]
-    return np.concatenate([*found, np.zeros((0, 3), np.float32)])
+def true_targets(snapshot: Snapshot) -> Float[np.ndarray, "t 3"]:
+    """The targets of all levels under the true poses, mm, camera frame."""
+    placed = [apply_host(snapshot.truth[name], points) for name, points in snapshot.targets.items()]
+    return np.concatenate([*placed, np.zeros((0, 3))])
+
+
+# The worst cases of a job -------------------------------------------------------------------------
+
+
+def keep_worst(
+    folder: Path, result: Registered, mask: str, *, max_snapshots: int = MAX_SNAPSHOTS
+) -> None:
+    """Writes a snapshot of a result if it is one of the worst, and deletes the best one then.
+
+    File names begin with the badness. Processes that share a folder must take turns: see
+    :mod:`e2r.evaluation.job_folder`.
+
+    Args:
+      folder: the snapshots' folder.
+      result: the registered case.
+      mask: name of the mask whose result is shown.
+      max_snapshots: number of snapshots that the folder holds, at most.
+    """
+    badness = error_or_disagreement(result, mask)
+    name = f"{badness:012.4f}_{zlib.crc32(result.case.id.encode()):08x}.npz"
+    kept = sorted(path.name for path in folder.glob("*.npz"))
+    if name in kept or (len(kept) >= max_snapshots and name <= kept[0]):
+        return
+    write_snapshot(make_snapshot(result, mask), folder / name)
+    for surplus in sorted([*kept, name])[:-max_snapshots]:
+        (folder / surplus).unlink()
+
+
+def read_worst(folder: Path) -> list[Snapshot]:
+    """The snapshots of a folder, the worst case first."""
+    return [read_snapshot(path) for path in sorted(folder.glob("*.npz"), reverse=True)]
+
+
+def read_worst_of_job(output: Path) -> list[Snapshot]:
+    """The snapshots in an evaluation's output folder, the worst case first.
+
+    Args:
+      output: the folder that ``experiments.evaluate`` wrote.
+
+    Raises:
+      ValueError: the folder has no snapshots.
+    """
+    worst = read_worst(output / "views")
+    if not worst:
+        raise ValueError(
+            f"{output}: neither a case (no case.json) nor an evaluation's output (no views/*.npz); "
+            f"name a case folder, or run python -m experiments.evaluate --output {output}"
+        )
+    return worst
 
 
 # Files --------------------------------------------------------------------------------------------
 
 
-def write_snapshot(view: Snapshot, path: Path) -> None:
-    """Writes a view as an ``.npz`` that :func:`read_snapshot` reads back."""
+def write_snapshot(snapshot: Snapshot, path: Path) -> None:
+    """Writes a snapshot as an ``.npz`` file.
+
+    Args:
+      snapshot: the snapshot.
+      path: the file; its folder is made if needed.
+    """
     arrays: dict[str, Any] = {
-        "id": view.id,
-        "points": view.points,
-        "weights": view.weights.astype(np.float16),
-        "colours": np.round(255 * view.colours).astype(np.uint8),
-        "levels": np.array([*view.surfaces]),
-        "scored": np.array([*view.truth], np.str_),
-        "tre_mm": np.nan if view.tre_mm is None else view.tre_mm,
-        "doubt": view.error_or_disagreement,
+        "id": snapshot.id,
+        "points": snapshot.points,
+        "weights": snapshot.weights.astype(np.float16),
+        "colours": np.round(255 * snapshot.colors).astype(np.uint8),
+        "levels": np.array([*snapshot.surfaces]),
+        "scored": np.array([*snapshot.truth], np.str_),
+        "tre_mm": np.nan if snapshot.tre_mm is None else snapshot.tre_mm,
+        "doubt": snapshot.error_or_disagreement,
     }
-    if view.image is not None:
-        arrays["picture"] = view.image
-    for name, mesh in view.surfaces.items():
+    if snapshot.overlay is not None:
+        arrays["picture"] = snapshot.overlay
+    for name, mesh in snapshot.surfaces.items():
         arrays[f"vertices {name}"] = np.asarray(mesh.vertices, np.float32)
         arrays[f"faces {name}"] = np.asarray(mesh.faces, np.int32)
-    for name, points in view.targets.items():
+    for name, points in snapshot.targets.items():
         arrays[f"targets {name}"] = np.asarray(points, np.float32)
-    named = {f"found {k}": p for k, p in view.found.items()}
-    named |= {f"truth {k}": p for k, p in view.truth.items()}
-    for name, pose in {"trajectory": view.trajectory, **named}.items():
+    named = {f"found {k}": p for k, p in snapshot.poses.items()}
+    named |= {f"truth {k}": p for k, p in snapshot.truth.items()}
+    for name, pose in {"trajectory": snapshot.trajectory, **named}.items():
         arrays[f"R {name}"], arrays[f"t {name}"] = map(np.asarray, pose)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part, part.open("wb") as file:
@@ -167,38 +226,42 @@ def write_snapshot(view: Snapshot, path: Path) -> None:
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Reads a view.
+    """Reads a snapshot that :func:`write_snapshot` wrote.
 
     Raises:
-      ValueError: not a file that :func:`write_snapshot` wrote.
+      ValueError: the file is not a snapshot.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            a = {name: file[name] for name in file.files}
-
-        def pose(name: str) -> Pose:
-            return Pose(a[f"R {name}"], a[f"t {name}"])
-
-        levels = [str(name) for name in a["levels"]]
-        tre = float(a["tre_mm"])
-        return Snapshot(
-            str(a["id"]),
-            a["points"],
-            a["colours"] / np.float32(255),
-            a["weights"].astype(np.float32),
-            {
-                name: trimesh.Trimesh(a[f"vertices {name}"], a[f"faces {name}"], process=False)
-                for name in levels
-            },
-            pose("trajectory"),
-            {name: pose(f"found {name}") for name in levels},
-            {str(name): pose(f"truth {name}") for name in a["scored"]},
-            {k.removeprefix("targets "): v for k, v in a.items() if k.startswith("targets ")},
-            a.get("picture"),
-            None if np.isnan(tre) else tre,
-            float(a["doubt"]),
-        )
+            return _snapshot_from_arrays({name: file[name] for name in file.files})
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path}: is not a view that e2r wrote ({error}); run the evaluation again"
+            f"{path}: is not a snapshot that e2r wrote ({error}); run the evaluation again"
         ) from None
+
+
+def _snapshot_from_arrays(arrays: Mapping[str, Any]) -> Snapshot:
+    def pose(name: str) -> Pose:
+        return Pose(arrays[f"R {name}"], arrays[f"t {name}"])
+
+    def surface(name: str) -> trimesh.Trimesh:
+        vertices, faces = arrays[f"vertices {name}"], arrays[f"faces {name}"]
+        return trimesh.Trimesh(vertices, faces, process=False)
+
+    levels = [str(name) for name in arrays["levels"]]
+    targets = [name for name in arrays if name.startswith("targets ")]
+    tre_mm = float(arrays["tre_mm"])
+    return Snapshot(
+        id=str(arrays["id"]),
+        points=arrays["points"],
+        colors=arrays["colours"] / np.float32(255),
+        weights=arrays["weights"].astype(np.float32),
+        surfaces={name: surface(name) for name in levels},
+        trajectory=pose("trajectory"),
+        poses={name: pose(f"found {name}") for name in levels},
+        truth={str(name): pose(f"truth {name}") for name in arrays["scored"]},
+        targets={name.removeprefix("targets "): arrays[name] for name in targets},
+        overlay=arrays.get("picture"),
+        tre_mm=None if np.isnan(tre_mm) else tre_mm,
+        error_or_disagreement=float(arrays["doubt"]),
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks: speed, other methods, and long or interrupted jobs."""

@@ -1,19 +1,20 @@
-"""Kill a training run and an evaluation job again and again, and see that nothing is lost.
+"""Kills a training run and an evaluation job again and again: is anything lost?
 
-Command:  python -m experiments.benchmarks.interruptions --output runs/faults
-Time:     five minutes on two cores for 4 kills of each (--kills 4); hours for 100,
-          and interrupted, the same command goes on
-Expect:   "training: ... bit for bit", "evaluation: ... once each", exit code 0
+Command:  python -m experiments.benchmarks.interruptions --output runs/interruptions
+Time:     five minutes on two cores for 4 kills of each (--kills 4), hours for 100; interrupted, the
+          same command goes on
+Expect:   100 kills of each; "training: ... bit for bit: True", "evaluation: ... once each: True",
+          exit code 0
 
-Each run is killed (SIGKILL) at random moments, from its first breath on, and given again, until the
-kills are used up; then it may end. Its parameters and optimiser must be those of a run that was
-never killed, bit for bit; the job must hold every case once, with the poses of a job that was never
-killed.
+Each command is killed (SIGKILL) at random moments and started again, until all kills are used up.
+Then it may end. A run that was killed must end with the parameters and the optimiser of one that
+was not, bit for bit. A job that was killed must hold every case once, with the same poses.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 import shutil
@@ -27,67 +28,54 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
-from e2r.cli.errors import run_command
+from e2r.cli.errors import parse_options, run_command
+from e2r.config import NAMED_CONFIGS
 from e2r.datasets import case_folder
 from e2r.evaluation.job_folder import PREDICTIONS
+from e2r.runtime.atomic_files import require_new_folder
 from e2r.simulation import simulator
 from e2r.training import checkpoints
 from e2r.training.trained_model import restore_trained
 
-SMALL = (
-    "--network.points",
-    "256",
-    "--network.widths",
-    "8",
-    "16",
-    "--network.neighbours",
-    "4",
-    "--network.tokens",
-    "32",
-    "--network.samples",
-    "64",
-    "--network.coarse-width",
-    "16",
-    "--network.coarse-layers",
-    "1",
-    "--schedule.steps",
-    "3",
-    "--optimisation.batch",
-    "2",
-    "--optimisation.checkpoint-every",
-    "3",
-    "--scenes.nodes",
-    "32768",
-)
+FRAMES = 4
+"""Scenes of each simulated specimen, and cases of the training run."""
+LATEST_KILL = 0.8
+"""Latest moment of a kill, as a share of the time that the command takes."""
+POSE_TOLERANCE = 1e-3
+"""Largest difference of an entry of a pose."""
 
 
 @dataclass(frozen=True)
-class Faults:
-    """Kill a training run and an evaluation job again and again."""
+class Interruptions:
+    """Kills a training run and an evaluation job again and again: is anything lost?"""
 
     output: Path
-    """folder for scenes, runs and jobs"""
+    """folder for cases, runs and jobs"""
     kills: int = 100
-    """of each"""
+    """kills of each"""
     steps: int = 150
-    """of the training run"""
+    """steps of the training run"""
     cases: int = 60
-    """of the evaluation job"""
+    """cases of the evaluation job"""
     seed: int = 0
-    """of the moments"""
+    """seed of the cases and of the moments"""
 
     def __post_init__(self) -> None:
         if min(self.kills, self.steps) < 1 or self.cases < 2:
             raise ValueError("--kills and --steps are 1 or more, --cases 2 or more")
 
 
-def given(command: Sequence[str], output: Path, seconds: float | None = None) -> bool:
-    """Gives a command of Python, and kills it after some seconds, if it has not ended before.
+def run_module(command: Sequence[str], output: Path, kill_after: float | None = None) -> bool:
+    """Runs a module of Python, and kills it if it takes too long.
+
+    Args:
+      command: name of the module and its arguments; the output folder is added.
+      output: its output folder.
+      kill_after: seconds; never by default.
 
     Returns:
-      whether it ended by itself.
+      Whether it ended by itself.
 
     Raises:
       ValueError: it failed.
@@ -99,144 +87,114 @@ def given(command: Sequence[str], output: Path, seconds: float | None = None) ->
         text=True,
     ) as process:
         try:
-            _, err = process.communicate(timeout=seconds)
+            _, message = process.communicate(timeout=kill_after)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             return False
     if process.returncode:
-        raise ValueError(f"{command[0]} failed by itself: {err[-300:]}")
+        raise ValueError(f"{command[0]} failed without being killed: {message[-300:]}")
     return True
 
 
-def timed(command: Sequence[str], output: Path) -> float:
-    """Gives a command, unless it has ended already, and returns how many seconds it took."""
-    kept = output.with_name(f"{output.name}.seconds")
-    if not kept.exists():
-        began = time.monotonic()
-        given(command, output)
-        kept.write_text(str(time.monotonic() - began))
-    return float(kept.read_text())
-
-
-def harassed(
-    command: Sequence[str], output: Path, kills: int, longest: float, seed: int
-) -> list[Path]:
-    """Gives a command again and again, and kills it so many times.
-
-    What happened is kept in a file, so that the kills may be counted over several sittings.
+def run_undisturbed(command: Sequence[str], output: Path) -> float:
+    """Runs a module once, and returns how many seconds it took. The time is kept in a file.
 
     Args:
-      command: of Python, but for its output folder.
-      output: of the first round; where a round ends with kills left over, another begins.
-      kills: how often.
-      longest: s, after which at most it is killed.
+      command: as for :func:`run_module`.
+      output: its output folder.
+    """
+    record = output.with_name(f"{output.name}.seconds")
+    if not record.exists():
+        began = time.monotonic()
+        run_module(command, output)
+        record.write_text(str(time.monotonic() - began))
+    return float(record.read_text())
+
+
+def run_killed(
+    command: Sequence[str], output: Path, *, kills: int, latest: float, seed: int
+) -> list[Path]:
+    """Runs a module again and again, and kills it a number of times.
+
+    The end of each call is kept in a file, so a later call of this function goes on counting.
+
+    Args:
+      command: as for :func:`run_module`.
+      output: path of the output folders, to which their numbers are added; a run that ends while
+        kills are left is followed by another.
+      kills: number of kills.
+      latest: latest moment of a kill, s.
       seed: of the moments.
 
     Returns:
-      the folders of all rounds, each ended by itself at last.
+      The folders of all runs; each has ended.
     """
-    kept = output.with_name(f"{output.name}.ends")
-    ends = kept.read_text().split() if kept.exists() else []
+    record = output.with_name(f"{output.name}.ends")
+    ends = record.read_text().split() if record.exists() else []
     while ends.count("killed") < kills or ends[-1] != "ended":
-        left = ends.count("killed") < kills
-        moment = random.Random(f"{seed} {len(ends)}").uniform(0.0, longest)
+        kills_left = ends.count("killed") < kills
+        moment = random.Random(f"{seed} {len(ends)}").uniform(0.0, latest)
         folder = output.with_name(f"{output.name}{ends.count('ended')}")
-        ends.append("ended" if given(command, folder, moment if left else None) else "killed")
-        with kept.open("a") as file:
+        ended = run_module(command, folder, moment if kills_left else None)
+        ends.append("ended" if ended else "killed")
+        with record.open("a") as file:
             file.write(f"{ends[-1]}\n")
     return [output.with_name(f"{output.name}{number}") for number in range(ends.count("ended"))]
 
 
-def states_equal(a: Path, b: Path) -> bool:
-    """Whether two runs ended with the same parameters and optimiser, bit for bit."""
-    first, second = map(restore_trained, (a, b))
-    return first.step == second.step and checkpoints.digest(first.state) == checkpoints.digest(
-        second.state
+def write_cases(options: Interruptions) -> None:
+    """Writes the cases of the evaluation, those of the training, and the settings."""
+    output = options.output
+    groups = simulator.simulate_specimens(
+        jax.random.key(options.seed),
+        NAMED_CONFIGS["tiny"][1].scenes.simulation,
+        specimens=-(-options.cases // FRAMES),
+        frames=FRAMES,
     )
+    cases = itertools.islice(itertools.chain.from_iterable(groups), options.cases)
+    case_folder.write_cases(cases, output / "cases")
+    for path in case_folder.find_cases(output / "cases")[:FRAMES]:
+        shutil.copytree(path, output / "incomplete" / path.name)
+    (output / "settings.json").write_text(_settings(options))
+    (output / "incomplete").rename(output / "few")  # last: its presence says that all is written
 
 
-def poses_by_id(folder: Path) -> list[tuple[str, Any]]:
-    """What a job's predictions file holds, line by line."""
+def _settings(options: Interruptions) -> str:
+    return json.dumps(dataclasses.asdict(options), default=str)
+
+
+def have_equal_states(first: Path, second: Path) -> bool:
+    """Whether two runs ended with the same parameters and optimiser, bit for bit.
+
+    Args:
+      first: folder of a run.
+      second: folder of another.
+    """
+    a, b = map(restore_trained, (first, second))
+    return a.step == b.step and checkpoints.digest(a.state) == checkpoints.digest(b.state)
+
+
+def read_poses(folder: Path) -> list[tuple[str, Any]]:
+    """The id and the poses of each line of a job's predictions, in order.
+
+    Args:
+      folder: of the job.
+    """
     lines = (folder / PREDICTIONS).read_text().splitlines()
     return [(line["id"], line["T_camera_model"]) for line in map(json.loads, lines)]
 
 
-def scenes(options: Faults, about: str) -> None:
-    """Writes the cases of both, and what they are for."""
-    out = options.output
-    simulation = simulator.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
-    for group in simulator.simulate_specimens(
-        jax.random.key(options.seed), simulation, specimens=-(-options.cases // 4), frames=4
-    ):
-        for case in group:
-            case_folder.write_case(case, out / "cases" / case.id)
-    for path in case_folder.find_cases(out / "cases")[options.cases :]:
-        shutil.rmtree(path)
-    for path in case_folder.find_cases(out / "cases")[:4]:
-        shutil.copytree(path, out / "part" / path.name)
-    (out / "settings.json").write_text(about)
-    (out / "part").rename(out / "few")
+def pose_difference(expected: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> float:
+    """Largest difference of the entries of two jobs' poses.
 
+    Args:
+      expected: poses of one job.
+      found: poses of another.
 
-def faults(options: Faults) -> int:
-    """Runs both."""
-    out = options.output
-    about = json.dumps(dataclasses.asdict(options), default=str)
-    if not (out / "few").exists():
-        if out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out}: is there already; name another folder, or delete this one")
-        scenes(options, about)
-    if (out / "settings.json").read_text() != about:
-        raise ValueError(f"{out}: holds kills with other settings; name another folder")
-
-    train = [
-        "experiments.train",
-        "demo",
-        "--cases",
-        str(out / "few"),
-        *SMALL,
-        "--optimisation.steps",
-        str(options.steps),
-        "--output",
-    ]
-    took = timed(train, out / "whole")
-    rounds = harassed(train, out / "killed", options.kills, 0.8 * took, options.seed)
-    same = all(states_equal(out / "whole", folder) for folder in rounds)
-    print(
-        f"training: killed {options.kills} times in {len(rounds)} runs; the state after "
-        f"{options.steps} steps is that of the run that was never killed, bit for bit: {same}",
-        flush=True,
-    )
-
-    job = [
-        "experiments.evaluate",
-        "--checkpoint",
-        str(out / "whole"),
-        "--cases",
-        str(out / "cases"),
-        "--batch",
-        "2",
-        "--num-samples",
-        "1",
-        "--start",
-        "truth",
-        "--output",
-    ]
-    took = timed(job, out / "job")
-    rounds = harassed(job, out / "killed_job", options.kills, 0.8 * took, options.seed)
-    expected = poses_by_id(out / "job")
-    gaps = [apart(expected, poses_by_id(folder)) for folder in rounds]
-    print(
-        f"evaluation: killed {options.kills} times in {len(rounds)} jobs; {len(expected)} cases, "
-        f"once each: {max(gaps) < np.inf}; poses differ by {max(gaps):.1e} at most from the job's "
-        "that was never killed"
-    )
-    return 0 if same and max(gaps) < 1e-3 else 1
-
-
-def apart(expected: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> float:
-    """Largest difference of two jobs' poses; infinite unless they hold the same cases, once."""
+    Returns:
+      Infinity unless both hold the same cases, once each.
+    """
     if sorted(name for name, _ in found) != sorted(name for name, _ in expected):
         return float("inf")
     a, b = dict(expected), dict(found)
@@ -247,15 +205,74 @@ def apart(expected: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> floa
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and runs."""
-    options = tyro.cli(
-        Faults,
-        args=arguments,
-        prog="python -m experiments.benchmarks.interruptions",
-        description=__doc__,
+def check_training(options: Interruptions) -> bool:
+    """Whether killed training runs end like one that was not killed."""
+    output, steps = options.output, str(options.steps)
+    command = ["experiments.train", "tiny", "--cases", str(output / "few")]
+    command += ["--optimisation.steps", steps, "--output"]
+    seconds = run_undisturbed(command, output / "whole")
+    runs = run_killed(
+        command,
+        output / "killed",
+        kills=options.kills,
+        latest=LATEST_KILL * seconds,
+        seed=options.seed,
     )
-    return run_command(lambda: faults(options))
+    same = all(have_equal_states(output / "whole", run) for run in runs)
+    print(
+        f"training: {options.kills} kills in {len(runs)} runs; the state after {steps} steps is "
+        f"that of a run without kills, bit for bit: {same}",
+        flush=True,
+    )
+    return same
+
+
+def check_evaluation(options: Interruptions) -> bool:
+    """Whether killed evaluation jobs end like one that was not killed."""
+    output = options.output
+    command = ["experiments.evaluate", "--checkpoint", str(output / "whole")]
+    command += ["--cases", str(output / "cases"), "--batch", "2", "--num-samples", "1"]
+    command += ["--start", "truth", "--output"]
+    seconds = run_undisturbed(command, output / "job")
+    jobs = run_killed(
+        command,
+        output / "killed_job",
+        kills=options.kills,
+        latest=LATEST_KILL * seconds,
+        seed=options.seed,
+    )
+    expected = read_poses(output / "job")
+    difference = max(pose_difference(expected, read_poses(job)) for job in jobs)
+    print(
+        f"evaluation: {options.kills} kills in {len(jobs)} jobs; {len(expected)} cases, once each: "
+        f"{np.isfinite(difference)}; poses differ from those of a job without kills by "
+        f"{difference:.1e} at most"
+    )
+    return difference < POSE_TOLERANCE
+
+
+def interrupt(options: Interruptions) -> int:
+    """Runs both tests; 0 if nothing was lost.
+
+    Raises:
+      ValueError: the folder holds something else, or kills with other settings.
+    """
+    output = options.output
+    if not (output / "few").exists():
+        require_new_folder(output)
+        write_cases(options)
+    if (output / "settings.json").read_text() != _settings(options):
+        raise ValueError(f"{output}: holds kills with other settings; name another folder")
+    trained, evaluated = check_training(options), check_evaluation(options)
+    return 0 if trained and evaluated else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and runs the benchmark."""
+    prog = "python -m experiments.benchmarks.interruptions"
+    return run_command(
+        lambda: interrupt(parse_options(Interruptions, arguments, prog=prog, description=__doc__))
+    )
 
 
 if __name__ == "__main__":

@@ -1,46 +1,49 @@
-"""The field's ways to register without a start, on the same cases: who is nearer, who is quicker?
+"""Comparison with global registration methods on the same cases: who is nearer, who is faster?
 
-Command:  python -m experiments.benchmarks.peers --output runs/base
+Command:  python -m experiments.benchmarks.peers --output runs/peers
 Time:     about ten minutes on two cores for 48 cases
-Expect:   see the README for what was measured
+Expect:   median TRE 0.41 mm for e2r; 47 to 94 mm for Open3D and 91 to 104 mm for KISS-Matcher,
+          depending on the points; 210 to 260 ms a frame for e2r, 125 to 2,030 ms for the others
 
-Needs the extra `peers` (pip install -e '.[peers]'). The peers match descriptors of geometry, then
-refine by point-to-plane ICP from wide to narrow:
+Needs the extra `peers` (python -m pip install -e '.[peers]'). The peers match descriptors of the
+geometry, then refine by point-to-plane ICP, from wide to narrow:
 
-- Open3D: FPFH, RANSAC with mutual matches (100,000 draws, 0.999), ICP;
-- KISS-Matcher: its own features, ROBIN, graduated non-convexity, then Open3D's ICP.
+- Open3D: FPFH, RANSAC with mutual matches (100,000 draws, confidence 0.999), ICP;
+- KISS-Matcher: its own features, ROBIN, graduated non-convexity, then ICP by Open3D.
 
-They have no mask of their own. Each is given all points of the scene, and then the points that the
-learnt and the oracle mask keep; their model is the half of the surface that faces backwards, which
-a camera can see. The voxel of each is the one of several that registers validation cases best. The
-time of a frame counts all that depends on it, and nothing that depends on the model alone; ours is
-taken before and after each peer's, in the same run.
+They have no mask of their own. Each is given all points of the scene, then the points that the
+learnt and the oracle mask keep. Their model is the half of the surface that faces backwards, which
+a camera can see. Each peer uses the voxel size that registers validation cases best. The time of a
+frame leaves out what depends on the model alone. e2r is timed before and after each peer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import trimesh
-import tyro
 from tqdm import tqdm
 
-from e2r.cli.errors import run_command
+from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, scored_targets
 from e2r.evaluation import metrics, runner
-from e2r.evaluation.predictions import Registered
 from e2r.evaluation.programs import compile_programs
-from e2r.geometry import anatomical_frame, poses, surfaces
+from e2r.evaluation.results import Registered
+from e2r.evaluation.text_table import text_table
+from e2r.geometry import anatomical_frame, poses, surface_cache
+from e2r.pipeline import ProgramConfig
 from e2r.runtime.provenance import versions
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
@@ -48,52 +51,65 @@ from e2r.types import Params
 
 Register = Callable[[np.ndarray], np.ndarray]
 """Scene points (N, 3) mm, camera frame -> camera from model, 4x4."""
-SAMPLES = 40_000
-"""Samples of a model."""
-ICP_MM = (8.0, 3.0, 1.5)
-"""Farthest correspondences of the refinement's rounds."""
-TIMED = 8
-"""Frames on which ours is timed, before each peer and after it."""
-NEEDED = ("open3d", "kiss_matcher")
+Errors = list[metrics.TargetErrors]
+MODEL_SAMPLES = 40_000
+ICP_DISTANCES_MM = (8.0, 3.0, 1.5)
+"""Farthest correspondence of each round of the refinement."""
+MIN_POINTS = 10
+"""A peer is given no fewer points than these."""
+FAILURE_MM = 1000.0
+"""Error of a case that a peer cannot register."""
+TIMED_FRAMES = 8
+"""Frames on which e2r is timed, before each peer and after it."""
+PACKAGES = ("open3d", "kiss_matcher")
 
 
 @dataclass(frozen=True)
 class Peers:
-    """The field's ways to register without a start, on the same cases."""
+    """Comparison with global registration methods on the same cases."""
 
     output: Path
     """folder for peers.json"""
     checkpoint: Path = PACKAGED
-    """output folder of experiments.train; the model that comes with e2r without it"""
+    """output folder of experiments.train; by default the packaged model"""
     specimens: int = 24
     """simulated specimens, two scenes each"""
     validation: int = 6
-    """specimens on which the peers' voxels are chosen, two scenes each"""
+    """specimens on which the voxel sizes are chosen, two scenes each"""
     voxels: tuple[float, ...] = (2.0, 3.0, 4.5)
-    """mm, to choose among"""
+    """candidate voxel sizes, mm"""
     cases: Path | None = None
     """a folder of simulated cases (with truth.json and bone.png) instead"""
     seed: int = 0
-    """of specimens"""
+    """seed of the specimens"""
 
     def __post_init__(self) -> None:
         if self.specimens < 1 or self.validation < 1 or not self.voxels or min(self.voxels) <= 0:
             raise ValueError("--specimens and --validation are 1 or more, --voxels above 0")
 
 
-class Model:
-    """What a peer knows of a model beforehand: samples of what a camera may see."""
+class PeerModel(NamedTuple):
+    """What a peer knows of a model: samples of the part that a camera can see."""
 
-    def __init__(self, meshes: Mapping[str, trimesh.Trimesh]) -> None:
-        whole = trimesh.util.concatenate(list(meshes.values()))
-        points, faces = trimesh.sample.sample_surface(whole, SAMPLES, seed=4)
-        normals = whole.face_normals[faces]
-        behind = normals @ anatomical_frame.estimate_frame(meshes).rotation[1] > 0.0
-        self.points, self.normals = points[behind], normals[behind]
+    points: np.ndarray  # (S, 3) mm, model frame
+    normals: np.ndarray  # (S, 3) unit, outward
 
 
-def open3d_ransac(model: Model, voxel: float) -> Register:
-    """FPFH, RANSAC, ICP by Open3D."""
+def sample_model(meshes: Mapping[str, trimesh.Trimesh]) -> PeerModel:
+    """Samples the half of a model's surface that faces backwards.
+
+    Args:
+      meshes: level -> surface, mm, model frame.
+    """
+    spine = trimesh.util.concatenate(list(meshes.values()))
+    points, faces = trimesh.sample.sample_surface(spine, MODEL_SAMPLES, seed=4)
+    normals = spine.face_normals[faces]
+    posterior = normals @ anatomical_frame.estimate_frame(meshes).rotation[1] > 0.0
+    return PeerModel(points[posterior], normals[posterior])
+
+
+def open3d_ransac(model: PeerModel, voxel: float) -> Register:
+    """FPFH, RANSAC and ICP by Open3D."""
     import open3d  # noqa: PLC0415
 
     registration = open3d.pipelines.registration
@@ -134,7 +150,7 @@ def open3d_ransac(model: Model, voxel: float) -> Register:
     return register
 
 
-def kiss_matcher(model: Model, voxel: float) -> Register:
+def kiss_matcher(model: PeerModel, voxel: float) -> Register:
     """KISS-Matcher, then ICP by Open3D."""
     import kiss_matcher as kiss  # noqa: PLC0415
 
@@ -152,8 +168,12 @@ def kiss_matcher(model: Model, voxel: float) -> Register:
     return register
 
 
-def open3d_icp(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """(scene points, model from camera) -> camera from model, by point-to-plane ICP."""
+def open3d_icp(model: PeerModel) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The function (scene points, model from camera) -> camera from model, by point-to-plane ICP.
+
+    Args:
+      model: what the scene is registered to.
+    """
     import open3d  # noqa: PLC0415
 
     registration = open3d.pipelines.registration
@@ -162,10 +182,11 @@ def open3d_icp(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
     def refine(points: np.ndarray, start: np.ndarray) -> np.ndarray:
         source, pose = _cloud(points), start
-        for reach in ICP_MM:
-            pose = registration.registration_icp(source, target, reach, pose, plane).transformation
-        back: np.ndarray = np.linalg.inv(pose)
-        return back
+        for distance in ICP_DISTANCES_MM:
+            result = registration.registration_icp(source, target, distance, pose, plane)
+            pose = result.transformation
+        camera_from_model: np.ndarray = np.linalg.inv(pose)
+        return camera_from_model
 
     return refine
 
@@ -179,14 +200,18 @@ def _cloud(points: np.ndarray, normals: np.ndarray | None = None) -> Any:
     return cloud
 
 
-PEERS: dict[str, Callable[[Model, float], Register]] = {
+PEERS: dict[str, Callable[[PeerModel, float], Register]] = {
     "Open3D FPFH + RANSAC + ICP": open3d_ransac,
     "KISS-Matcher + ICP": kiss_matcher,
 }
 
 
-def scenes(result: Registered) -> dict[str, np.ndarray]:
-    """What a peer is given of a case: all points, and those the masks keep; mask -> (N, 3) mm."""
+def scene_points(result: Registered) -> dict[str, np.ndarray]:
+    """The points that a peer is given of a case: mask -> (N, 3) mm, camera frame.
+
+    Args:
+      result: of our registration, with its masks.
+    """
     points = np.asarray(result.cloud.points, np.float64)
     return {
         "all": result.case.points.astype(np.float64),
@@ -196,142 +221,178 @@ def scenes(result: Registered) -> dict[str, np.ndarray]:
 
 
 def run_peer(
-    make: Callable[[Model, float], Register], voxel: float, mask: str, done: Sequence[Registered]
-) -> tuple[list[dict[str, Any]], list[float]]:
-    """Errors and seconds of a peer over cases; a case it cannot register counts as 1 m off."""
+    make: Callable[[PeerModel, float], Register],
+    results: Sequence[Registered],
+    *,
+    voxel: float,
+    mask: str,
+) -> tuple[Errors, list[float]]:
+    """Errors and seconds of a peer over cases; one that it cannot register is 1 m off.
+
+    Args:
+      make: prepares the peer for a model.
+      results: of our registration.
+      voxel: size of a voxel, mm.
+      mask: of the points that the peer is given.
+    """
     prepared: dict[str, Register] = {}
-    errors, seconds = [], []
-    for result in done:
-        case, points = result.case, scenes(result)[mask]
-        key = surfaces.fingerprint(case.model)
+    errors: Errors = []
+    seconds: list[float] = []
+    for result in results:
+        case, points = result.case, scene_points(result)[mask]
+        key = surface_cache.fingerprint(case.model)
         if key not in prepared:
-            prepared[key] = make(Model(case.model), voxel)
+            prepared[key] = make(sample_model(case.model), voxel)
+        matrix = np.full((4, 4), np.nan)
         began = time.perf_counter()
-        try:
-            matrix = prepared[key](points) if len(points) >= 10 else np.full((4, 4), np.nan)
-        except RuntimeError:
-            matrix = np.full((4, 4), np.nan)
+        if len(points) >= MIN_POINTS:
+            with contextlib.suppress(RuntimeError):
+                matrix = prepared[key](points)
         seconds.append(time.perf_counter() - began)
         if not np.isfinite(matrix).all():
             matrix = np.eye(4)
-            matrix[:3, 3] = 1000.0
+            matrix[:3, 3] = FAILURE_MM
         pose = poses.from_matrix(matrix, "peer")
-        errors.append(
-            metrics.case_errors(
-                dict.fromkeys(case.model, pose),
-                case.truth,  # type: ignore[arg-type]
-                scored_targets(case),
-                case.model,
-            )
-        )
+        targets = scored_targets(case)
+        predicted = dict.fromkeys(case.model, pose)
+        errors.append(metrics.case_errors(predicted, case.truth or {}, targets, model=case.model))
     return errors, seconds
 
 
-def register_ours(
-    source: Sequence[Case], config: TrainingConfig, params: Params
+def choose_voxel(options: Peers, peer: str, mask: str, validation: Sequence[Registered]) -> float:
+    """The voxel size that registers validation cases with the least mean log(1 + TRE).
+
+    Args:
+      options: of the command line.
+      peer: its name.
+      mask: of the points that the peer is given.
+      validation: our results on the validation cases.
+    """
+
+    def mean_loss(voxel: float) -> float:
+        errors, _ = run_peer(PEERS[peer], validation, voxel=voxel, mask=mask)
+        return float(np.mean([np.log1p(error.tre_mm) for error in errors]))
+
+    return min(options.voxels, key=mean_loss)
+
+
+def register_cases(
+    cases: Sequence[Case], config: TrainingConfig, params: Params
 ) -> list[Registered]:
-    """Our results, under the learnt mask and under the true bone."""
-    both = EvaluationConfig(masks=("learnt", "oracle"))
-    return [r for r in runner.run(source, config, params, both) if isinstance(r, Registered)]
+    """Our results under the learnt and the oracle mask."""
+    job = EvaluationConfig(ProgramConfig(masks=("learnt", "oracle")))
+    return [r for r in runner.run(cases, config, params, job=job) if isinstance(r, Registered)]
 
 
-def time_ours(source: Sequence[Case], config: TrainingConfig, params: Params) -> list[float]:
-    """Our seconds of each frame: alone, warm, with the learnt mask."""
-    single = EvaluationConfig(batch=1)
-    programs = compile_programs(config.network, single)
+def time_frames(cases: Sequence[Case], config: TrainingConfig, params: Params) -> list[float]:
+    """Our seconds of each frame by itself, with the learnt mask."""
+    job = EvaluationConfig(batch=1)
+    programs = compile_programs(config.network, job.program, batch=job.batch)
     return [
-        r.seconds
-        for case in source
-        for r in runner.run([case], config, params, single, programs)
-        if isinstance(r, Registered)
+        result.seconds
+        for case in cases
+        for result in runner.run([case], config, params, job=job, programs=programs)
+        if isinstance(result, Registered)
     ]
 
 
+def draw_cases(options: Peers, config: TrainingConfig, *, validation: bool) -> list[Case]:
+    """Simulated cases that no training sees.
+
+    Args:
+      options: of the command line.
+      config: of the trained network.
+      validation: whether voxel sizes are chosen on them.
+    """
+    return list(
+        simulator.held_out_cases(
+            config.scenes.simulation,
+            specimens=options.validation if validation else options.specimens,
+            frames=2,
+            seed=options.seed,
+            kind=simulator.CALIBRATION if validation else simulator.HELD_OUT,
+        )
+    )
+
+
 def compare(options: Peers) -> int:
-    """Runs the comparison."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    """Registers all cases by all methods, and writes the figures.
+
+    Raises:
+      ValueError: a peer is not installed.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"{', '.join(missing)} not installed; run: python -m pip install -e '.[peers]'"
         )
     config, params = load_trained(options.checkpoint)
-
-    def draw(specimens: int, kind: int) -> list[Case]:
-        return list(
-            simulator.held_out_cases(
-                config.scenes.simulation,
-                specimens=specimens,
-                frames=2,
-                seed=options.seed,
-                kind=kind,
-            )
-        )
-
     if options.cases is None:
-        source = draw(options.specimens, simulator.HELD_OUT)
+        cases = draw_cases(options, config, validation=False)
     else:
-        source = [case_folder.read_case(path) for path in case_folder.find_cases(options.cases)]
-    done = register_ours(source, config, params)
-    tuned = register_ours(draw(options.validation, simulator.CALIBRATION), config, params)
-    some = source[:TIMED]
-    time_ours(some[:1], config, params)  # compiled
-    ours: list[float] = []
-    groups = [r.case.source or r.case.id for r in done]
-    rows = []
+        cases = [case_folder.read_case(path) for path in case_folder.find_cases(options.cases)]
+    results = register_cases(cases, config, params)
+    validation = register_cases(draw_cases(options, config, validation=True), config, params)
+    time_some = partial(time_frames, cases[:TIMED_FRAMES], config, params)
+    time_frames(cases[:1], config, params)  # compiles
+    specimens = [result.case.source or result.case.id for result in results]
 
-    def add(
-        name: str, mask: str, errors: list[dict[str, Any]], seconds: list[float], **more: Any
-    ) -> None:
-        figures = metrics.summarise(errors, groups, seed=options.seed)
-        spent = 1e3 * float(np.median(seconds))
-        rows.append({"name": name, "mask": mask, "ms": spent, **more, **figures})
+    def row(name: str, mask: str, errors: Errors, seconds: list[float]) -> dict[str, Any]:
+        figures = metrics.summary_to_json(metrics.summarise(errors, specimens, seed=options.seed))
+        return {"name": name, "mask": mask, "ms": 1e3 * float(np.median(seconds)), **figures}
 
-    plan = [(name, mask) for name in PEERS for mask in ("all", "learnt", "oracle")]
-    for name, mask in tqdm(plan, desc="peers"):
-        trials = {}
-        for voxel in options.voxels:
-            errors, _ = run_peer(PEERS[name], voxel, mask, tuned)
-            trials[voxel] = float(np.mean([np.log1p(e["tre_mm"]) for e in errors]))
-        voxel = min(trials, key=lambda v: trials[v])
-        beside = time_ours(some, config, params)  # in turn: a machine's speed wanders
-        errors, seconds = run_peer(PEERS[name], voxel, mask, done)
-        beside += time_ours(some, config, params)
-        add(name, mask, errors, seconds, voxel_mm=voxel, ours_ms=1e3 * float(np.median(beside)))
-        ours += beside
-    add("e2r", "learnt", [r.errors["learnt"] for r in done], ours)
-    rows.insert(0, rows.pop())
+    rows, all_seconds = [], []
+    pairs = [(name, mask) for name in PEERS for mask in ("all", "learnt", "oracle")]
+    for name, mask in tqdm(pairs, desc="peers"):
+        voxel = choose_voxel(options, name, mask, validation)
+        before = time_some()  # before and after, since the speed of a machine drifts
+        errors, seconds = run_peer(PEERS[name], results, voxel=voxel, mask=mask)
+        ours = [*before, *time_some()]
+        beside = {"voxel_mm": voxel, "ours_ms": 1e3 * float(np.median(ours))}
+        rows.append(row(name, mask, errors, seconds) | beside)
+        all_seconds += ours
+    ours_errors: Errors = [result.errors["learnt"] for result in results]
+    rows.insert(0, row("e2r", "learnt", ours_errors, all_seconds))
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "peers.json"
     path.write_text(json.dumps({"rows": rows, "versions": versions()}, indent=1))
-    print(table(rows))
+    print(results_table(rows))
     print(path)
     return 0
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as text; errors against the first, times against ours beside that peer."""
-    first = rows[0]
-    lines = [
-        f"{'':28s} {'points':8s} voxel  median TRE     <2 mm  <5 mm    ms/frame   TRE, time vs e2r"
-    ]
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text: errors against the first row, times against ours beside the peer.
+
+    Args:
+      rows: ours first.
+    """
+    cells = []
     for row in rows:
-        voxel = f"{row['voxel_mm']:g} mm" if "voxel_mm" in row else ""
         tre = row["tre_mm"]["median"]
-        slower = row["ms"] / row.get("ours_ms", row["ms"])
-        lines.append(
-            f"{row['name']:28s} {row['mask']:8s} {voxel:6s} {tre:8.2f} mm   "
-            f"{row['success']['2mm']:6.1%} {row['success']['5mm']:6.1%} {row['ms']:10.0f}   "
-            f"{tre / first['tre_mm']['median']:8.1f} x {slower:6.1f} x"
+        cells.append(
+            [
+                row["name"],
+                row["mask"],
+                f"{row['voxel_mm']:g} mm" if "voxel_mm" in row else "",
+                f"{tre:.2f} mm",
+                f"{row['success']['2mm']:.1%}",
+                f"{row['success']['5mm']:.1%}",
+                f"{row['ms']:.0f} ms",
+                f"{tre / rows[0]['tre_mm']['median']:.1f} x",
+                f"{row['ms'] / row.get('ours_ms', row['ms']):.1f} x",
+            ]
         )
-    return "\n".join(lines)
+    columns = ["method", "points", "voxel", "median TRE", "<2 mm", "<5 mm", "a frame"]
+    return text_table([*columns, "TRE / e2r", "time / e2r"], cells)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and compares."""
-    options = tyro.cli(
-        Peers, args=arguments, prog="python -m experiments.benchmarks.peers", description=__doc__
+    prog = "python -m experiments.benchmarks.peers"
+    return run_command(
+        lambda: compare(parse_options(Peers, arguments, prog=prog, description=__doc__))
     )
-    return run_command(lambda: compare(options))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,27 @@
-"""A job of thousands of cases, some of them broken: is it whole, flat in memory, and quick?
+"""An evaluation of thousands of cases, some of them broken: is it complete, and how fast?
 
 Command:  python -m experiments.benchmarks.throughput --output runs/throughput
 Time:     twenty minutes on two cores
-Expect:   1960 predictions, 40 error lines, exit code 3; below 6 programs compiled; 2,000 cases at
-          the rate of 200 within 10 %, and within 20 % of what the device does alone
+Expect:   1,960 predictions, 40 error lines, exit code 3; at most 6 programs compiled; 4.9 cases a
+          second, 86 % of the rate of the device alone; two processes 1.5 times as fast; 1.9 GB
 
-A few simulated scenes are copied under new names, broken in twenty ways, and given to
-experiments.evaluate as a user would. The rate is that between the first prediction and the last;
-a job before these has compiled all programs, so start and compilation do not count. All jobs have
-as many cases a model, and try each case once. What the device does alone is the rate of the two
-programs on one batch in memory, again and again.
+A few simulated scenes are copied under new names and broken in twenty ways. The cases go to
+experiments.evaluate, as a user would give them. The rate is that between the first prediction and
+the last. An earlier job compiles all programs, so start-up and compilation do not count. All jobs
+have as many cases a model, and no second try. The rate of the device alone is that of the two
+programs on one batch in memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,152 +29,190 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
-from e2r.cli.errors import run_command
+from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import runner
 from e2r.evaluation.job_folder import PREDICTIONS
 from e2r.evaluation.programs import compile_programs
+from e2r.evaluation.text_table import text_table
 from e2r.runtime import sharding
+from e2r.runtime.atomic_files import require_new_folder
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
+
+MAX_PROGRAMS = 6
+"""Most programs that a job may compile."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """A job of thousands of cases, some of them broken: is it whole, flat in memory, and quick?"""
+    """An evaluation of thousands of cases, some of them broken: is it complete, and how fast?"""
 
     output: Path
-    """folder for cases and jobs"""
+    """folder of the cases and the jobs"""
     checkpoint: Path = PACKAGED
-    """output folder of experiments.train; the model that comes with e2r without it"""
+    """output folder of experiments.train; by default the packaged model"""
     many: int = 2000
     """cases of the large job"""
     few: int = 200
     """cases of the small jobs, none of them broken"""
     scenes: int = 40
-    """different scenes among them, of a quarter as many specimens"""
+    """different scenes among them; each specimen has four"""
     each: int = 2
     """cases broken in each way"""
     seed: int = 0
-    """of the scenes"""
+    """seed of the scenes"""
 
     def __post_init__(self) -> None:
         if min(self.few, self.many, self.scenes) < 4 or self.each < 0:
             raise ValueError("--few, --many and --scenes are 4 or more, --each 0 or more")
-        if self.many < self.each * len(WAYS):
-            raise ValueError(f"--many is {self.many}; {len(WAYS)} ways need more cases")
+        if self.many < self.each * len(DEFECTS):
+            raise ValueError(f"--many is {self.many}; {len(DEFECTS)} defects need more cases")
 
 
-def _edited(file: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
-    def spoil(case: Path) -> None:
-        value = json.loads((case / file).read_text())
-        change(value)
-        _written(case / file, json.dumps(value).encode())
+# Broken cases -------------------------------------------------------------------------------------
 
-    return spoil
+Defect = Callable[[Path], None]
+"""Breaks a case folder."""
 
 
-def _named(name: str, about: dict[str, Any]) -> None:
-    about["id"] = name
-
-
-def _written(path: Path, content: bytes) -> None:
-    path.unlink()  # it may be the same file as another case's
+def _replace(path: Path, content: bytes) -> None:
+    path.unlink()  # it may be a link to the file of another case
     path.write_bytes(content)
 
 
-def _cut(file: str) -> Callable[[Path], None]:
-    def spoil(case: Path) -> None:
+def _edited(file: str, edit: Callable[[Any], None]) -> Defect:
+    def break_case(case: Path) -> None:
+        value = json.loads((case / file).read_text())
+        edit(value)
+        _replace(case / file, json.dumps(value).encode())
+
+    return break_case
+
+
+def _cut(file: str) -> Defect:
+    def break_case(case: Path) -> None:
         content = (case / file).read_bytes()
-        _written(case / file, content[: len(content) // 2])
+        _replace(case / file, content[: len(content) // 2])
 
-    return spoil
+    return break_case
 
 
-def _gone(file: str) -> Callable[[Path], None]:
+def _without(file: str) -> Defect:
     return lambda case: (case / file).unlink()
 
 
-def _first_surface(case: Path) -> Path:
-    return sorted((case / "model").glob("*.stl"))[0]
+def _cut_surface(case: Path) -> None:
+    surface = sorted((case / "model").glob("*.stl"))[0]
+    _replace(surface, surface.read_bytes()[:90])
 
 
-WAYS: dict[str, Callable[[Path], None]] = {
+def _scale_truth(truth: dict[str, Any]) -> None:
+    poses = truth["T_camera_model"].items()
+    truth["T_camera_model"] = {name: (2.0 * np.array(pose)).tolist() for name, pose in poses}
+
+
+DEFECTS: dict[str, Defect] = {
     "case.json cut": _cut("case.json"),
     "unit": _edited("case.json", lambda v: v.update(unit="inch")),
     "levels twice": _edited("case.json", lambda v: v.update(levels=["L1", "L1"])),
     "no levels": _edited("case.json", lambda v: v.update(levels=[])),
     "a level of another folder": _edited("case.json", lambda v: v.update(levels=["../L1"])),
     "no such level": _edited("case.json", lambda v: v.update(levels=["C9"])),
-    "no camera": _gone("camera.json"),
+    "no camera": _without("camera.json"),
     "camera cut": _cut("camera.json"),
     "focal length": _edited("camera.json", lambda v: v.update(fx=-1.0)),
     "not a number": _edited("camera.json", lambda v: v.update(cx=float("nan"))),
     "size": _edited("camera.json", lambda v: v.update(width=v["width"] + 1)),
     "depth scale": _edited("camera.json", lambda v: v.update(depth_scale=0)),
     "metres": _edited("camera.json", lambda v: v.update(depth_scale=v["depth_scale"] * 1000)),
-    "no depth": _gone("depth.png"),
+    "no depth": _without("depth.png"),
     "depth cut": _cut("depth.png"),
-    "colour is text": lambda case: _written(case / "color.png", b"red"),
+    "colour is text": lambda case: _replace(case / "color.png", b"red"),
     "no model": lambda case: shutil.rmtree(case / "model"),
-    "surface cut": lambda case: _written(
-        _first_surface(case), _first_surface(case).read_bytes()[:90]
-    ),
-    "truth scaled": _edited(
-        "truth.json",
-        lambda v: v.update(
-            T_camera_model={
-                name: (2.0 * np.array(m)).tolist() for name, m in v["T_camera_model"].items()
-            }
-        ),
-    ),
-    "truth is a list": lambda case: _written(case / "truth.json", b"[]"),
+    "surface cut": _cut_surface,
+    "truth scaled": _edited("truth.json", _scale_truth),
+    "truth is a list": lambda case: _replace(case / "truth.json", b"[]"),
 }
-"""Ways to break a case."""
+"""Name -> how a case is broken."""
 
 
-def make(options: Throughput) -> Path:
-    """Writes the scenes, and copies of them under new names; some of them broken."""
-    scenes, many = options.output / "scenes", options.output / "cases"
-    for group in simulator.simulate_specimens(
+def write_scenes(options: Throughput) -> list[Path]:
+    """Writes the different scenes, and returns their folders."""
+    folder = options.output / "scenes"
+    groups = simulator.simulate_specimens(
         jax.random.key(options.seed),
         simulator.SimulationConfig(wound_fraction=(0.2, 0.8), min_bone_fraction=0.03),
         specimens=-(-options.scenes // 4),
         frames=4,
-    ):
-        for case in group:
-            case_folder.write_case(case, scenes / case.id)
-    whole = case_folder.find_cases(scenes)[: options.scenes]
-    for number in range(options.many):
-        # Cases of one model follow each other, as the frames of one operation do.
-        source = whole[number * len(whole) // options.many]
-        place = many / f"case{number:05d}"
-        shutil.copytree(source, place, copy_function=os.link)
-        _edited("case.json", partial(_named, place.name))(place)
-    spoilt = [spoil for spoil in WAYS.values() for _ in range(options.each)]
-    at = np.random.default_rng(options.seed).choice(options.many, len(spoilt), replace=False)
-    for number, spoil in zip(at, spoilt, strict=True):
-        spoil(many / f"case{number:05d}")
-    return many
+    )
+    case_folder.write_cases(itertools.chain.from_iterable(groups), folder)
+    return case_folder.find_cases(folder)[: options.scenes]
 
 
-class Watched(NamedTuple):
-    """What a job was seen to do."""
+def copy_cases(scenes: Sequence[Path], folder: Path, count: int) -> list[Path]:
+    """Copies scenes under new names, as links. Cases of one model follow each other.
+
+    Args:
+      scenes: folders of cases.
+      folder: of the copies.
+      count: number of copies.
+
+    Returns:
+      The folders of the copies.
+    """
+    copies = [folder / f"{folder.name}{number:05d}" for number in range(count)]
+    for number, copy in enumerate(copies):
+        shutil.copytree(scenes[number * len(scenes) // count], copy, copy_function=os.link)
+        _edited("case.json", partial(_set_id, copy.name))(copy)
+    return copies
+
+
+def _set_id(name: str, about: dict[str, Any]) -> None:
+    about["id"] = name
+
+
+def break_cases(options: Throughput, cases: Sequence[Path]) -> None:
+    """Breaks random cases, a number of them in each way.
+
+    Args:
+      options: of the command line.
+      cases: folders.
+    """
+    defects = [defect for defect in DEFECTS.values() for _ in range(options.each)]
+    rng = np.random.default_rng(options.seed)
+    chosen = rng.choice(len(cases), len(defects), replace=False)
+    for number, defect in zip(chosen, defects, strict=True):
+        defect(cases[number])
+
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+
+class JobRun(NamedTuple):
+    """Observations of a job."""
 
     code: int
-    seconds: float  # from the first breath to the last
-    rate: float  # cases a second, between first and last prediction
-    memory: list[float]  # MiB, the most in each third of the cases
-    programs: int  # compiled by XLA that took a tenth of a second or more
+    seconds: float  # from start to end
+    rate: float  # cases a second, between the first and the last prediction
+    memory: list[float]  # largest resident memory in each third of the cases, MiB
+    programs: int  # programs that XLA compiled in a tenth of a second or more
     predictions: int
     errors: int
 
 
-def watch(command: list[str], folder: Path, total: int, processes: int = 1) -> Watched:
-    """Gives a job, to one process or to several, and watches its memory and its predictions."""
+def run_job(command: list[str], folder: Path, *, total: int, processes: int = 1) -> JobRun:
+    """Runs a job in one process or several, and observes its memory and its predictions.
+
+    Args:
+      command: options of experiments.evaluate.
+      folder: of the job.
+      total: number of its cases.
+      processes: number of processes that share it.
+    """
+    arguments = ["-m", "experiments.evaluate", *command, "--timings", "--output", str(folder)]
     environment = {**os.environ, "JAX_LOG_COMPILES": "1"}
     began = time.monotonic()
     logs = [folder.with_name(f"{folder.name}_{number}.log") for number in range(processes)]
@@ -182,55 +221,57 @@ def watch(command: list[str], folder: Path, total: int, processes: int = 1) -> W
         with log.open("w") as file:
             started.append(
                 subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "experiments.evaluate",
-                        *command,
-                        "--timings",
-                        "--output",
-                        str(folder),
-                    ],
-                    env=environment,
-                    stdout=file,
-                    stderr=file,
+                    [sys.executable, *arguments], env=environment, stdout=file, stderr=file
                 )
             )
-    seen: list[tuple[float, int, float]] = []
+    samples: list[tuple[float, int, float]] = []  # time, predictions, MiB
     while any(process.poll() is None for process in started):
         time.sleep(0.25)
         path = folder / PREDICTIONS
         lines = path.read_bytes().count(b"\n") if path.exists() else 0
-        seen.append((time.monotonic(), lines, sum(_memory(p.pid) for p in started)))
+        samples.append((time.monotonic(), lines, sum(resident_memory(p.pid) for p in started)))
     seconds = time.monotonic() - began
-    moving = [(at, lines) for at, lines, _ in seen if lines > 0]
-    (first, few), (_, most) = moving[0], moving[-1]
-    last = next(at for at, lines in moving if lines == most)
+    working = [(at, lines) for at, lines, _ in samples if lines > 0]
+    (first, few), (_, most) = working[0], working[-1]
+    last = next(at for at, lines in working if lines == most)
     thirds = [
-        max((m for _, lines, m in seen if low <= 3 * lines / total <= low + 1), default=0.0)
+        max((m for _, lines, m in samples if low <= 3 * lines / total <= low + 1), default=0.0)
         for low in range(3)
     ]
     written = (folder / PREDICTIONS).read_text().splitlines()
     failed = sum(json.loads(line)["error"] is not None for line in written)
-    compiled = sum(
-        float(line.rsplit(" in ", 1)[1].split()[0]) >= 0.1
-        for log in logs
-        for line in log.read_text(errors="replace").splitlines()
-        if "Finished XLA compilation" in line
-    )
-    return Watched(
+    return JobRun(
         max(process.returncode for process in started),
         seconds,
         (most - few) / (last - first),
         thirds,
-        compiled,
+        sum(map(count_compilations, logs)),
         len(written) - failed,
         failed,
     )
 
 
-def _memory(pid: int) -> float:
-    """MiB that a process has of the machine's memory; 0 where that cannot be read."""
+def count_compilations(log: Path) -> int:
+    """Number of compilations in a log of JAX that took a tenth of a second or more.
+
+    Args:
+      log: file.
+    """
+    lines = log.read_text(errors="replace").splitlines()
+    seconds = [
+        float(line.rsplit(" in ", 1)[1].split()[0])
+        for line in lines
+        if "Finished XLA compilation" in line
+    ]
+    return sum(value >= 0.1 for value in seconds)
+
+
+def resident_memory(pid: int) -> float:
+    """Resident memory of a process in MiB; 0 where it cannot be read.
+
+    Args:
+      pid: its number.
+    """
     try:
         text = Path(f"/proc/{pid}/status").read_text()
         return int(text.split("VmRSS:")[1].split()[0]) / 1024
@@ -238,100 +279,106 @@ def _memory(pid: int) -> float:
         return 0.0
 
 
-def alone(options: Throughput, batch: int = 8) -> float:
-    """Cases a second that the device does by itself: both programs on one batch, ten times."""
+def device_rate(options: Throughput, scenes: Sequence[Path], batch: int = 8) -> float:
+    """Cases a second of the device alone: both programs on one batch in memory, ten times.
+
+    Args:
+      options: of the command line.
+      scenes: folders of cases.
+      batch: number of cases.
+    """
     config, params = load_trained(options.checkpoint)
     job = EvaluationConfig(batch=batch, retry_below=0.0)
-    group = [
-        case_folder.read_case(path)
-        for path in case_folder.find_cases(options.output / "scenes")[:batch]
-    ]
-    given: dict[str, Any] = {}
-    programs = compile_programs(config.network, job)
+    cases = [case_folder.read_case(path) for path in scenes[:batch]]
+    inputs: dict[str, Any] = {}
+    programs = compile_programs(config.network, job.program, batch=job.batch)
 
-    def kept(name: str, program: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(name: str, program: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            given[name] = arguments
+            inputs[name] = arguments
             return program(*arguments)
 
         return call
 
-    keeping = programs._replace(
-        glance=kept("glance", programs.glance), predict=kept("predict", programs.predict)
+    recording = programs._replace(
+        first_look=recorded("first_look", programs.first_look),
+        register=recorded("register", programs.register),
     )
-    list(runner.run(group, config, params, job, keeping))
+    list(runner.run(cases, config, params, job=job, programs=recording))
     times = []
     for _ in range(10):
         began = time.perf_counter()
-        jax.block_until_ready(programs.glance(*given["glance"]))
-        jax.block_until_ready(programs.predict(*given["predict"]))
+        jax.block_until_ready(programs.first_look(*inputs["first_look"]))
+        jax.block_until_ready(programs.register(*inputs["register"]))
         times.append(time.perf_counter() - began)
     return batch / float(np.median(times))
 
 
-def throughput(options: Throughput) -> int:
-    """Runs all."""
-    out = options.output
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is there already; name another folder, or delete this one")
-    many = make(options)
-    settings = ["--checkpoint", str(options.checkpoint), "--retry-below", "0"]  # as alone()
-    few = out / "few"
-    whole = case_folder.find_cases(out / "scenes")[
-        : max(1, options.scenes * options.few // options.many)
-    ]
-    for number in range(options.few):
-        place = few / f"few{number:05d}"
-        shutil.copytree(whole[number * len(whole) // options.few], place, copy_function=os.link)
-        _edited("case.json", partial(_named, place.name))(place)
-    device = alone(options)
-    print(
-        f"the device alone: {device:.2f} cases a second, {len(sharding.make_mesh(8).devices)} devices"
-    )
-    jobs_ = {
-        f"{options.few} cases": (few, options.few, 1),
-        f"{options.many} cases": (many, options.many, 1),
-        f"{options.few} cases, two processes": (few, options.few, 2),
+def benchmark(options: Throughput) -> int:
+    """Runs the jobs; 0 if every case of them has its line and programs were shared.
+
+    Raises:
+      ValueError: the output folder is not empty.
+    """
+    output, few, many = options.output, options.few, options.many
+    require_new_folder(output)
+    scenes = write_scenes(options)
+    break_cases(options, copy_cases(scenes, output / "cases", many))
+    copy_cases(scenes[: max(1, len(scenes) * few // many)], output / "few", few)
+    device = device_rate(options, scenes)
+    devices = len(sharding.make_mesh(8).devices)
+    print(f"the device alone: {device:.2f} cases a second, {devices} devices")
+    settings = ["--checkpoint", str(options.checkpoint), "--retry-below", "0"]
+
+    def run(name: str, cases: str, total: int, processes: int = 1) -> JobRun:
+        command = [*settings, "--cases", str(output / cases)]
+        return run_job(command, output / name, total=total, processes=processes)
+
+    run("compiled", "scenes", len(scenes))
+    jobs = {
+        f"{few} cases": run("job0", "few", few),
+        f"{many} cases": run("job1", "cases", many),
+        f"{few} cases, two processes": run("job2", "few", few, 2),
     }
-    watch([*settings, "--cases", str(out / "scenes")], out / "compiled", options.scenes)
-    found = {}
-    for number, (name, (folder, total, processes)) in enumerate(jobs_.items()):
-        one = watch([*settings, "--cases", str(folder)], out / f"job{number}", total, processes)
-        found[name] = one
-        print(
-            f"{name}: exit code {one.code}, {one.predictions} predictions, {one.errors} error "
-            f"lines; {one.rate:.2f} cases a second ({one.rate / device:.0%} of the device alone), "
-            f"{one.seconds:.0f} s in all; {one.programs} programs compiled; "
-            f"at most {', '.join(f'{m:.0f}' for m in one.memory)} MiB in each third",
-            flush=True,
-        )
-    small, large, two = found.values()
+    rows = [
+        [
+            name,
+            job.code,
+            job.predictions,
+            job.errors,
+            f"{job.rate:.2f}",
+            f"{job.rate / device:.0%}",
+            f"{job.seconds:.0f}",
+            job.programs,
+            f"{max(job.memory):.0f}",
+        ]
+        for name, job in jobs.items()
+    ]
+    columns = ["job", "exit code", "predictions", "errors", "cases/s", "of the device", "s"]
+    print(text_table([*columns, "programs compiled", "memory, MiB"], rows))
+    small, large, shared = jobs.values()
     print(
-        f"{options.many} cases at {large.rate / small.rate:.0%} of the rate of {options.few}; two "
-        f"processes at {two.rate / small.rate:.0%} of the rate of one"
+        f"{many} cases at {large.rate / small.rate:.0%} of the rate of {few}; two processes at "
+        f"{shared.rate / small.rate:.0%} of the rate of one"
     )
-    broken = options.each * len(WAYS)
-    (out / "throughput.json").write_text(
-        json.dumps({"device": device, **{k: v._asdict() for k, v in found.items()}}, indent=1)
-    )
+    record = {"device": device, **{name: job._asdict() for name, job in jobs.items()}}
+    (output / "throughput.json").write_text(json.dumps(record, indent=1))
+    broken = options.each * len(DEFECTS)
     good = (
-        (large.predictions, large.errors) == (options.many - broken, broken)
+        (large.predictions, large.errors) == (many - broken, broken)
         and large.code == (3 if broken else 0)
-        and small.code == two.code == 0
-        and large.programs <= 6
+        and small.code == shared.code == 0
+        and large.programs <= MAX_PROGRAMS
     )
     return 0 if good else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs."""
-    options = tyro.cli(
-        Throughput,
-        args=arguments,
-        prog="python -m experiments.benchmarks.throughput",
-        description=__doc__,
+    prog = "python -m experiments.benchmarks.throughput"
+    return run_command(
+        lambda: benchmark(parse_options(Throughput, arguments, prog=prog, description=__doc__))
     )
-    return run_command(lambda: throughput(options))
 
 
 if __name__ == "__main__":

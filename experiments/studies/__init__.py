@@ -1,0 +1,1 @@
+"""Studies: what a part of the method is worth, and how far it can be trusted."""

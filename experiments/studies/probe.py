@@ -1,10 +1,11 @@
-"""Look into one case: what its gradient is made of, and how far to trust it.
+"""Probes the gradient of one case: what it is made of, and how far it can be trusted.
 
-Command:  python -m experiments.studies.probe --case cases/specimen0000_000 --checkpoint runs/demo
+Command:  python -m experiments.studies.probe --case cases/seed0_0000_000
 Time:     two minutes on two cores, most of it compilation
-Expect:   a table of every probe of e2r.probes, and all figures in probe.json
+Expect:   figures of 6 parts, with cosine 1.00 of mode unrolled with itself, and all of them in
+          probe.json; the other figures depend on the case
 
-The registration starts near the truth, as in training, so the case needs a truth.json. Everything
+The registration begins near the truth, as in training, so the case needs a truth.json. Everything
 runs in double precision.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from e2r.analysis import (
     conditioning,
@@ -31,58 +31,69 @@ from e2r.analysis import (
     loss_landscape,
     nan_tracing,
 )
-from e2r.analysis.stages import GRADIENT_PATHS, Stages, level_paths, run_stages, stage_gradients
-from e2r.cli.errors import run_command
+from e2r.analysis.probed_registration import (
+    ProbedRegistration,
+    in_double_precision,
+    make_probed_registration,
+)
+from e2r.analysis.stages import (
+    GRADIENT_PATHS,
+    StageConfig,
+    Stages,
+    level_paths,
+    run_stages,
+    stage_gradients,
+)
+from e2r.cli.errors import parse_options, run_command
 from e2r.config import TrainingConfig
 from e2r.datasets import case_folder
 from e2r.evaluation.preparation import level_centres
-from e2r.geometry import poses, surfaces
+from e2r.evaluation.text_table import text_table
+from e2r.geometry import surfaces
 from e2r.networks import mask_estimators
-from e2r.networks.build import build_mask_network, mask_logits
 from e2r.registration import iterate
-from e2r.registration.schedule import Schedule, apply_mask, run_schedule
+from e2r.registration.schedule import Schedule, apply_mask
 from e2r.runtime.provenance import versions
 from e2r.training import examples, losses
 from e2r.training.trained_model import PACKAGED, load_trained
-from e2r.types import Array, Example, MaskObjective, Params, Pose
+from e2r.types import Array, Example, Params, Pose
 
-REACH = 15.0
-"""mm: half a side of the landscape, which shifts the start along the model's x and y."""
-PARTS = ("faults", "influence", "steps", "paths", "estimators", "landscape")
+LANDSCAPE_MM = 15.0
+"""Half a side of the landscape, which shifts the initial pose along the model's x and y."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Look into one case: what its gradient is made of, and how far to trust it."""
+    """Probes the gradient of one case: what it is made of, and how far it can be trusted."""
 
     case: Path
     """a case folder with truth.json"""
     checkpoint: Path = PACKAGED
-    """output folder of experiments.train; the model that comes with e2r without it"""
+    """output folder of experiments.train; by default the packaged model"""
     output: Path = Path("probe.json")
     """file for all figures"""
     schedule: Schedule | None = None
-    """the registration; the checkpoint's own, of training, without it"""
+    """the registration; by default that of the checkpoint's training"""
     points: int = 256
-    """points that are left out, one after the other, for their exact influence"""
+    """influence: points that are left out, one after the other"""
     rows: int = 32
-    """points whose gradient the mask estimators are judged by"""
+    """estimators: points whose gradient is compared"""
     draws: int = 64
-    """masks drawn of each estimator, and for the reference"""
+    """estimators: masks that are drawn of each, and for the reference"""
     grid: int = 9
-    """places along each side of the landscape"""
+    """landscape: points along each side"""
     degrees: float = 4.0
-    """standard deviation of the start's rotation per axis"""
+    """standard deviation of the initial pose's rotation per axis, degrees"""
     mm: float = 4.0
-    """standard deviation of the start's translation per axis"""
+    """standard deviation of the initial pose's translation per axis, mm"""
     seed: int = 0
-    """of the sample, the start and all draws"""
-    parts: tuple[str, ...] = PARTS
-    """some of faults, influence, steps, paths, estimators, landscape"""
+    """seed of the sample, the initial pose and all draws"""
+    parts: tuple[str, ...] = ("faults", "influence", "steps", "paths", "estimators", "landscape")
+    """probes to run: faults, influence, steps, paths, estimators, landscape"""
 
     def __post_init__(self) -> None:
-        if not self.parts or set(self.parts) - set(PARTS):
-            raise ValueError(f"--parts: use some of {', '.join(PARTS)}")
+        if not self.parts or set(self.parts) - set(PROBES):
+            raise ValueError(f"--parts: use some of {', '.join(PROBES)}")
         for name, least in (("points", 2), ("rows", 1), ("draws", 2), ("grid", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}; use {least} or more")
@@ -94,179 +105,212 @@ class Probe:
 
 
 def read_example(options: Probe, config: TrainingConfig) -> tuple[Example, np.ndarray]:
-    """The case as training sees it, and the middle of each level (L, 3)."""
+    """The case as training sees it, and the centre of each level (L, 3), mm, model frame.
+
+    Args:
+      options: of the command line.
+      config: of the training run.
+
+    Raises:
+      ValueError: the case has no truth.
+    """
     case = case_folder.read_case(options.case)
     if case.truth is None:
         raise ValueError(f"{options.case}: has no truth.json, which a registration error needs")
-    example = examples.make_example(case, config.network, seed=options.seed, close=True)
+    example = examples.make_example(case, config.network, seed=options.seed, cropped=True)
     exact = (options.schedule or config.schedule).correspondence == "closest"
-    surface = surfaces.build(case.model, seed=0, nodes=surfaces.COARSE, exact=exact)
+    surface = surfaces.build_surface(
+        case.model, seed=0, nodes=surfaces.PROJECTION_NODES, exact=exact
+    )
     return example._replace(surface=surface), level_centres(case.model)
 
 
-def doubled(tree: Any) -> Any:
-    """The same pytree in double precision, on the device."""
-
-    def one(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
-
-    return jax.tree.map(one, tree)
+# Probes -------------------------------------------------------------------------------------------
 
 
-def examine(
-    options: Probe, config: TrainingConfig, params: Params, example: Example, centres: Array
-) -> dict[str, Any]:
-    """The chosen probes of one example, each a pytree of arrays; call it where x64 is on."""
-    schedule = options.schedule or config.schedule
-    cloud, targets, surface = example.cloud, example.targets, example.surface
-    k_start, k_rows, k_chain, k_masks = jax.random.split(jax.random.key(options.seed), 4)
-    middle = jnp.mean(targets.goals[np.asarray(targets.valid)], axis=0)
-    start = poses.perturb(k_start, example.pose, middle, degrees=options.degrees, mm=options.mm)
-    module = build_mask_network(config.network)
-    logits = jax.jit(partial(mask_logits, module))(params["mask"], cloud, example.pyramid)
-    weights = mask_estimators.soft(k_masks, logits)
-    scene = apply_mask(cloud, weights)
-
-    def track(weights: Array, start: Pose) -> Pose:
-        masked = apply_mask(cloud, weights)
-        return run_schedule(masked, surface, start, schedule).trajectory
-
-    final = gradient_paths.final_error(targets)
-
-    def loss(weights: Array) -> Array:
-        return losses.trajectory_loss(
-            track(weights, start), targets, error_scale_mm=config.optimisation.error_scale_mm
-        )
-
-    @jax.jit
-    def follow() -> tuple[gradient_paths.Steps, gradient_paths.Modes, conditioning.Conditioning]:
-        where, step = (scene, surface, start, schedule.scales()), schedule.bound_step()
-        found = gradient_paths.gradient_by_step(final, *where, step=step)
-        modes = gradient_paths.gradient_by_mode(final, *where, found, step=step, last=schedule.last)
-        return found, modes, conditioning.along_trajectory(scene, surface, start, schedule)
-
-    order = jax.random.permutation(k_rows, np.flatnonzero(cloud.valid))
-    side = jnp.linspace(-REACH, REACH, options.grid)
-    axes = jnp.eye(6)
-    of_start = loss_landscape.of_poses(
-        lambda pose: final(track(weights, pose)), example.pose, jnp.mean(surface.points, axis=0)
-    )
-    probes: dict[str, Callable[[], Any]] = {
-        "faults": lambda: first_fault(config, schedule, params, k_chain, example, centres, start),
-        "influence": lambda: jax.jit(
-            partial(influence.influence, lambda weights: final(track(weights, start)))
-        )(logits, order[: options.points]),
-        "steps": follow,
-        "paths": lambda: jax.jit(partial(level_paths, config.network, schedule))(
-            params, k_chain, example, centres
-        ),
-        "estimators": lambda: qualities(k_masks, loss, logits, order[: options.rows], options),
-        "landscape": lambda: jax.jit(partial(loss_landscape.plane, of_start))(
-            jnp.zeros(6), axes[3], axes[4], side, side
-        ),
-    }
-    before = losses.mean_target_error(start, targets)
-    after = final(jax.jit(track)(weights, start))
-    keep = jnp.mean(weights[np.asarray(cloud.valid)])
-    found: dict[str, Any] = {"tre_mm": jnp.stack([before, after]), "keep": keep}
-    return found | {name: probes[name]() for name in options.parts}
-
-
-def first_fault(
-    config: TrainingConfig,
-    schedule: Schedule,
-    params: Params,
-    key: Array,
-    example: Example,
-    centres: Array,
-    start: Pose,
-) -> nan_tracing.Fault | None:
-    """The first value that is not finite, on the way there or back."""
+def probe_faults(case: ProbedRegistration, options: Probe) -> nan_tracing.Fault | None:
+    """The first value that is not finite, in the forward or in the backward pass."""
+    del options
+    key, config, centres = case.keys.stages, case.config, case.centres
 
     @jax.jit
     @jax.vmap
     def stages(params: Params, example: Example, start: Pose) -> tuple[Stages, dict[str, Any]]:
-        copies = (params["mask"],) * len(GRADIENT_PATHS)
-        there = run_stages(
-            config.network, schedule, copies, params["coarse"], key, example, centres, start=start
-        )
-        return there, stage_gradients(config.network, schedule, params, key, example, start)
+        forward = run_stages(params, key, example, config=config, centres=centres, start=start)
+        return forward, stage_gradients(params, key, example, config=config, start=start)
 
-    one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (params, example, start))
-    there, back = stages(*one)
-    return nan_tracing.first_fault(there) or nan_tracing.first_fault(back)
+    batch = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf)[None], (case.params, case.example, case.start)
+    )
+    forward, backward = stages(*batch)
+    return nan_tracing.first_fault(forward) or nan_tracing.first_fault(backward)
 
 
-def qualities(
-    key: Array, loss: MaskObjective, logits: Array, rows: Array, options: Probe
-) -> dict[str, estimator_bias.EstimatorQuality]:
-    """Every mask estimator against many draws, on the points of ``rows``."""
-    k_reference, k_draws = jax.random.split(key)
-    many = jax.jit(partial(estimator_bias.many_masks, loss=loss, draws=options.draws))
-    reference = many(k_reference, logits=logits, rows=rows)
+def tell_faults(fault: nan_tracing.Fault | None) -> str:
+    """The fault as text."""
+    name = (
+        "none" if fault is None else f"{fault.stage}, {fault.array}: {fault.num_nonfinite} numbers"
+    )
+    return f"first value that is not finite: {name}"
+
+
+def probe_influence(case: ProbedRegistration, options: Probe) -> Any:
+    """The influence of single points on the final TRE, exact and by the gradient."""
+    final_tre = partial(case.final_tre, start=case.start)
+    measure = jax.jit(partial(influence.influence, final_tre))
+    return measure(case.logits, case.order[: options.points])
+
+
+def tell_influence(figures: Any) -> str:
+    """The agreement of both as text."""
+    rank = figures.rank_correlation
+    return f"influence of points: rank correlation with leaving them out {rank:.3f}"
+
+
+def probe_steps(case: ProbedRegistration, options: Probe) -> tuple[Any, ...]:
+    """The gradient by step and by mode, and the conditioning of each step."""
+    del options
+    schedule, start = case.config.schedule, case.start
+    scene = apply_mask(case.example.cloud, case.weights)
+    surface = case.example.surface
+    error = gradient_paths.final_error(case.example.targets)
+    scales, step = schedule.scales(), schedule.bound_step()
 
     @jax.jit
-    def judged(index: Array) -> estimator_bias.EstimatorQuality:
+    def follow() -> tuple[Any, ...]:
+        by_step = gradient_paths.gradient_by_step(
+            scene, surface, start, scales=scales, step=step, error=error
+        )
+        by_mode = gradient_paths.gradient_by_mode(
+            scene,
+            surface,
+            start,
+            scales=scales,
+            step=step,
+            error=error,
+            by_step=by_step,
+            last=schedule.last,
+        )
+        track = conditioning.along_trajectory(scene, surface, start, schedule=schedule)
+        return by_step, by_mode, track
+
+    return follow()
+
+
+def tell_steps(figures: tuple[Any, ...]) -> str:
+    """The steps and the modes as two tables."""
+    steps, modes, track = figures
+    columns = ["step", "share", "cosine", "from here on", "cosine", "gap"]
+    rows = [
+        [
+            k + 1,
+            f"{steps.share_norms[k]:.1e}",
+            f"{steps.share_cosines[k]:.2f}",
+            f"{steps.truncated_norms[k]:.1e}",
+            f"{steps.truncated_cosines[k]:.2f}",
+            f"{track.gap[k]:.4f}",
+            f"{track.effective_points[k]:.1f}",
+            f"{track.condition[k]:.1f}",
+        ]
+        for k in range(len(steps.share_norms))
+    ]
+    by_step = text_table([*columns, "effective points", "condition"], rows)
+    norms, cosines = modes.comparison.norms, modes.comparison.cosines[0]
+    by_mode = text_table(
+        ["mode", "norm", "cosine with unrolled"],
+        [
+            [mode, f"{norms[i]:.1e}", f"{cosines[i]:.2f}"]
+            for i, mode in enumerate(iterate.GRADIENT_MODES)
+        ],
+    )
+    return f"{by_step}\n\n{by_mode}"
+
+
+def probe_paths(case: ProbedRegistration, options: Probe) -> Any:
+    """The gradient of each level's error by its path through the network."""
+    del options
+    measure = jax.jit(partial(level_paths, config=case.config))
+    return measure(case.params, case.keys.stages, case.example, centres=case.centres)
+
+
+def tell_paths(figures: Any) -> str:
+    """The levels as a table: norm and cosine of the share of each path."""
+    rows = []
+    for i in map(int, np.flatnonzero(figures.errors > 0)):
+        shares = zip(figures.norms[i], figures.cosines[i], strict=True)
+        cells = [cell for norm, cosine in shares for cell in (f"{norm:.1e}", f"{cosine:.2f}")]
+        rows.append([i + 1, f"{figures.errors[i]:.2f} mm", *cells])
+    paths = [column for name in GRADIENT_PATHS for column in (name, "cosine")]
+    return text_table(["level", "TRE", *paths], rows)
+
+
+def probe_estimators(
+    case: ProbedRegistration, options: Probe
+) -> dict[str, estimator_bias.EstimatorQuality]:
+    """Bias and variance of every mask estimator, against an unbiased reference."""
+    draws, rows = options.draws, case.order[: options.rows]
+    k_reference, k_draws = jax.random.split(case.keys.masks)
+
+    sample = jax.jit(partial(estimator_bias.sample_masks, loss=case.loss, draws=draws))
+    reference = sample(k_reference, logits=case.logits, rows=rows)
+
+    @jax.jit
+    def quality(index: Array) -> estimator_bias.EstimatorQuality:
         drawn = estimator_bias.draw_gradients(
             k_draws,
-            loss,
-            logits,
-            rows,
-            estimator_bias.estimator_by_index(index),
-            draws=options.draws,
+            case.loss,
+            case.logits,
+            rows=rows,
+            estimator=estimator_bias.estimator_by_index(index),
+            draws=draws,
         )
         return estimator_bias.estimator_quality(drawn, reference)
 
-    return {name: judged(jnp.int32(i)) for i, name in enumerate(mask_estimators.ESTIMATORS)}
+    return {name: quality(jnp.int32(i)) for i, name in enumerate(mask_estimators.ESTIMATORS)}
 
 
-def table(options: Probe, found: dict[str, Any]) -> str:
-    """The probes as text."""
-    begin, end = found["tre_mm"]
-    lines = [f"{options.case}: TRE {begin:.2f} -> {end:.2f} mm; the mask keeps {found['keep']:.1%}"]
-    if "faults" in found:
-        fault = found["faults"]
-        name = "none" if fault is None else f"{fault.stage}, {fault.leaf}: {fault.numbers} numbers"
-        lines.append(f"first value that is not finite: {name}")
-    if "influence" in found:
-        rank = found["influence"].rank_correlation
-        lines.append(f"influence of points: rank correlation with leaving them out {rank:.3f}")
-    if "steps" in found:
-        steps, modes, track = found["steps"]
-        lines += ["", "step   share    cos  from here on  cos      gap  effective  condition"]
-        for k in range(len(steps.share_norms)):
-            lines.append(
-                f"{k + 1:4d}  {steps.share_norms[k]:.1e} {steps.share_cosines[k]:5.2f}"
-                f"       {steps.truncated_norms[k]:.1e} {steps.truncated_cosines[k]:5.2f}"
-                f"  {track.gap[k]:7.4f}  {track.effective[k]:9.1f}  {track.condition[k]:9.1f}"
-            )
-        lines += ["", "mode        norm     cosine with unrolled"]
-        for i, mode in enumerate(iterate.GRADIENT_MODES):
-            norm, cosine = modes.comparison.norms[i], modes.comparison.cosines[0, i]
-            lines.append(f"{mode:10s}  {norm:.1e}  {cosine:5.2f}")
-    if "paths" in found:
-        by = found["paths"]
-        lines += ["", "level       TRE" + "".join(f"{name:>13s}   cos" for name in GRADIENT_PATHS)]
-        for i in map(int, np.flatnonzero(by.errors > 0)):
-            shares = zip(by.norms[i], by.cosines[i], strict=True)
-            text = "".join(f"{norm:13.1e} {cosine:5.2f}" for norm, cosine in shares)
-            lines.append(f"{i + 1:5d}  {by.errors[i]:5.2f} mm{text}")
-    if "estimators" in found:
-        lines += ["", "estimator                  bias  deviation  cosine  one draw   scale"]
-        for name, q in found["estimators"].items():
-            lines.append(
-                f"{name:25s} {q.bias:5.2f}  {q.deviation:9.2f}  {q.cosine:6.2f}  {q.single:8.2f}"
-                f"  {q.scale:6.2f}"
-            )
-    if "landscape" in found:
-        below = np.mean(found["landscape"] < 2.0)
-        lines += ["", f"of starts up to {REACH:g} mm to each side, {below:.0%} end below 2 mm"]
-    return "\n".join(lines)
+def tell_estimators(figures: Mapping[str, Any]) -> str:
+    """The estimators as a table."""
+    columns = ["estimator", "bias", "deviation", "cosine", "cosine of one draw", "scale"]
+    rows = [
+        [name, *(f"{x:.2f}" for x in (q.bias, q.deviation, q.cosine, q.draw_cosine, q.scale))]
+        for name, q in figures.items()
+    ]
+    return text_table(columns, rows)
+
+
+def probe_landscape(case: ProbedRegistration, options: Probe) -> Array:
+    """The final TRE over shifts of the initial pose from the true one, (grid, grid) mm."""
+    side = jnp.linspace(-LANDSCAPE_MM, LANDSCAPE_MM, options.grid)
+    axes = jnp.eye(6)
+    of_twist = loss_landscape.loss_of_twist(
+        partial(case.final_tre, case.weights),
+        case.example.pose,
+        jnp.mean(case.example.surface.points, axis=0),
+    )
+    measure = jax.jit(partial(loss_landscape.plane, of_twist))
+    return measure(jnp.zeros(6), directions=(axes[3], axes[4]), offsets=(side, side))
+
+
+def tell_landscape(figures: np.ndarray) -> str:
+    """The share of initial poses that succeed, as text."""
+    below = np.mean(figures < 2.0)
+    return f"initial poses up to {LANDSCAPE_MM:g} mm to each side: {below:.0%} end below 2 mm"
+
+
+PROBES: dict[str, tuple[Callable[[ProbedRegistration, Probe], Any], Callable[[Any], str]]] = {
+    "faults": (probe_faults, tell_faults),
+    "influence": (probe_influence, tell_influence),
+    "steps": (probe_steps, tell_steps),
+    "paths": (probe_paths, tell_paths),
+    "estimators": (probe_estimators, tell_estimators),
+    "landscape": (probe_landscape, tell_landscape),
+}
+"""Name -> the probe, and its figures as text."""
 
 
 def plain(value: Any) -> Any:
-    """Named tuples and arrays as JSON values; what is not finite becomes null."""
+    """Named tuples and arrays as JSON values; a number that is not finite becomes null."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     elif isinstance(value, tuple):
@@ -283,31 +327,45 @@ def plain(value: Any) -> Any:
 
 
 def probe(options: Probe) -> int:
-    """Runs the probes."""
+    """Runs the chosen probes, and writes their figures."""
     config, params = load_trained(options.checkpoint)
     example, centres = read_example(options, config)
     with jax.enable_x64(True):
-        arguments = doubled((params, example, centres))
-        found = examine(options, config, *arguments)
-        found = {
-            name: value if name == "faults" else jax.tree.map(np.asarray, value)
-            for name, value in found.items()
-        }
-    print(table(options, found))
+        params, example, centres = in_double_precision((params, example, centres))
+        case = make_probed_registration(
+            options.seed,
+            example,
+            params,
+            config=StageConfig(config.network, options.schedule or config.schedule),
+            centres=centres,
+            error_scale_mm=config.optimisation.error_scale_mm,
+            degrees=options.degrees,
+            mm=options.mm,
+        )
+        before = losses.mean_target_error(case.start, example.targets)
+        after = jax.jit(case.final_tre)(case.weights, case.start)
+        keep = float(jnp.mean(case.weights[np.asarray(example.cloud.valid)]))
+        figures: dict[str, Any] = {"tre_mm": [float(before), float(after)], "keep": keep}
+        print(f"{options.case}: TRE {before:.2f} -> {after:.2f} mm; the mask keeps {keep:.1%}")
+        for name in options.parts:
+            measure, tell = PROBES[name]
+            found = measure(case, options)
+            figures[name] = found if name == "faults" else jax.tree.map(np.asarray, found)
+            print(f"\n{tell(figures[name])}")
     settings = {"checkpoint": str(options.checkpoint), "case": str(options.case)}
-    about = {"settings": settings, "versions": versions(), "figures": plain(found)}
+    record = {"settings": settings, "versions": versions(), "figures": plain(figures)}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(about))
+    options.output.write_text(json.dumps(record))
     print(options.output)
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and probes."""
-    options = tyro.cli(
-        Probe, args=arguments, prog="python -m experiments.studies.probe", description=__doc__
+    prog = "python -m experiments.studies.probe"
+    return run_command(
+        lambda: probe(parse_options(Probe, arguments, prog=prog, description=__doc__))
     )
-    return run_command(lambda: probe(options))
 
 
 if __name__ == "__main__":

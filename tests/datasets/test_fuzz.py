@@ -1,5 +1,7 @@
-"""Values that nobody thought of, for every public constructor, reader and command: each is taken,
-or refused in one sentence; and a pose that is not a number never comes without its flag."""
+"""Random values for the public constructors, readers and commands.
+
+Each is accepted, or refused in one sentence. A prediction holds finite poses, or an error.
+"""
 
 import dataclasses
 import json
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import jax
+import layouts
 import numpy as np
 import pytest
 import trimesh
@@ -17,14 +20,8 @@ from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from e2r.cli import commands
-from e2r.config import (
-    EvaluationConfig,
-    InitialPose,
-    OptimisationConfig,
-    config_from_json,
-    config_to_json,
-)
+from e2r.cli import main
+from e2r.config import EvaluationConfig, OptimisationConfig, config_from_json, config_to_json
 from e2r.datasets import (
     case_folder,
     ct,
@@ -37,13 +34,15 @@ from e2r.datasets import (
     spinedepth_files,
     spinedepth_pairs,
 )
-from e2r.datasets.case import RgbdImage, case_from_image
+from e2r.datasets.case import RgbdImage, make_case
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
-from e2r.evaluation.predictions import Registered, prediction_line, read_prediction
+from e2r.evaluation.predictions import make_prediction, read_prediction
 from e2r.evaluation.preparation import read_initial_pose
+from e2r.evaluation.results import Failed
 from e2r.geometry import poses
 from e2r.networks.build import NetworkConfig
+from e2r.pipeline import ProgramConfig
 from e2r.registration import global_search
 from e2r.registration.schedule import Schedule
 from e2r.simulation import simulator
@@ -55,7 +54,7 @@ MANY = int(os.environ.get("E2R_FUZZ", "1"))
 
 
 def tries(count: int):
-    """So many inputs, the same ones every time."""
+    """Settings for this number of inputs, the same in every run."""
     return settings(
         max_examples=count * MANY,
         deadline=None,
@@ -83,14 +82,15 @@ KINDS = (
     NetworkConfig,
     Schedule,
     global_search.SearchConfig,
-    InitialPose,
+    ProgramConfig,
+    EvaluationConfig,
     OptimisationConfig,
     simulator.SimulationConfig,
 )
 
 
 def of_type(kind):
-    """Values of an annotation."""
+    """A strategy for the values of an annotation."""
     if kind is bool:
         return st.booleans()
     if kind is int:
@@ -102,14 +102,16 @@ def of_type(kind):
         if rest == [Ellipsis]:
             return st.lists(of_type(inner), max_size=4).map(tuple)
         return st.tuples(*map(of_type, (inner, *rest)))
+    if dataclasses.is_dataclass(kind):
+        return st.just(kind())
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     return WORDS
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_settings_are_taken_or_refused(kind):
-    """Each field by itself among good ones, and several at once."""
+def test_settings_are_accepted_or_refused(kind):
+    """Random values for one field, or for several."""
     hints = typing.get_type_hints(kind)
     fields = st.fixed_dictionaries({}, optional={name: of_type(h) for name, h in hints.items()})
 
@@ -127,7 +129,7 @@ def test_settings_are_taken_or_refused(kind):
 
 
 def refused_or(result_of, *arguments):
-    """The result, or None where it is refused by a sentence."""
+    """The result; None if a sentence refuses the arguments."""
     try:
         return result_of(*arguments)
     except (ValueError, OSError) as error:
@@ -147,7 +149,7 @@ def test_a_pose_is_a_rigid_motion_or_refused(value):
 
 @tries(60)
 @given(PLAIN, st.sampled_from(["seed", "network", "scenes", "schedule", "optimisation"]))
-def test_settings_of_a_checkpoint(value, name):
+def test_settings_of_a_checkpoint_are_accepted_or_refused(value, name):
     found = config_to_json(TINY)
     found[name] = value
     refused_or(config_from_json, found)
@@ -155,7 +157,7 @@ def test_settings_of_a_checkpoint(value, name):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A case of a few kilobytes: an 8x6 picture, two boxes."""
+    """A case of a few kilobytes: an 8x6 image, two boxes."""
     folder = tmp_path_factory.mktemp("fuzz") / "case"
     depth = np.full((6, 8), 400.0) + np.arange(8)
     picture = RgbdImage(np.full((6, 8, 3), 90, np.uint8), depth, 9.0, 9.0, 3.5, 2.5)
@@ -164,7 +166,7 @@ def small(tmp_path_factory):
         model[name] = trimesh.creation.box(extents=[30.0, 20.0, 25.0])
         model[name].apply_translation([0.0, 0.0, 30.0 * number])
     pose = poses.identity()._replace(translation=np.array([0.0, 0.0, 400.0], np.float32))
-    case = case_from_image(
+    case = make_case(
         picture, id="small", model=model, truth=dict.fromkeys(model, pose), source="fuzz"
     )
     case_folder.write_case(case, folder)
@@ -173,7 +175,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def copied(small, tmp_path):
-    """A function that gives a fresh copy each time."""
+    """A function that returns a fresh copy of the case at each call."""
     place = tmp_path / "copy"
 
     def fresh() -> Path:
@@ -185,7 +187,7 @@ def copied(small, tmp_path):
 
 
 def changed(value, where, new):
-    """JSON with one of its places replaced."""
+    """The JSON value with one of its places replaced."""
     if isinstance(value, dict) and value and where:
         key = sorted(value)[where[0] % len(value)]
         return {**value, key: changed(value[key], where[1:], new)}
@@ -198,7 +200,7 @@ def changed(value, where, new):
 PLACES = st.lists(st.integers(0, 7), max_size=4)
 
 
-def test_fields_of_a_case(copied):
+def test_changed_fields_of_a_case_are_accepted_or_refused(copied):
     @tries(100)
     @given(st.sampled_from(["case.json", "camera.json", "truth.json"]), PLACES, PLAIN)
     def check(name, where, value):
@@ -216,7 +218,7 @@ def test_fields_of_a_case(copied):
 
 
 def spoilt(content: bytes, at: int, new: bytes, cut: bool) -> bytes:
-    """A file with bytes replaced, and perhaps all after them gone."""
+    """The content with some bytes replaced, and perhaps cut off after them."""
     at %= max(len(content), 1)
     return content[:at] + new + (b"" if cut else content[at + len(new) :])
 
@@ -224,7 +226,7 @@ def spoilt(content: bytes, at: int, new: bytes, cut: bool) -> bytes:
 BYTES = st.tuples(st.integers(0, 10**6), st.binary(max_size=12), st.booleans())
 
 
-def test_bytes_of_a_case(copied, small):
+def test_changed_bytes_of_a_case_are_accepted_or_refused(copied, small):
     files = sorted(str(path.relative_to(small)) for path in small.rglob("*") if path.is_file())
     assert len(files) >= 7
 
@@ -242,11 +244,11 @@ def test_bytes_of_a_case(copied, small):
 
 
 def readers(folder: Path):
-    """Reader -> a small good file of its kind."""
+    """File -> its reader; most of the files are written, small and valid."""
     rng = np.random.default_rng(0)
     points = rng.normal(size=(40, 3)) * 20.0 + np.array([0.0, 0.0, 400.0])
     colors = rng.uniform(size=(40, 3))
-    pcd.write(folder / "a.pcd", points.reshape(5, 8, 3), colors.reshape(5, 8, 3))
+    layouts.write_pcd(folder / "a.pcd", points.reshape(5, 8, 3), colors.reshape(5, 8, 3))
     trimesh.creation.box(extents=[9.0, 9.0, 9.0]).export(folder / "a.stl")
     trimesh.PointCloud(points).export(folder / "a.ply")
     np.savetxt(folder / "a.xyz", points)
@@ -257,7 +259,7 @@ def readers(folder: Path):
     (folder / "a.txt").write_text("\n".join(",".join(["1"] * 17) for _ in range(3)))
     (folder / "a.pkl").write_bytes(__import__("pickle").dumps({"a": np.eye(3)}))
     return {
-        "a.pcd": pcd.read,
+        "a.pcd": pcd.read_cloud,
         "a.stl": meshes.read_mesh,
         "a.ply": ply.read_cloud,
         "a.xyz": spinedepth_pairs.read_xyz,
@@ -269,12 +271,12 @@ def readers(folder: Path):
         "calibration.json": lambda path: load_calibration(path.parent),
         "a.nii": ct.read_labels,
         "a.view": snapshots.read_snapshot,
-        "pose.json": lambda path: read_initial_pose(InitialPose(str(path))),
+        "pose.json": lambda path: read_initial_pose(str(path)),
     }
 
 
-def test_bytes_of_other_files(tmp_path):
-    """A file's bytes replaced or cut off, or nothing of its kind at all."""
+def test_changed_bytes_of_other_files_are_accepted_or_refused(tmp_path):
+    """Bytes of the file are replaced or cut off; some files are never valid."""
     known = readers(tmp_path)
     shutil.copy(PACKAGED / "calibration.json", tmp_path)
     (tmp_path / "pose.json").write_text(json.dumps(np.eye(4).tolist()))
@@ -329,8 +331,8 @@ ARGUMENTS = st.lists(
 )
 
 
-def test_commands_never_end_in_a_traceback(small, tmp_path, capsys):
-    """Whatever is asked, the answer is an exit code, and a sentence where it is not 0."""
+def test_no_command_ends_in_a_traceback(small, tmp_path, capsys):
+    """Any words end with exit code 0 or 2."""
 
     @tries(40)
     @given(ARGUMENTS)
@@ -341,7 +343,7 @@ def test_commands_never_end_in_a_traceback(small, tmp_path, capsys):
         if {"register", "simulate", "view"} & set(line[:1]) and len(line) > 1:
             line = [line[0], "--output", str(tmp_path / "out"), "--no-such", *line[1:]]
         try:
-            code = commands.main(line)
+            code = main(line)
         except SystemExit as stop:  # argument parsing says what it says, and leaves with 2
             code = 2 if stop.code not in (0, None) else 0
         err = capsys.readouterr().err
@@ -351,11 +353,12 @@ def test_commands_never_end_in_a_traceback(small, tmp_path, capsys):
     check()
 
 
-def test_no_pose_that_is_not_a_number_goes_without_its_flag(checkpoint, simulated_cases, tmp_path):
-    """Scenes of any shape through the whole chain: poses of numbers, or an error line."""
+def test_a_prediction_holds_finite_poses_or_an_error(checkpoint, simulated_cases, tmp_path):
+    """Scenes of any shape, size and validity through the whole pipeline."""
     config, params = load_trained(checkpoint)
     search = global_search.SearchConfig(rolls=1, shifts=(0.0,), parents=0, finalists=1, steps=3)
-    job = EvaluationConfig(batch=4, num_samples=1, search=search, schedule=Schedule(steps=4))
+    program = ProgramConfig(num_samples=1, search=search, schedule=Schedule(steps=4))
+    job = EvaluationConfig(program, batch=4)
     base = simulated_cases[0]
 
     @st.composite
@@ -377,11 +380,13 @@ def test_no_pose_that_is_not_a_number_goes_without_its_flag(checkpoint, simulate
         case = dataclasses.replace(
             base, points=points, colors=np.zeros_like(points), normals=None, bone=None, image=None
         )
-        (found,) = runner.run([case], config, params, job, keep=tmp_path / "surface.npz")
-        if not isinstance(found, Registered):
-            assert found[0] == base.id and len(found[1]) > 10
+        (found,) = runner.run(
+            [case], config, params, job=job, surface_file=tmp_path / "surface.npz"
+        )
+        if isinstance(found, Failed):
+            assert found.id == base.id and len(found.message) > 10
             return
-        line = prediction_line(found, "learnt")
+        line = make_prediction(found, "learnt").to_json()
         json.loads(json.dumps(line, allow_nan=False))
         for matrix in line["T_camera_model"].values():
             rotation = np.array(matrix)[:3, :3]

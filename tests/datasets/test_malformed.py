@@ -1,14 +1,15 @@
-"""How many kinds of malformed input the readers of real data are tried with."""
+"""At least sixty kinds of malformed input are tried on the readers of real data."""
 
 import test_ct
-import test_pairs
 import test_rgbd
+import test_safe_pickle
 import test_spinealign
 import test_spinedepth
+import test_spinedepth_pairs
 
 
 def test_at_least_sixty_malformed_inputs_are_tried(tmp_path):
-    """Each is run through the command line by the file that has it; here they are counted."""
+    """The file that holds a kind runs it through the command line; here they are counted."""
     for name in ("one/STL", "Specimen_1/Recordings/Recording0", "Specimen_1/Calib"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("Recordings/Recording0/Poses_0.txt", "Calib/SN10027879.conf"):
@@ -17,11 +18,11 @@ def test_at_least_sixty_malformed_inputs_are_tried(tmp_path):
         "ct": test_ct.broken(tmp_path),
         "spinedepth": test_spinedepth.broken(tmp_path),
         "spinedepth's clouds": test_spinedepth.broken_clouds(tmp_path),
-        "pairs": test_pairs.BROKEN,
+        "pairs": test_spinedepth_pairs.BROKEN,
         "rgbd": test_rgbd.BROKEN,
         "clouds": test_rgbd.CLOUDS,
         "spinealign": test_spinealign.BROKEN,
-        "pickles": test_spinealign.TRICKS,
+        "pickles": test_safe_pickle.TRICKS,
     }
     counts = {name: len(table) for name, table in tables.items()}
     print(counts, sum(counts.values()))

@@ -2,14 +2,15 @@
 
 import json
 
+import layouts
 import numpy as np
 import pytest
 import trimesh
 from conftest import refused
 from PIL import Image
 
-from e2r.cli import commands
-from e2r.datasets import case_folder, pcd, rgbd
+from e2r.cli import main
+from e2r.datasets import case_folder, rgbd
 from e2r.datasets.case import RgbdImage
 from e2r.geometry import lens_distortion, point_clouds
 
@@ -19,8 +20,8 @@ LENS = lens_distortion.Lens(95.0, 96.0, 63.0, 47.5)
 
 
 @pytest.fixture(scope="module")
-def picture():
-    """A gentle hill in soft colours, with a hole of no depth."""
+def hill():
+    """The image of a gentle hill in soft colours, with a hole that has no depth."""
     v, u = np.mgrid[:96, :128]
     depth = 500.0 - 40.0 * np.exp(-(((u - 64) / 30) ** 2 + ((v - 48) / 25) ** 2))
     depth[40:44, 20:26] = 0.0
@@ -37,53 +38,37 @@ def model(tmp_path):
 
 def convert(source, output, model, *more):
     arguments = ["convert", "rgbd", source, output, "--model", model, *more]
-    return commands.main([str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("distortion", [BROWN, KINECT])
-def test_distortion_is_undone(picture, distortion):
-    """The hill as bent by the lens, straightened, is the hill; where it was seen."""
+def test_distortion_is_undone(hill, distortion):
+    """Distorting and undistorting an image gives it back, where both show it."""
     lens = LENS._replace(distortion=distortion)
     x, y = np.meshgrid(np.linspace(-0.6, 0.6, 25), np.linspace(-0.45, 0.45, 19))
     back = lens_distortion.undistort(*lens_distortion.distort(x, y, distortion), distortion)
     np.testing.assert_allclose(back, (x, y), atol=1e-5)
-    bent = lens_distortion.remap(picture.color, picture.depth, lens, lens_distortion.undistort)
-    assert np.abs(bent[1] - picture.depth)[:8].max() > 0.2
-    again = rgbd.undistort(*bent, lens)
-    both = (again.depth > 0) & (picture.depth > 0)
+    bent = lens_distortion.remap(hill.color, hill.depth, lens, ray_map=lens_distortion.undistort)
+    assert np.abs(bent[1] - hill.depth)[:8].max() > 0.2
+    again = rgbd.undistort_image(*bent, lens)
+    both = (again.depth > 0) & (hill.depth > 0)
     assert both.mean() > 0.85
-    assert np.median(np.abs(again.depth - picture.depth)[both]) < 0.3
-    error = np.abs(again.color.astype(float) - picture.color)[both]
+    assert np.median(np.abs(again.depth - hill.depth)[both]) < 0.3
+    error = np.abs(again.color.astype(float) - hill.color)[both]
     assert np.quantile(error, 0.95) < 3.0
     assert not (again.depth[41:43, 22:24] > 0).any()  # a hole stays one, no mean across its edge
 
 
-def test_the_model_of_a_lens_in_closed_form():
-    """Terms one at a time, by the formulas of OpenCV's documentation; beyond its reach NaN."""
-    x, y, r = 0.3, -0.2, 0.13
-    for name, goal in {
-        "k1": (x * (1 + 0.1 * r), y * (1 + 0.1 * r)),
-        "k3": (x * (1 + 0.1 * r**3), y * (1 + 0.1 * r**3)),
-        "k4": (x / (1 + 0.1 * r), y / (1 + 0.1 * r)),
-        "p1": (x + 0.1 * 2 * x * y, y + 0.1 * (r + 2 * y * y)),
-        "p2": (x + 0.1 * (r + 2 * x * x), y + 0.1 * 2 * x * y),
-    }.items():
-        given = tuple(0.1 if name == each else 0.0 for each in lens_distortion.COEFFICIENTS)
-        np.testing.assert_allclose(lens_distortion.distort(np.array(x), np.array(y), given), goal)
-    inside_out = lens_distortion.distort(np.array(2.0), np.array(0.0), (-1.0, *[0.0] * 7))
-    assert np.isnan(inside_out).all()
-
-
-@pytest.mark.parametrize(("unit", "kind"), [("mm", ".png"), ("m", ".npy"), ("mm", ".npy")])
-def test_a_written_frame_is_read_back(picture, model, tmp_path, capsys, unit, kind):
-    lens = LENS._replace(depth_scale=10.0 if kind == ".png" else 1.0)
-    rgbd.write(tmp_path / "frame", picture, lens, unit=unit, kind=kind)
+@pytest.mark.parametrize(("unit", "suffix"), [("mm", ".png"), ("m", ".npy"), ("mm", ".npy")])
+def test_a_written_frame_is_read_back(hill, model, tmp_path, capsys, unit, suffix):
+    lens = LENS._replace(depth_scale=10.0 if suffix == ".png" else 1.0)
+    layouts.write_rgbd(tmp_path / "frame", hill, lens, unit=unit, suffix=suffix)
     assert convert(tmp_path / "frame", tmp_path / "mine", model, "--unit", unit) == 0
     assert "levels L3" in capsys.readouterr().out
     case = case_folder.read_case(tmp_path / "mine")
     assert case.id == "mine" and case.truth is None
-    np.testing.assert_allclose(case.image.depth, picture.depth, atol=0.06)
-    np.testing.assert_array_equal(case.image.color, picture.color)
+    np.testing.assert_allclose(case.image.depth, hill.depth, atol=0.06)
+    np.testing.assert_array_equal(case.image.color, hill.color)
     assert case.image[2:] == LENS[:4]
 
 
@@ -96,7 +81,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_lenses_written_by_hand(tmp_path, spelling):
+def test_every_spelling_of_a_lens_is_read(tmp_path, spelling):
     path = tmp_path / "camera.json"
     path.write_text(json.dumps(spelling))
     lens = rgbd.read_lens(path)
@@ -108,49 +93,51 @@ def test_lenses_written_by_hand(tmp_path, spelling):
     assert lens.size == ((128, 96) if "width" in spelling else None)
 
 
-def test_what_is_no_measurement_is_left_out(picture, tmp_path):
-    rgbd.write(tmp_path, picture, LENS)
+def test_pixels_without_a_measurement_are_left_out(hill, tmp_path):
+    layouts.write_rgbd(tmp_path, hill, LENS)
     steps = np.array(Image.open(tmp_path / "depth.png"))
     steps[0, :5] = 65535
     Image.fromarray(steps).save(tmp_path / "depth.png")
-    found = rgbd.read_picture(tmp_path).depth
+    found = rgbd.read_image_folder(tmp_path).depth
     assert (found[0, :5] == 0).all() and (found[40:44, 20:26] == 0).all()
     (tmp_path / "depth.png").unlink()
-    values = picture.depth / 1000.0
+    values = hill.depth / 1000.0
     values[1, :4] = [np.nan, np.inf, -np.inf, -1.0]
     np.save(tmp_path / "depth.npy", values)
-    found = rgbd.read_picture(tmp_path, "m").depth
+    found = rgbd.read_image_folder(tmp_path, "m").depth
     assert (found[1, :4] == 0).all()
-    np.testing.assert_allclose(found[50:], picture.depth[50:], rtol=1e-5)
+    np.testing.assert_allclose(found[50:], hill.depth[50:], rtol=1e-5)
 
 
-def grid_of(picture):
-    points, pixels = point_clouds.back_project(picture.depth, *picture[2:])
-    grid = np.zeros((*picture.depth.shape, 3))
+def grid_of(hill):
+    points, pixels = point_clouds.back_project(
+        hill.depth, fx=hill.fx, fy=hill.fy, cx=hill.cx, cy=hill.cy
+    )
+    grid = np.zeros((*hill.depth.shape, 3))
     grid.reshape(-1, 3)[pixels] = points
     return grid
 
 
-def test_an_organised_cloud_brings_normals(picture, model, tmp_path):
-    grid = grid_of(picture)
-    pcd.write(tmp_path / "scene.pcd", grid, picture.color / 255.0)
+def test_an_organised_cloud_brings_normals(hill, model, tmp_path):
+    grid = grid_of(hill)
+    layouts.write_pcd(tmp_path / "scene.pcd", grid, hill.color / 255.0)
     assert convert(tmp_path / "scene.pcd", tmp_path / "mine", model) == 0
     case = case_folder.read_case(tmp_path / "mine")
-    np.testing.assert_allclose(case.points, grid[picture.depth > 0], atol=1e-3)
-    np.testing.assert_allclose(case.colors, picture.color[picture.depth > 0] / 255.0, atol=1e-6)
+    np.testing.assert_allclose(case.points, grid[hill.depth > 0], atol=1e-3)
+    np.testing.assert_allclose(case.colors, hill.color[hill.depth > 0] / 255.0, atol=1e-6)
     # The hill as a function z(x, y): its normal by differences, exact enough in its middle.
     dz = np.stack(np.gradient(grid, axis=(0, 1)), 0)
     exact = np.cross(dz[0], dz[1])
     exact = exact / np.maximum(np.linalg.norm(exact, axis=-1, keepdims=True), 1e-9)
-    inside = np.zeros(picture.depth.shape, bool)
+    inside = np.zeros(hill.depth.shape, bool)
     inside[8:-8, 40:-8] = True
-    agree = np.abs((case.normals * exact[picture.depth > 0]).sum(1))[inside[picture.depth > 0]]
+    agree = np.abs((case.normals * exact[hill.depth > 0]).sum(1))[inside[hill.depth > 0]]
     assert agree.min() > np.cos(np.deg2rad(3.0))
     assert ((case.normals * case.points).sum(1) < 0).all()
 
 
 def test_normals_at_an_edge_are_those_of_its_sides():
-    """Two facing planes, one 100 mm behind the other: no normal in between."""
+    """Two parallel planes 100 mm apart: no normal in between."""
     v, u = np.mgrid[:40, :40].astype(float)
     depth = np.where(u < 20, 400.0, 500.0)
     grid = np.stack([(u - 20) / 300 * depth, (v - 20) / 300 * depth, depth], -1)
@@ -172,7 +159,7 @@ def by_hand(count=40, head=HEAD, data="ascii", rows=None, width=None):
 
 
 def test_clouds_written_by_hand(tmp_path):
-    """PCD as text, and a PLY of a Kinect whose unseen points lie at the origin or nowhere."""
+    """PCD as text, and a PLY whose unseen points lie at the origin or are NaN."""
     path = tmp_path / "a.pcd"
     path.write_text(by_hand())
     scan = rgbd.read_cloud(path)
@@ -277,10 +264,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_frames_get_one_sentence(name, picture, model, tmp_path, capsys):
+def test_broken_frames_are_refused_in_one_sentence(name, hill, model, tmp_path, capsys):
     spoil, words = BROKEN[name]
     frame = tmp_path / "frame"
-    rgbd.write(frame, picture, LENS)
+    layouts.write_rgbd(frame, hill, LENS)
     spoil(frame)
     refused(capsys, words, "convert", "rgbd", frame, tmp_path / "out", "--model", model)
     assert not (tmp_path / "out").exists()
@@ -301,13 +288,13 @@ CLOUDS = {
     "few.pcd": (by_hand(count=9), "holds 9 points"),
     "behind.pcd": (by_hand(rows=["0 1 -400 0"] * 40), "behind the camera"),
     "text.ply": ("hello", "cannot be read as a PLY"),
-    "scene.xyz": ("1 2 3", "give a folder of pictures, or a PLY or PCD cloud"),
+    "scene.xyz": ("1 2 3", "give a folder of images, or a PLY or PCD cloud"),
     "gone.pcd": (None, "gone.pcd: no such file"),
 }
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_broken_clouds_get_one_sentence(name, model, tmp_path, capsys):
+def test_broken_clouds_are_refused_in_one_sentence(name, model, tmp_path, capsys):
     text, words = CLOUDS[name]
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -315,8 +302,8 @@ def test_broken_clouds_get_one_sentence(name, model, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_unit_that_is_wrong_and_a_model_that_is_missing(picture, model, tmp_path, capsys):
-    rgbd.write(tmp_path / "frame", picture, LENS)
+def test_a_wrong_unit_name_or_missing_model_is_refused(hill, model, tmp_path, capsys):
+    layouts.write_rgbd(tmp_path / "frame", hill, LENS)
     arguments = ("convert", "rgbd", tmp_path / "frame")
     refused(
         capsys, "leave --unit m out", *arguments, tmp_path / "out", "--model", model, "--unit", "m"

@@ -1,14 +1,15 @@
-"""SpineAlign's layout: our small copy, files written by hand, pickles that would run code."""
+"""SpineAlign: a small copy of the layout, files written by hand, broken ones."""
 
 import pickle
 
+import layouts
 import numpy as np
 import pytest
 import trimesh
 from conftest import refused
 
-from e2r.cli import commands
-from e2r.datasets import case_folder, pcd, safe_pickle, spinealign
+from e2r.cli import main
+from e2r.datasets import case_folder, spinealign
 from e2r.datasets.case import true_pose
 from e2r.geometry import poses
 
@@ -21,14 +22,14 @@ def given(simulated_cases):
 
 @pytest.fixture
 def root(given, tmp_path):
-    spinealign.write(tmp_path / "SpineAlign", given)
+    layouts.write_spinealign(tmp_path / "SpineAlign", given)
     return tmp_path / "SpineAlign"
 
 
 def test_a_written_data_set_is_read_back(root, given, tmp_path, capsys):
-    assert commands.main(["convert", "spinealign", str(root), str(tmp_path / "cases")]) == 0
+    assert main(["convert", "spinealign", str(root), str(tmp_path / "cases")]) == 0
     out = capsys.readouterr().out
-    assert "3 cases" in out and "labels themselves are 0.00 mm off" in out
+    assert "3 cases" in out and "labels themselves: 0.00 mm" in out
     for (sequence, frame), case in given.items():
         found = case_folder.read_case(tmp_path / "cases" / f"{sequence}_frame{frame:05d}")
         assert found.source == sequence
@@ -49,7 +50,7 @@ CENTRE = np.array([5.0, -3.0, 420.0])
 
 
 def by_hand(root, protocol=4, shift=(0.0, 0.0, 0.0), name="closest_points_p1.pkl"):
-    """One frame of a ball, whose index is of a machine with other folders."""
+    """One frame of a ball; the index was made on a machine with other folders."""
     (root / "CT_DATA" / "deep").mkdir(parents=True)
     mesh = trimesh.creation.icosphere(2, 20.0)
     mesh.export(root / "CT_DATA" / "mesh_transformed_p1.ply")
@@ -58,7 +59,7 @@ def by_hand(root, protocol=4, shift=(0.0, 0.0, 0.0), name="closest_points_p1.pkl
     scene = np.array(mesh.vertices)[rows] + CENTRE
     grid = np.zeros((2, len(rows), 3))
     grid[0] = scene
-    pcd.write(root / "CT_DATA" / "deep" / "0001.pcd", grid, np.full(grid.shape, 0.2))
+    layouts.write_pcd(root / "CT_DATA" / "deep" / "0001.pcd", grid, np.full(grid.shape, 0.2))
     index = {0: ("C:\\x\\SAMPLED_RESULTS\\" + name, "a1", "/mnt/k/deep/0001.pcd", 0, rows.tolist())}
     table = {"a1": (scene + shift, {"rest": np.float32(2.0), "mask": np.ones(3, bool)})}
     for path, value in (("index_data_map_x.pkl", index), (name, table)):
@@ -79,71 +80,6 @@ def test_files_written_by_hand(tmp_path, protocol):
     np.testing.assert_allclose(case.points, table["a1"][0], atol=1e-3)
     assert len(case.points) == len(index[0][4])
     np.testing.assert_allclose(case.colors, 0.2, atol=1e-6)
-
-
-def test_old_pickles_of_numpy_and_every_type_of_number(tmp_path):
-    """What numpy 1 wrote names numpy.core; values come back as they were, bit for bit."""
-    path = tmp_path / "a.pkl"
-    for array in (
-        np.arange(6, dtype=">i4").reshape(2, 3),
-        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.zeros((0, 3), np.float32),
-        np.array([True, False]),
-    ):
-        for protocol in range(6):
-            data = pickle.dumps({"x": [array], "y": {1, 2}}, protocol)
-            if protocol < 4:  # from 4 on a name's length stands before it
-                data = data.replace(b"numpy._core", b"numpy.core")
-            path.write_bytes(data)
-            read = safe_pickle.read(path)
-            np.testing.assert_array_equal(read["x"][0], array)
-            assert read["x"][0].dtype == array.dtype
-            assert read["y"] == {1, 2}
-
-
-class Trap:
-    """Unpickling it would leave a file behind."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-class Built:
-    def __init__(self):
-        self.x = 1
-
-
-TRICKS = {
-    "a call": lambda trap: pickle.dumps({0: Trap(trap)}),
-    "a call, old": lambda trap: pickle.dumps({0: Trap(trap)}, 0),
-    "a system call": lambda trap: f"cos\nsystem\n(S'touch {trap}'\ntR.".encode(),
-    "eval": lambda trap: f'c__builtin__\neval\n(S\'open("{trap}", "w")\'\ntR.'.encode(),
-    "an object": lambda _: pickle.dumps(Built()),
-    "an array of objects": lambda _: pickle.dumps(np.array([{}], object)),
-    "a call in an array": lambda trap: pickle.dumps(np.array([Trap(trap)], object)),
-    "an array of records": lambda _: pickle.dumps(np.zeros(2, "i4,O")),
-    "a path": pickle.dumps,
-    "a function": lambda _: pickle.dumps(np.sum),
-    "a persistent name": lambda _: b"Pname\n.",
-    "a codec": lambda _: b"c_codecs\nencode\n(Vabc\nVrot13\ntR.",
-    "a huge array": lambda _: pickle.dumps(np.zeros(3)).replace(b"\x85", b"\x86", 1),
-    "endless nesting": lambda _: b"]" * 20_000 + b"a" * 19_999 + b".",
-    "itself": lambda _: b"]q\x00h\x00a.",
-}
-
-
-@pytest.mark.parametrize("name", TRICKS)
-def test_no_pickle_runs_code(name, tmp_path, capsys):
-    """The sentence names the file and what to do; what the code would make is not there."""
-    trap = tmp_path / "trap"
-    by_hand(tmp_path / "in")
-    path = tmp_path / "in" / "CT_DATA" / "index_data_map_x.pkl"
-    path.write_bytes(TRICKS[name](trap))
-    refused(capsys, f"{path}: ", "convert", "spinealign", tmp_path / "in", tmp_path / "out")
-    assert not trap.exists()
 
 
 def index(change):
@@ -209,7 +145,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_get_one_sentence(name, tmp_path, capsys):
+def test_broken_files_are_refused_in_one_sentence(name, tmp_path, capsys):
     spoil, words = BROKEN[name]
     by_hand(tmp_path / "in")
     spoil(tmp_path / "in" / "CT_DATA")
@@ -217,7 +153,7 @@ def test_broken_files_get_one_sentence(name, tmp_path, capsys):
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_links_and_doubles_are_not_followed(tmp_path, capsys):
+def test_links_out_of_the_folder_and_doubles_are_refused(tmp_path, capsys):
     by_hand(tmp_path / "in")
     path = tmp_path / "in" / "CT_DATA" / "deep" / "0001.pcd"
     arguments = ("convert", "spinealign", tmp_path / "in", tmp_path / "out")
@@ -231,7 +167,7 @@ def test_links_and_doubles_are_not_followed(tmp_path, capsys):
     refused(capsys, "leave one there", *arguments)
 
 
-def test_options_that_are_wrong(tmp_path, capsys):
+def test_wrong_options_are_refused(tmp_path, capsys):
     by_hand(tmp_path / "in")
     arguments = ("convert", "spinealign", tmp_path / "in", tmp_path / "out")
     refused(capsys, "has no sequence zz", *arguments, "--sequences", "zz")
@@ -239,14 +175,14 @@ def test_options_that_are_wrong(tmp_path, capsys):
     refused(capsys, "no such folder", *arguments[:2], tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_a_label_is_the_best_motion_of_its_pairs(rng):
+def test_a_label_is_the_best_rigid_motion_of_its_pairs(rng):
     """Noise stays as the label's error; a mirrored set of pairs gives no mirrored pose."""
     model = rng.normal(size=(200, 3)) * [30, 20, 10]
     turn = trimesh.transformations.rotation_matrix(0.7, [1, 2, 3])[:3, :3]
     scene = model @ turn.T + [1, 2, 400] + 0.5 * rng.normal(size=(200, 3))
-    label = spinealign.fit(model, scene, "here")
+    label = spinealign.fit_pairs(model, scene, "here")
     np.testing.assert_allclose(label.pose[:3, :3], turn, atol=0.02)
     assert label.rmse_mm == pytest.approx(0.5 * np.sqrt(3), rel=0.1)
-    mirrored = spinealign.fit(0.3 * model, 0.3 * model * [1, 1, -1], "here")
+    mirrored = spinealign.fit_pairs(0.3 * model, 0.3 * model * [1, 1, -1], "here")
     assert np.linalg.det(mirrored.pose[:3, :3]) == pytest.approx(1.0)
     assert mirrored.rmse_mm > 1.0

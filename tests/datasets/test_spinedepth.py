@@ -1,18 +1,19 @@
-"""SpineDepth's layout: our small copy, hand-written files, its irregularities, broken files."""
+"""SpineDepth: a small copy of the layout, files written by hand, irregular and broken ones."""
 
 import io
 import shutil
 import zipfile
 from dataclasses import replace
 
+import layouts
 import numpy as np
 import pytest
 from conftest import refused
 
-from e2r.cli import commands
+from e2r.cli import main
 from e2r.datasets import case_folder, spinedepth, spinedepth_files
-from e2r.datasets.case import case_from_image
-from e2r.datasets.spinedepth import Source
+from e2r.datasets.case import make_case
+from e2r.datasets.spinedepth import FrameId
 from e2r.datasets.spinedepth_files import LEVELS
 from e2r.geometry import poses
 
@@ -46,34 +47,31 @@ RZ_VGA=-0.002
 
 
 def framed(case):
-    """The case in the middle of a 672x376 picture that sees nothing else: the same points."""
-    picture = case.image
-    height, width = picture.depth.shape
+    """The case in the middle of an otherwise empty 672x376 image: the same points."""
+    image = case.image
+    height, width = image.depth.shape
     color, depth = np.zeros((376, 672, 3), np.uint8), np.zeros((376, 672), np.float32)
-    color[100 : 100 + height, 200 : 200 + width] = picture.color
-    depth[100 : 100 + height, 200 : 200 + width] = np.round(picture.depth)
-    picture = picture._replace(
-        color=color, depth=depth, cx=picture.cx + 200.0, cy=picture.cy + 100.0
-    )
-    plain = case_from_image(picture, id=case.id, model=case.model, truth=case.truth)
-    return replace(plain, source=case.source)
+    color[100 : 100 + height, 200 : 200 + width] = image.color
+    depth[100 : 100 + height, 200 : 200 + width] = np.round(image.depth)
+    image = image._replace(color=color, depth=depth, cx=image.cx + 200.0, cy=image.cy + 100.0)
+    return make_case(image, id=case.id, model=case.model, truth=case.truth, source=case.source)
 
 
 @pytest.fixture(scope="module")
 def given(simulated_cases):
     """Three frames of one specimen, each its own camera or specimen: each has its own lens."""
     a, b, c = map(framed, simulated_cases[:3])
-    return {Source(1, 0, 0, 2): a, Source(1, 0, 1, 1): b, Source(3, 7, 0, 0): c}
+    return {FrameId(1, 0, 0, 2): a, FrameId(1, 0, 1, 1): b, FrameId(3, 7, 0, 0): c}
 
 
 @pytest.fixture
 def root(given, tmp_path):
-    spinedepth.write(tmp_path / "SpineDepth", given)
+    layouts.write_spinedepth(tmp_path / "SpineDepth", given)
     return tmp_path / "SpineDepth"
 
 
 def check(found, given):
-    """Everything a registration sees, and where it should end, is as in the plain case."""
+    """The points and the true poses are those of the given case."""
     np.testing.assert_allclose(found.points, given.points, atol=1e-2)
     np.testing.assert_allclose(found.colors, given.colors, atol=1e-2)
     for name in LEVELS:
@@ -93,8 +91,8 @@ def test_a_written_data_set_is_read_back(root, given):
         "specimen01_recording00_cam1_frame00001",
         "specimen03_recording07_cam0_frame00000",
     ]
-    for source, case in given.items():
-        check(found[source.id], case)
+    for frame, case in given.items():
+        check(found[frame.case_id], case)
     first = found["specimen01_recording00_cam0_frame00002"]
     middle = np.mean([mesh.bounds.mean(0) for mesh in first.model.values()], axis=0)
     np.testing.assert_allclose(middle, 0.0, atol=1e-6)  # levels' own frames lie far off the bone
@@ -103,12 +101,12 @@ def test_a_written_data_set_is_read_back(root, given):
     assert list(spinedepth.convert(root, frames=[5])) == []
 
 
-def test_clouds_are_read_where_there_are_no_pictures(given, tmp_path):
-    spinedepth.write(tmp_path, given, clouds=True)
+def test_clouds_are_read_if_there_are_no_images(given, tmp_path):
+    layouts.write_spinedepth(tmp_path, given, clouds=True)
     found = {case.id: case for case in spinedepth.convert(tmp_path)}
-    for source, case in given.items():
-        check(found[source.id], case)
-        assert found[source.id].bone is None  # labels are not read
+    for frame, case in given.items():
+        check(found[frame.case_id], case)
+        assert found[frame.case_id].bone is None  # labels are not read
 
 
 def test_case_of_names_and_order_of_numbers(root, given):
@@ -126,7 +124,7 @@ def test_case_of_names_and_order_of_numbers(root, given):
     assert len(list(spinedepth.convert(root))) == 3
 
 
-def test_the_calibration_switches(tmp_path):
+def test_some_recordings_have_the_second_calibration(tmp_path):
     """By the range marker where there is one; else at the recordings known of four specimens."""
     folder = tmp_path / "Specimen_4"
     for name in ("Calib", "Calib_a", "Calib_b"):
@@ -147,10 +145,11 @@ def test_calibration_files_written_by_hand(tmp_path):
     path = tmp_path / "SN1.conf"
     path.write_text(CONF)
     small = spinedepth_files.read_lens(path, 672, 376)
-    assert small == (351.5, 350.5, 334.0, 186.25, (-0.17, 0.02, 1e-4, -2e-4, 0.0))
+    assert small[:5] == (351.5, 350.5, 334.0, 186.25, (-0.17, 0.02, 1e-4, -2e-4, 0.0))
+    assert small.size == (672, 376)
     assert spinedepth_files.read_lens(path, 1280, 720).distortion == (0, 0, 0, 0, 0.5)
     for size, message in (
-        ((640, 480), "knows no picture of 640x480"),
+        ((640, 480), "knows no image of 640x480"),
         ((1920, 1080), "LEFT_CAM_FHD"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -172,15 +171,15 @@ def test_pose_files_written_by_hand(tmp_path):
     np.testing.assert_array_equal(found[1, 3, :3, 3], [1, 3, 500])
 
 
-def test_poses_and_pictures_of_different_lengths(root, capsys):
+def test_frames_without_a_pose_are_left_out(root, capsys):
     inside = root / "Specimen_1" / "recording_0" / "cam_0"
     shutil.copytree(inside / "frame_2", inside / "frame_9")
     found = [case.id for case in spinedepth.convert(root, specimens=[1], cameras=[0])]
     assert found == ["specimen01_recording00_cam0_frame00002"]
-    assert capsys.readouterr().out.count("poses end at frame 2, pictures at 9") == 1
+    assert capsys.readouterr().out.count("poses end at frame 2, images at 9") == 1
 
 
-def test_without_the_sdk_videos_say_what_to_do(root):
+def test_a_video_without_the_sdk_is_refused_with_the_remedy(root):
     shutil.rmtree(root / "Specimen_1" / "recording_0")
     (root / "Specimen_1" / "Recordings" / "Recording0" / "Video_0.svo").write_bytes(b"SVO")
     with pytest.raises(ValueError, match=r"Video_0.svo: needs the ZED SDK.*or extract the frames"):
@@ -189,14 +188,14 @@ def test_without_the_sdk_videos_say_what_to_do(root):
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["e2r", "convert", "spinedepth", *map(str, arguments)])
-    return commands.main()
+    return main()
 
 
 def test_converted_cases_are_case_folders(root, given, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, root, tmp_path / "cases") == 0
     assert "3 cases" in capsys.readouterr().out
-    for source, case in given.items():
-        check(case_folder.read_case(tmp_path / "cases" / source.id), case)
+    for frame, case in given.items():
+        check(case_folder.read_case(tmp_path / "cases" / frame.case_id), case)
 
 
 def npz(path, rows=None, data=None):
@@ -255,7 +254,7 @@ def broken(root):
     ]
 
 
-def test_broken_files_get_one_sentence(root, tmp_path, capsys):
+def test_broken_files_are_refused_in_one_sentence(root, tmp_path, capsys):
     for path, content, message in broken(root):
         before = path.read_bytes()
         path.unlink()
@@ -290,9 +289,9 @@ def broken_clouds(trap):
     ]
 
 
-def test_broken_clouds_get_one_sentence_and_run_no_code(given, tmp_path, capsys):
+def test_broken_clouds_are_refused_and_run_no_code(given, tmp_path, capsys):
     trap, root = tmp_path / "trap", tmp_path / "in"
-    spinedepth.write(root, dict([next(iter(given.items()))]), clouds=True)
+    layouts.write_spinedepth(root, dict([next(iter(given.items()))]), clouds=True)
     (path,) = root.glob("*.npz")
     for make, message in broken_clouds(trap):
         make(path)
@@ -301,12 +300,12 @@ def test_broken_clouds_get_one_sentence_and_run_no_code(given, tmp_path, capsys)
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_only_five_levels_with_a_picture_can_be_written(given, tmp_path):
+def test_the_writer_needs_five_levels_and_one_lens(given, tmp_path):
     case = next(iter(given.values()))
     some = {name: case.model[name] for name in LEVELS[:3]}
     with pytest.raises(ValueError, match="levels L1 to L5"):
-        spinedepth.write(tmp_path, {Source(1, 0, 0, 0): replace(case, model=some)})
+        layouts.write_spinedepth(tmp_path, {FrameId(1, 0, 0, 0): replace(case, model=some)})
     lens = case.image._replace(fx=case.image.fx + 1.0)
-    two = {Source(1, 0, 0, 0): case, Source(1, 0, 0, 1): replace(case, image=lens)}
+    two = {FrameId(1, 0, 0, 0): case, FrameId(1, 0, 0, 1): replace(case, image=lens)}
     with pytest.raises(ValueError, match="another lens"):
-        spinedepth.write(tmp_path, two)
+        layouts.write_spinedepth(tmp_path, two)

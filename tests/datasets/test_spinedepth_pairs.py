@@ -1,60 +1,61 @@
-"""SpineDepth in pairs: our small copy, files written by hand, broken files."""
+"""SpineDepth in pairs: a small copy of the layout, files written by hand, broken ones."""
 
+import layouts
 import numpy as np
 import pytest
 import trimesh
 from conftest import refused
 
-from e2r.cli import commands
+from e2r.cli import main
 from e2r.datasets import case_folder, spinedepth_pairs
-from e2r.datasets.spinedepth_pairs import Source
+from e2r.datasets.spinedepth_pairs import CAMERA_DISTANCE_MM, PairId
 from e2r.geometry import poses
+from e2r.geometry.closest_points import distance_to_mesh
 
 
 @pytest.fixture(scope="module")
 def given(simulated_cases):
-    """Two cameras of one level, and a level of another specimen; those that a frame shows best."""
+    """Two cameras of one level, and one level of another specimen, each well visible."""
     found = {}
     for source, case in zip(
         [("spec1", 0), ("spec1", 1), ("spec2", 0)], simulated_cases, strict=False
     ):
         level = "L3" if source[0] == "spec1" else next(iter(case.targets))
-        found[Source(source[0], level, source[1])] = case
+        found[PairId(source[0], level, source[1])] = case
     return found
 
 
 @pytest.fixture
 def root(given, tmp_path):
-    spinedepth_pairs.write(tmp_path / "pairs", given)
+    layouts.write_pairs(tmp_path / "pairs", given)
     return tmp_path / "pairs"
 
 
 def test_a_written_data_set_is_read_back(root, given, tmp_path, capsys):
     """Each cloud lies on its surface as in the plain case, before a camera that faces it."""
-    assert commands.main(["convert", "pairs", str(root), str(tmp_path / "cases")]) == 0
+    assert main(["convert", "pairs", str(root), str(tmp_path / "cases")]) == 0
     assert "3 cases" in capsys.readouterr().out
-    for source, case in given.items():
+    for pair, case in given.items():
         found, plain = (
-            case_folder.read_case(tmp_path / "cases" / source.id),
-            spinedepth_pairs.one_level(case, source[1]),
+            case_folder.read_case(tmp_path / "cases" / pair.case_id),
+            layouts.one_level(case, pair.level),
         )
-        assert found.source == source.specimen
-        assert list(found.model) == [source.level]
+        assert found.source == pair.specimen
+        assert list(found.model) == [pair.level]
         model = [
-            np.asarray(poses.apply_inverse(c.truth[source.level], c.points.astype(np.float32)))
+            np.asarray(poses.apply_inverse(c.truth[pair.level], c.points.astype(np.float32)))
             for c in (found, plain)
         ]
         np.testing.assert_allclose(*model, atol=2e-3)
         np.testing.assert_allclose(found.colors, plain.colors, atol=1e-6)
-        np.testing.assert_allclose(found.points.mean(0), [0, 0, spinedepth_pairs.AWAY], atol=1e-2)
-        assert (
-            spinedepth_pairs.nearest(found.model[source.level], model[0])[0].max()
-            < spinedepth_pairs.NEAR + 0.01
-        )
+        np.testing.assert_allclose(found.points.mean(0), [0, 0, CAMERA_DISTANCE_MM], atol=1e-2)
+        mesh = found.model[pair.level]
+        distance, _ = distance_to_mesh(model[0], mesh.vertices, mesh.faces)
+        assert distance.max() < layouts.LEVEL_DISTANCE_MM + 0.01
     assert [c.id for c in spinedepth_pairs.convert(root, specimens=["spec2"])] == [
-        list(given)[2].id
+        list(given)[2].case_id
     ]
-    assert [c.id for c in spinedepth_pairs.convert(root, cameras=[1])] == [list(given)[1].id]
+    assert [c.id for c in spinedepth_pairs.convert(root, cameras=[1])] == [list(given)[1].case_id]
 
 
 def ball(root, name="A_L2"):
@@ -80,7 +81,7 @@ def test_files_written_by_hand(tmp_path):
     np.testing.assert_allclose(
         case.points, cap @ matrix[:3, :3].T + matrix[:3, 3], rtol=1e-5, atol=2e-3
     )
-    assert (case.points[:, 2] < spinedepth_pairs.AWAY + 10.0).all()
+    assert (case.points[:, 2] < CAMERA_DISTANCE_MM + 10.0).all()
     np.testing.assert_array_equal(case.colors, 0.5)
 
 
@@ -119,7 +120,10 @@ BROKEN = {
     "NaN": (rows(lambda a: np.where(a == a[3, 1], np.nan, a)), "not finite"),
     "metres": (rows(lambda a: a * 1e-3), "in metres"),
     "colours": (rows(lambda a: np.hstack([a, 0 * a + 300])), "not colours from 0 to 255"),
-    "camera frame": (rows(lambda a: np.add(a, [0, 0, 500])), "bring both into one frame"),
+    "camera frame": (
+        rows(lambda a: np.add(a, [0, 0, 500])),
+        "bring both into one coordinate system",
+    ),
     "no cloud": (change(CLOUD, None), "holds no .xyz cloud"),
     "no camera": (change("intraoperative/A_L2.xyz", "1 2 3"), "A_L2.xyz: is not named"),
     "missing level": (change(SURFACE, None), "A_L2.stl: no such file, but there is A_L2_camera0"),
@@ -129,7 +133,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_get_one_sentence(name, tmp_path, capsys):
+def test_broken_files_are_refused_in_one_sentence(name, tmp_path, capsys):
     spoil, words = BROKEN[name]
     ball(tmp_path / "in")
     spoil(tmp_path / "in")
@@ -137,7 +141,7 @@ def test_broken_files_get_one_sentence(name, tmp_path, capsys):
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_what_is_not_there_is_said(tmp_path, capsys):
+def test_unknown_specimens_and_cameras_are_refused(tmp_path, capsys):
     ball(tmp_path / "in")
     for words, *more in (
         ("has no specimen B", "--specimens", "B"),
@@ -146,7 +150,7 @@ def test_what_is_not_there_is_said(tmp_path, capsys):
         refused(capsys, words, "convert", "pairs", tmp_path / "in", tmp_path / "out", *more)
 
 
-def test_a_level_that_is_not_seen_cannot_be_written(simulated_cases, tmp_path):
+def test_the_writer_needs_the_truth_of_the_level(simulated_cases, tmp_path):
     case = simulated_cases[0]
     with pytest.raises(ValueError, match="no truth of T9"):
-        spinedepth_pairs.write(tmp_path, {Source("a", "T9", 0): case})
+        layouts.write_pairs(tmp_path, {PairId("a", "T9", 0): case})

@@ -1,16 +1,17 @@
-"""Data sets from their layouts to figures: as plain case folders give them, and by protocol."""
+"""Data sets give the figures of plain case folders; the protocols run all their folds."""
 
 import json
 from dataclasses import replace
 
+import layouts
 import numpy as np
 import pytest
 from conftest import TINY
 
-from e2r.cli import commands
+from e2r.cli import main
 from e2r.cli.errors import run_command
 from e2r.datasets import case_folder, spinealign, spinedepth, spinedepth_pairs
-from e2r.datasets.case import case_from_image, true_pose
+from e2r.datasets.case import make_case, true_pose
 from e2r.geometry import poses
 from e2r.training import checkpoints, loop
 from experiments import evaluate, protocol
@@ -19,16 +20,16 @@ pytestmark = pytest.mark.slow
 
 
 def bone_only(case):
-    """What the case's picture shows of bone, in whole mm, in a picture as large as a ZED's VGA."""
-    picture = case.image
-    bone = np.zeros(picture.depth.shape, bool)
-    bone[picture.depth > 0] = case.bone
+    """The case without soft tissue: depth in whole mm, in an image as large as a ZED's VGA."""
+    image = case.image
+    bone = np.zeros(image.depth.shape, bool)
+    bone[image.depth > 0] = case.bone
     height, width = bone.shape
     color, depth = np.zeros((376, 672, 3), np.uint8), np.zeros((376, 672), np.float32)
-    color[100 : 100 + height, 200 : 200 + width] = picture.color
-    depth[100 : 100 + height, 200 : 200 + width] = np.where(bone, np.round(picture.depth), 0.0)
-    moved = picture._replace(color=color, depth=depth, cx=picture.cx + 200.0, cy=picture.cy + 100.0)
-    return case_from_image(
+    color[100 : 100 + height, 200 : 200 + width] = image.color
+    depth[100 : 100 + height, 200 : 200 + width] = np.where(bone, np.round(image.depth), 0.0)
+    moved = image._replace(color=color, depth=depth, cx=image.cx + 200.0, cy=image.cy + 100.0)
+    return make_case(
         moved, id=case.id, model=case.model, truth=case.truth, source=case.source, bone=depth > 0
     )
 
@@ -39,39 +40,39 @@ def scenes(simulated_cases):
 
 
 def as_spinedepth(scenes, root):
-    given = {spinedepth.Source(1 + i, 0, 0, 2): case for i, case in enumerate(scenes)}
-    spinedepth.write(root, given)
+    given = {spinedepth.FrameId(1 + i, 0, 0, 2): case for i, case in enumerate(scenes)}
+    layouts.write_spinedepth(root, given)
     return [replace(case, id=source.id) for source, case in given.items()]
 
 
 def as_pairs(scenes, root):
-    """The level that both scenes show best, before the cameras that the reader makes up."""
+    """The level that both scenes show best, seen by the cameras that the reader estimates."""
     level = max(scenes[0].model, key=lambda name: min(shown(case, name) for case in scenes))
     given, plain = {}, []
     for i, case in enumerate(scenes):
-        one = spinedepth_pairs.one_level(case, level)
-        given[spinedepth_pairs.Source(f"spec{i}", level, i)] = case
+        one = layouts.one_level(case, level)
+        given[spinedepth_pairs.PairId(f"spec{i}", level, i)] = case
         model = np.asarray(poses.apply_inverse(one.truth[level], one.points.astype(np.float32)))
-        pose = spinedepth_pairs.viewpoint(one.model[level], model)
+        pose = spinedepth_pairs.estimate_camera(one.model[level], model)
         points = model @ pose[:3, :3].T + pose[:3, 3]
         truth = {level: poses.from_matrix(pose, "")}
         plain.append(replace(one, id=f"spec{i}_{level}_camera{i}", points=points, truth=truth))
-    spinedepth_pairs.write(root, given)
+    layouts.write_pairs(root, given)
     return plain
 
 
 def shown(case, level):
     try:
-        return len(spinedepth_pairs.one_level(case, level).points)
+        return len(layouts.one_level(case, level).points)
     except ValueError:
         return 0
 
 
 def as_spinealign(scenes, root):
-    spinealign.write(root, {(f"seq{i}", 7): case for i, case in enumerate(scenes)})
+    layouts.write_spinealign(root, {(f"seq{i}", 7): case for i, case in enumerate(scenes)})
     plain = []
     for i, case in enumerate(scenes):
-        mesh = spinealign.whole(case.model)
+        mesh = layouts.merge_levels(case.model)
         (row,) = [
             entry.vertices for entry in spinealign.read_index(root) if entry.sequence == f"seq{i}"
         ]
@@ -94,37 +95,22 @@ LAYOUTS = {"spinedepth": as_spinedepth, "pairs": as_pairs, "spinealign": as_spin
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_figures_are_those_of_plain_case_folders(layout, scenes, checkpoint, tmp_path, capsys):
-    """Written, converted, registered and scored: as the same scenes that never saw the layout."""
+    """Scenes written and converted have the errors of the same scenes written as cases."""
     plain = LAYOUTS[layout](scenes, tmp_path / "set")
     for case in plain:
         case_folder.write_case(case, tmp_path / "plain" / case.id)
-    assert (
-        commands.main(["convert", layout, str(tmp_path / "set"), str(tmp_path / "converted")]) == 0
-    )
+    assert main(["convert", layout, str(tmp_path / "set"), str(tmp_path / "converted")]) == 0
     found = []
     for name in ("plain", "converted"):
-        arguments = [
-            "--checkpoint",
-            str(checkpoint),
-            "--cases",
-            str(tmp_path / name),
-            "--output",
-            str(tmp_path / f"{name}_out"),
-            "--start",
-            "truth",
-            "--batch",
-            "2",
-            "--start-degrees",
-            "2",
-            "--start-mm",
-            "2",
-        ]
+        arguments = ["--checkpoint", str(checkpoint), "--cases", str(tmp_path / name)]
+        arguments += ["--output", str(tmp_path / f"{name}_out"), "--start", "truth"]
+        arguments += ["--batch", "2", "--start-noise-deg", "2", "--start-noise-mm", "2"]
         assert evaluate.main(arguments) == 0
         lines = (tmp_path / f"{name}_out" / "errors.jsonl").read_text().splitlines()
         found.append({row["id"]: row["learnt"] for row in map(json.loads, lines)})
     assert list(found[0]) == list(found[1]) == sorted(case.id for case in plain)
     for a, b in zip(found[0].values(), found[1].values(), strict=True):
-        assert a["tre_mm"] < 1.5  # bone alone, from near: a figure that means something
+        assert a["tre_mm"] < 1.5  # bone alone, from near the truth
         for figure, unit in (("tre_mm", 0.05), ("rmse_mm", 0.05), ("rotation_deg", 0.1)):
             assert a[figure] == pytest.approx(b[figure], abs=unit)
         assert list(a["by_level"]) == list(b["by_level"])
@@ -134,11 +120,11 @@ def test_figures_are_those_of_plain_case_folders(layout, scenes, checkpoint, tmp
 def tiny(simulated_cases, tmp_path):
     """The protocol of SpineDepth on two specimens of four labelled clouds, with a tiny network."""
     given = {
-        spinedepth.Source(1 + specimen, 0, 0, frame): case
+        spinedepth.FrameId(1 + specimen, 0, 0, frame): case
         for specimen in range(2)
         for frame, case in enumerate(simulated_cases)
     }
-    spinedepth.write(tmp_path / "set", given, clouds=True)
+    layouts.write_spinedepth(tmp_path / "set", given, clouds=True)
     return protocol.Protocol(
         "spinedepth",
         tmp_path / "set",
@@ -146,21 +132,21 @@ def tiny(simulated_cases, tmp_path):
         config=TINY,
         start="truth",
         batch=2,
-        start_degrees=2.0,
-        start_mm=2.0,
+        start_noise_deg=2.0,
+        start_noise_mm=2.0,
     )
 
 
-def test_all_folds_are_run_and_an_interrupted_one_goes_on(tiny, monkeypatch, capsys):
-    """Killed in the second fold after three steps: that one goes on, the first is kept."""
+def test_an_interrupted_protocol_resumes_in_its_fold(tiny, monkeypatch, capsys):
+    """Killed in the second fold after three steps, the run resumes there and keeps the first."""
     real, trained = loop.train, []
 
-    def train(config, bank, output, **more):
+    def train(inputs, output, **more):
         trained.append((output.parent.name, checkpoints.latest_step(output)))
         if len(trained) == 2:
-            real(config, bank, output, stop_after=3, **more)
+            real(inputs, output, stop_after=3, **more)
             raise KeyboardInterrupt
-        return real(config, bank, output, **more)
+        return real(inputs, output, **more)
 
     monkeypatch.setattr(loop, "train", train)
     assert run_command(lambda: protocol.run(tiny)) == 130
@@ -182,7 +168,7 @@ def test_all_folds_are_run_and_an_interrupted_one_goes_on(tiny, monkeypatch, cap
     assert {row["source"] for row in rows} == {"specimen02"}
     page = (tiny.output / "report.html").read_text()
     assert "label floor 1.50 mm" in page and "median TRE 1.83 mm" in page
-    # All is done: nothing is trained again, and other settings are refused.
+    # A finished protocol trains nothing again, and refuses other settings.
     assert run_command(lambda: protocol.run(replace(tiny, label_floor=0.7))) == 0
     assert len(trained) == 3
     assert "labels themselves are 0.70 mm off" in capsys.readouterr().out
@@ -192,21 +178,9 @@ def test_all_folds_are_run_and_an_interrupted_one_goes_on(tiny, monkeypatch, cap
 
 def test_pairs_are_registered_from_ten_starts(scenes, checkpoint, tmp_path, capsys):
     as_pairs(scenes, tmp_path / "set")
-    arguments = [
-        "pairs",
-        "--root",
-        str(tmp_path / "set"),
-        "--output",
-        str(tmp_path / "out"),
-        "--checkpoint",
-        str(checkpoint),
-        "--batch",
-        "2",
-        "--start-degrees",
-        "2",
-        "--start-mm",
-        "2",
-    ]
+    arguments = ["pairs", "--root", str(tmp_path / "set"), "--output", str(tmp_path / "out")]
+    arguments += ["--checkpoint", str(checkpoint), "--batch", "2"]
+    arguments += ["--start-noise-deg", "2", "--start-noise-mm", "2"]
     assert protocol.main(arguments) == 0
     out = capsys.readouterr().out
     assert "label floor: not known" in out and "<4 mm, 5°" in out
@@ -220,7 +194,7 @@ def test_pairs_are_registered_from_ten_starts(scenes, checkpoint, tmp_path, caps
         assert value["registered"] == pytest.approx(np.mean(good))
 
 
-def test_what_a_protocol_cannot_do_is_said(scenes, tmp_path, capsys):
+def test_impossible_folds_and_bad_options_are_refused(scenes, tmp_path, capsys):
     as_spinealign(scenes, tmp_path / "set")
     options = protocol.Protocol("spinealign", tmp_path / "set", tmp_path / "out", config=TINY)
     about = protocol.convert(options)
@@ -242,13 +216,13 @@ def test_what_a_protocol_cannot_do_is_said(scenes, tmp_path, capsys):
         (["pairs", "--label-floor", "-1"], "--label-floor is -1"),
         (["pairs", "--start", "here"], "use auto or truth"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            protocol.main([*arguments, "--root", str(tmp_path), "--output", str(tmp_path / "x")])
-        assert stopped.value.code == 2
-        assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+        places = ["--root", str(tmp_path), "--output", str(tmp_path / "x")]
+        assert protocol.main([*arguments, *places]) == 2
+        err = capsys.readouterr().err
+        assert words in err and err.count("\n") == 1
     arguments = ["pairs", "--root", str(tmp_path / "none"), "--output", str(tmp_path / "y")]
     assert protocol.main(arguments) == 2
     assert "preoperative: no such folder" in capsys.readouterr().err
-    arguments[2] = str(tmp_path / "other")  # what failed at once may be tried with other settings
+    arguments[2] = str(tmp_path / "other")  # nothing was written, so other settings may be
     assert protocol.main(arguments) == 2
     assert "other/preoperative: no such folder" in capsys.readouterr().err

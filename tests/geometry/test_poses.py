@@ -1,7 +1,10 @@
+"""Rigid motions: group laws, the exponential map, and matrices from files."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import random_rotation
 from scipy.spatial.transform import Rotation
 
 from e2r.geometry import poses
@@ -27,14 +30,22 @@ def test_group_laws(rng):
     np.testing.assert_allclose(turned, poses.apply(a, points) - a.translation, atol=1e-3)
 
 
-def test_about_keeps_the_centre(rng):
+def test_apply_host_equals_apply_in_double_precision(rng):
+    pose = random_pose(rng)
+    points = rng.normal(size=(5, 3)).astype(np.float32) * 50
+    moved = poses.apply_host(pose, points)
+    assert moved.dtype == np.float64
+    np.testing.assert_allclose(moved, poses.apply(pose, points), atol=1e-4)
+
+
+def test_about_leaves_the_centre_in_place(rng):
     pose = random_pose(rng)._replace(translation=np.zeros(3, np.float32))
     centre = np.array([10.0, -20.0, 500.0], np.float32)
     np.testing.assert_allclose(poses.apply(poses.about(pose, centre), centre), centre, atol=1e-3)
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-8, 1e-4, 1e-3, 0.5, np.pi - 1e-4, np.pi, 6.0])
-def test_exp_equals_scipy_and_angle_inverts_it(rng, angle):
+def test_exp_equals_scipy_and_the_angle_inverts_it(rng, angle):
     axis = rng.normal(size=3)
     omega = angle * axis / np.linalg.norm(axis)
     with jax.enable_x64(True):
@@ -55,9 +66,9 @@ def test_exp_has_finite_equal_derivatives_at_zero():
         np.testing.assert_allclose(zero[2, 1], [1, 0, 0], atol=1e-12)
 
 
-def test_random_rotations_are_even():
+def test_random_rotations_are_uniform():
     keys = jax.random.split(jax.random.key(0), 4000)
-    rotations = np.asarray(jax.vmap(poses.random_rotation)(keys))
+    rotations = np.asarray(jax.vmap(random_rotation)(keys))
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0, atol=1e-4)
     assert np.abs(rotations.mean(0)).max() < 0.05  # the mean of all rotations is zero
 
@@ -106,7 +117,7 @@ def test_a_matrix_that_is_not_rigid_is_refused(rng, change, words):
         poses.from_matrix(change(matrix(random_pose(rng))), "truth.json: T_camera_model.L3")
 
 
-def test_a_nearby_rotation_is_the_polar_factor():
+def test_the_nearest_rotation_is_the_polar_factor():
     rng = np.random.default_rng(4)
     with jax.enable_x64(True):
         for degrees in (0.0, 5.0, 45.0, 80.0):
@@ -117,11 +128,11 @@ def test_a_nearby_rotation_is_the_polar_factor():
             mean = share * a + (1.0 - share) * jnp.matmul(a, b)
             u, _, vt = np.linalg.svd(mean)
             tolerance = 1e-12 if degrees <= 45.0 else 1e-4
-            np.testing.assert_allclose(poses.nearby_rotation(mean), u @ vt, atol=tolerance)
+            np.testing.assert_allclose(poses.nearest_rotation(mean), u @ vt, atol=tolerance)
             way = jnp.asarray(rng.normal(size=(3, 3)))
 
             def along(t, mean=mean, way=way):
-                return jnp.sum(jnp.sin(poses.nearby_rotation(mean + t * way)))
+                return jnp.sum(jnp.sin(poses.nearest_rotation(mean + t * way)))
 
             _, forward = jax.jvp(along, (0.0,), (1.0,))
             numeric = (along(1e-6) - along(-1e-6)) / 2e-6

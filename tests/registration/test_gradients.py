@@ -9,12 +9,11 @@ import pytest
 from conftest import crossed, in_x64, numeric_gradient, scene_on, start_near
 
 from e2r.geometry import correspondences, poses
+from e2r.geometry.correspondences import CORRESPONDENCES
 from e2r.registration import iterate, steps
-from e2r.registration.schedule import CORRESPONDENCES, KERNELS, STEPS
+from e2r.registration.kernels import KERNELS
+from e2r.registration.steps import STEPS
 from e2r.types import MaskedCloud, Pose
-
-STEPS = STEPS
-KERNELS = KERNELS
 
 
 def pose_error(surface, truth, pose):
@@ -89,7 +88,7 @@ def test_gradients_forward_reverse_numeric(name, look_up, surface, truth, rng):
     ["point_to_point", "symmetric"]
     + [pytest.param(name, marks=pytest.mark.slow) for name in ("point_to_plane", "generalised")],
 )
-def test_all_modes_agree_at_the_fixed_point(name, surface, truth, rng):
+def test_all_gradient_modes_agree_at_the_fixed_point(name, surface, truth, rng):
     """Steps x kernels x modes, where the run has settled: implicit, unrolled, numeric."""
     scene = scene_on(surface, truth, rng, 60, noise=0.4)
     start = start_near(truth, scene.points, 1.0, 1.0)
@@ -143,7 +142,7 @@ def test_all_modes_agree_at_the_fixed_point(name, surface, truth, rng):
 
 @pytest.mark.parametrize("mode", iterate.GRADIENT_MODES)
 @pytest.mark.parametrize("name", ["point_to_point", "symmetric"])
-def test_each_mode_is_forward_and_reverse(name, mode, surface, truth, rng):
+def test_forward_equals_reverse_in_each_gradient_mode(name, mode, surface, truth, rng):
     scene = scene_on(surface, truth, rng, 25, noise=0.4)
     start = start_near(truth, scene.points, 1.0, 1.0)
     with jax.enable_x64(True):
@@ -199,7 +198,7 @@ def test_one_step_is_the_gradient_of_the_last_step(surface, truth, rng):
         error(scene.weights, start, scales, mode="magic")
 
 
-def test_hard_matches_pass_gradient_through_the_last_step_only(surface, truth, rng):
+def test_hard_matches_have_the_gradient_of_the_last_step_only(surface, truth, rng):
     """Point-to-point with hard matches: the whole run's gradient is its last step's."""
     scene = scene_on(surface, truth, rng, 60)
     start = start_near(truth, scene.points, 2.0, 2.0)
@@ -233,7 +232,7 @@ def error_of_weights(scene, surface, truth, start, count, mode):
 @pytest.mark.parametrize(
     "mode", ["last", pytest.param("one_step", marks=pytest.mark.slow), "implicit"]
 )
-def test_memory_does_not_grow_with_the_steps(mode, surface, truth, rng):
+def test_memory_does_not_grow_with_the_number_of_steps(mode, surface, truth, rng):
     """From the compiled program's own account, of forward and gradient."""
     scene = scene_on(surface, truth, rng, 256)
     start = start_near(truth, scene.points)
@@ -250,7 +249,7 @@ def test_memory_does_not_grow_with_the_steps(mode, surface, truth, rng):
     assert needed(200, "unrolled") > 5 * many
 
 
-def test_the_program_does_not_grow_with_the_steps(surface, truth, rng):
+def test_the_program_does_not_grow_with_the_number_of_steps(surface, truth, rng):
     scene = scene_on(surface, truth, rng, 64)
     start = start_near(truth, scene.points)
 

@@ -1,19 +1,17 @@
-"""Traces are kept, found again, and made again where they are broken; seconds count once."""
+"""Traces are kept, found by later processes, and replaced where they are broken."""
 
-import threading
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e2r.config import EvaluationConfig, InitialPose, TrainingConfig
-from e2r.evaluation.programs import compile_programs
 from e2r.geometry import poses
-from e2r.pipeline import case_key
+from e2r.runtime import compile_cache
 from e2r.runtime.compile_cache import CachedProgram
-from e2r.runtime.timing import collect_timings, timed, timing_table
 from e2r.types import Pose
 
 
@@ -74,41 +72,47 @@ def test_without_a_cache_it_is_jit(cache, folder, monkeypatch, tmp_path):
     assert len(traced) == 1 and not cache.exists()
 
 
-def test_each_second_counts_once():
-    def elsewhere():
-        with timed("thread"):
-            time.sleep(0.05)
+SCRIPT = """
+import sys
 
-    with collect_timings() as found, timed("outer"):
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
-        with timed("inner"):
-            time.sleep(0.1)
-        thread.join()
-    assert list(found) == ["thread", "inner", "outer"]
-    assert found["inner"] >= 0.1 and found["thread"] >= 0.05
-    assert found["outer"] < found["inner"]  # the inner block's seconds are not its own
-    with timed("nobody asks"):
-        pass
-    assert "nobody asks" not in found
-    rows = timing_table(found).splitlines()
-    assert [row.split()[0] for row in rows] == ["thread", "inner", "outer", "in"]
+import jax
+import numpy as np
+
+from e2r.geometry import poses
+from e2r.runtime.compile_cache import CachedProgram
+
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+traces = []
 
 
-def test_what_does_not_change_the_programs_compiles_nothing_anew(tmp_path):
-    """Seeds, and from where each case begins; whether it has a start does."""
-    network = TrainingConfig().network
-    first = compile_programs(network, EvaluationConfig())
-    assert compile_programs(network, EvaluationConfig(seed=3)) is first
-    assert compile_programs(network, EvaluationConfig(points=512)) is not first
-    truth = compile_programs(network, EvaluationConfig(start=InitialPose("truth")))
-    assert truth is not first
-    given = EvaluationConfig(start=InitialPose(str(tmp_path / "start.json"), degrees=1.0))
-    assert compile_programs(network, given) is truth
+def function(shift):
+    traces.append(shift)
+    return {"pose": poses.identity()._replace(translation=shift), "list": [shift + 1.0]}
 
 
-def test_the_seeds_of_job_and_case_make_the_key():
-    seeds = np.array([5, 7], np.uint32)
-    expected = jax.random.fold_in(jax.random.key(5), 7)
-    assert jax.jit(case_key)(seeds) == expected
-    assert case_key(seeds[::-1]) != expected
+found = CachedProgram(function, "function")(np.arange(3.0, dtype=np.float32))
+print(len(traces), type(found["pose"]).__name__, np.asarray(found["list"][0]).tolist())
+"""
+
+
+def test_another_process_knows_the_types_of_a_kept_trace(tmp_path):
+    """The named tuples of a result are read from the trace's file, before any was made."""
+    calls = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, tmp_path], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert calls == ["1 Pose [1.0, 2.0, 3.0]\n", "0 Pose [1.0, 2.0, 3.0]\n"]
+
+
+def test_a_traces_name_covers_the_sources_of_the_whole_package(monkeypatch):
+    """An edit of any room makes new traces."""
+    read: list[str] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: read.append(path.parent.name) or real(path)
+    )
+    compile_cache._environment.cache_clear()
+    compile_cache._environment()
+    assert {"e2r", "runtime", "registration", "networks", "geometry"} <= set(read)

@@ -1,4 +1,4 @@
-"""One run on one device, on eight, and in two processes; and what cannot be divided."""
+"""A run is the same on one device, on eight and in two processes."""
 
 import json
 import os
@@ -22,34 +22,34 @@ def command(*arguments):
     )
 
 
-def agree(told: str, lines: int) -> None:
-    gaps = [float(line.rsplit(" ", 1)[1]) for line in told.splitlines()]
-    assert len(gaps) == lines and max(gaps) < devices.TOLERANCE, told
+def assert_agreement(output: str, lines: int) -> None:
+    gaps = [float(line.rsplit(" ", 1)[1]) for line in output.splitlines()]
+    assert len(gaps) == lines and max(gaps) < devices.TOLERANCE, output
 
 
-def test_two_processes_train_as_one_and_go_on_with_its_checkpoint(tmp_path):
+def test_two_processes_train_as_one_and_resume_its_checkpoint(tmp_path):
     done = command(
         "--output", tmp_path / "out", "--steps", 4, "--setups", "1 device", "2 processes"
     )
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout
-    agree(done.stdout, 4)
+    assert_agreement(done.stdout, 4)
 
 
 @pytest.mark.slow
-def test_all_set_ups_are_one_run(tmp_path):
+def test_all_setups_give_one_run(tmp_path):
     done = command("--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout
-    agree(done.stdout, 16)
+    assert_agreement(done.stdout, 16)
 
 
-def test_what_all_share_and_what_is_divided():
-    over = sharding.make_mesh(6)
+def test_shared_values_are_replicated_and_batches_are_divided():
+    mesh = sharding.make_mesh(6)
     key = jax.random.key(5)
-    shared = sharding.replicate({"a": np.arange(3.0), "key": key}, over)
+    shared = sharding.replicate({"a": np.arange(3.0), "key": key}, mesh)
     np.testing.assert_array_equal(shared["a"], np.arange(3.0))
     np.testing.assert_array_equal(jax.random.key_data(shared["key"]), jax.random.key_data(key))
-    assert sharding.replicate(shared, over)["a"] is shared["a"]  # already there
-    rows = sharding.shard(np.arange(12.0).reshape(6, 2), over)
+    assert sharding.replicate(shared, mesh)["a"] is shared["a"]  # it was replicated already
+    rows = sharding.shard(np.arange(12.0).reshape(6, 2), mesh)
     np.testing.assert_array_equal(rows, np.arange(12.0).reshape(6, 2))
     assert rows.sharding.spec == sharding.SHARDED
     assert sharding.process_rows(6) == slice(0, 6)
@@ -62,8 +62,8 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
         sharding.make_mesh(8)
 
 
-def test_processes_that_do_not_fit_together_are_refused():
-    sharding.join_processes()  # a process of its own
+def test_process_numbers_that_do_not_fit_are_refused():
+    sharding.join_processes()  # a single process
     for processes, process in ((0, 0), (2, 2), (2, -1)):
         with pytest.raises(ValueError, match="how many processes there are"):
             sharding.join_processes("127.0.0.1:1", processes, process)

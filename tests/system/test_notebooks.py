@@ -1,4 +1,4 @@
-"""Every notebook runs, shows something, and says what it promises; with its small setting."""
+"""Every notebook runs in its small setting, draws its plots, and shows what its text claims."""
 
 import runpy
 from pathlib import Path
@@ -7,23 +7,23 @@ import jupytext
 import numpy as np
 import pytest
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
 def run(name, monkeypatch):
-    """What a notebook ends with, after a look at its figures."""
+    """Runs a notebook, checks its plots, and returns its variables."""
     monkeypatch.setenv("E2R_SMALL", "1")
     found = runpy.run_path(str(NOTEBOOKS / f"{name}.py"))
-    assert len(found["figures"]) >= 3
-    for title, figure in found["figures"].items():
-        traces = [trace for part in (figure, *figure.frames) for trace in part.data]
+    assert len(found["plots"]) >= 3
+    for title, plot in found["plots"].items():
+        traces = [trace for part in (plot, *plot.frames) for trace in part.data]
         assert traces, title
-        assert any([shows_something(trace, title) for trace in traces]), title
+        assert any([varies(trace, title) for trace in traces]), title
     return found
 
 
-def shows_something(trace, title) -> bool:
-    """Whether a trace's values differ; all numbers of it are there and finite."""
+def varies(trace, title) -> bool:
+    """Whether the values of a trace differ; asserts that all of its numbers are finite."""
     values = [getattr(trace, axis, None) for axis in "xyz"]
     arrays = [np.asarray(value) for value in values if value is not None]
     numbers = [array.astype(float) for array in arrays if array.dtype.kind in "iufb"]
@@ -31,7 +31,7 @@ def shows_something(trace, title) -> bool:
     return bool(np.ptp(numbers[-1]) > 0)
 
 
-def test_quickstart_tells_its_story(monkeypatch, capsys):
+def test_quickstart_learns_bone_from_the_error(monkeypatch, capsys):
     found = run("01_quickstart", monkeypatch)
     assert "true bone" in capsys.readouterr().out
     assert float(found["error"](found["bone"])) < 1.0
@@ -40,19 +40,19 @@ def test_quickstart_tells_its_story(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_gradient_paths_shows_who_carries_the_gradient(monkeypatch):
-    """On a whole frame, as the plot has it: hard matches with detached robust weights pass the
-    gradient through the last step only, planes carry it further."""
+def test_gradient_paths_shows_which_steps_pass_the_gradient_on(monkeypatch):
+    """Hard point-to-point matches with detached robust weights give a gradient to the last step
+    only; tangent planes give one to earlier steps, too."""
     found = run("02_gradient_paths", monkeypatch)
-    plot = {trace.name: np.asarray(trace.y) for trace in found["figures"]["shares"].data}
-    hard, planes = plot["points, hard matches"], plot["planes, hard matches"]
+    curves = {trace.name: np.asarray(trace.y) for trace in found["plots"]["shares"].data}
+    hard, planes = curves["points, hard matches"], curves["planes, hard matches"]
     assert hard[-1] == planes[-1] == 1.0
     assert hard[:-1].max() < 1e-5
     assert planes[-2] > 0.01 > 1e3 * hard[-2]
 
 
 @pytest.mark.slow
-def test_mask_estimators_are_judged_by_the_truth(monkeypatch):
+def test_mask_estimators_are_compared_with_the_exact_gradient(monkeypatch):
     found = run("03_mask_estimators", monkeypatch)["found"]
     assert all(np.isfinite(figure) for quality in found.values() for figure in quality)
     assert found["gumbel_rao"].deviation < found["gumbel_straight_through"].deviation
@@ -60,23 +60,23 @@ def test_mask_estimators_are_judged_by_the_truth(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_basin_ends(monkeypatch):
+def test_the_basin_of_convergence_ends(monkeypatch):
     maps = run("04_registration_and_its_basin", monkeypatch)["maps"]
     middle = maps["symmetric"].shape[0] // 2
     assert maps["symmetric"][middle, middle] < 2.0, maps["symmetric"]  # a success
     assert maps["symmetric"][0, 0] > 5.0
 
 
-def test_own_data_are_registered_and_what_is_wrong_is_said(monkeypatch):
+def test_own_data_are_registered_and_broken_files_explained(monkeypatch):
     found = run("05_your_own_data", monkeypatch)
-    assert found["error"] < 20.0  # a rough start and few steps, of a mask that was learnt elsewhere
+    assert found["error"] < 20.0  # a rough initial pose and few steps
     wanted = ("in metres", "no such file", "behind the camera", "mirrored", "no scene", "not JSON")
     for words, said in zip(wanted, found["said"], strict=True):
         assert words in said
 
 
 @pytest.mark.slow
-def test_training_is_watched(monkeypatch):
+def test_training_changes_the_mask(monkeypatch):
     found = run("06_training_dynamics", monkeypatch)
     first, last = found["story"][0][1], found["story"][-1][1]
     assert np.abs(first - last).max() > 1e-3
@@ -84,7 +84,7 @@ def test_training_is_watched(monkeypatch):
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.py")), ids=lambda path: path.stem)
-def test_each_is_a_notebook_that_ends_in_something_to_change(path):
+def test_each_notebook_has_a_title_and_ends_with_something_to_change(path):
     cells = jupytext.read(path).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## Your turn")

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody has broken: passed over with a word, never read wrongly."""
+"""Broken checkpoints are reported and passed over, and never read wrongly."""
 
 import shutil
 
@@ -14,7 +14,7 @@ def state_of(step):
     return {"weights": jnp.arange(300.0) * step, "more": (jnp.int32(step), jnp.ones((3, 4)) / step)}
 
 
-def shapes(settings, stored):
+def abstract_state(settings, stored):
     assert stored["weights"].shape == (300,)
     assert settings == {"name": "one"}
     return jax.eval_shape(lambda: state_of(1))
@@ -22,7 +22,7 @@ def shapes(settings, stored):
 
 @pytest.fixture
 def folder(tmp_path):
-    with checkpoints.writer(tmp_path / "run" / "checkpoint", keep=2) as writer:
+    with checkpoints.open_writer(tmp_path / "run" / "checkpoint", keep=2) as writer:
         for step in (3, 6, 9):
             checkpoints.save(writer, step, state_of(step), {"name": "one"})
     return tmp_path / "run"
@@ -46,8 +46,8 @@ def deleted(path):
     path.unlink()
 
 
-def test_the_newest_is_read_and_older_ones_are_dropped(folder, capfd):
-    saved = checkpoints.restore(folder, shapes)
+def test_the_newest_checkpoint_is_read_and_older_ones_are_dropped(folder, capfd):
+    saved = checkpoints.restore(folder, abstract_state)
     assert (saved.step, saved.settings) == (9, {"name": "one"})
     for a, b in zip(jax.tree.leaves(saved.state), jax.tree.leaves(state_of(9)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -57,16 +57,16 @@ def test_the_newest_is_read_and_older_ones_are_dropped(folder, capfd):
 
 
 @pytest.mark.parametrize("spoil", [truncated, emptied, flipped, deleted])
-def test_each_file_of_a_checkpoint_broken(folder, spoil, tmp_path, capfd):
+def test_a_checkpoint_with_any_file_broken_is_passed_over(folder, spoil, tmp_path, capfd):
     newest = folder / "checkpoint" / "9"
     files = [path.relative_to(newest) for path in newest.rglob("*") if path.is_file()]
     assert len(files) > 5
     for number, name in enumerate(files):
         copy = shutil.copytree(folder, tmp_path / f"copy{number}")
         spoil(copy / "checkpoint" / "9" / name)
-        saved = checkpoints.restore(copy, shapes)
-        # Only the sums may go: the state is then known by its own digest.
-        unharmed = spoil is deleted and name.name == checkpoints.SUMS
+        saved = checkpoints.restore(copy, abstract_state)
+        # Only the checksums may be missing: the state's own digest is then checked.
+        unharmed = spoil is deleted and name.name == checkpoints.CHECKSUMS
         assert saved.step == (9 if unharmed else 6), name
         np.testing.assert_array_equal(saved.state["weights"], state_of(saved.step)["weights"])
         err = capfd.readouterr().err
@@ -77,35 +77,35 @@ def test_each_file_of_a_checkpoint_broken(folder, spoil, tmp_path, capfd):
         assert checkpoints.latest_step(copy) == saved.step
 
 
-def test_a_state_is_known_by_its_digest(folder):
-    """Numbers of another run, in files that are whole, are not taken for this one's."""
+def test_a_state_with_another_digest_is_refused(folder):
+    """The whole files of another checkpoint do not pass for this one."""
     newest, other = (folder / "checkpoint" / name for name in ("9", "6"))
-    (newest / checkpoints.SUMS).unlink()
+    (newest / checkpoints.CHECKSUMS).unlink()
     shutil.rmtree(newest / "state")
     shutil.copytree(other / "state", newest / "state")
-    assert checkpoints.restore(folder, shapes).step == 6
+    assert checkpoints.restore(folder, abstract_state).step == 6
 
 
-def test_nothing_whole_is_one_sentence(folder):
+def test_a_run_without_a_whole_checkpoint_is_refused(folder):
     for path in (folder / "checkpoint").glob("*/state/_METADATA"):
         path.unlink()
     with pytest.raises(ValueError, match=r"checkpoint/6: cannot be used, it is broken"):
-        checkpoints.restore(folder, shapes)
+        checkpoints.restore(folder, abstract_state)
     with pytest.raises(ValueError, match="holds no checkpoint"):
-        checkpoints.restore(folder.parent, shapes)
+        checkpoints.restore(folder.parent, abstract_state)
 
 
-def test_a_full_disk_costs_no_checkpoint(folder, capfd):
-    """One sentence, also where closing would tell it again; what was there is whole."""
+def test_a_full_disk_leaves_earlier_checkpoints_whole(folder, capfd):
+    """One sentence reports it, although closing the writer fails again."""
 
     def full(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
     with (
         pytest.raises(OSError, match=r"12: .*disk is full; that of step 9 is whole\. Make room"),
-        checkpoints.writer(folder / "checkpoint", keep=2) as writer,
+        checkpoints.open_writer(folder / "checkpoint", keep=2) as writer,
     ):
         writer.save = full
         checkpoints.save(writer, 12, state_of(12), {"name": "one"})
-    assert checkpoints.restore(folder, shapes).step == 9
+    assert checkpoints.restore(folder, abstract_state).step == 9
     assert capfd.readouterr().err == ""

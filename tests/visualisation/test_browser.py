@@ -1,31 +1,31 @@
-"""The report and a 3-D view in a real browser: silent, offline, not blank, and true."""
+"""The report, a scene and the viewer in a real browser: no errors, offline, drawn, and true."""
 
 import browser
 import numpy as np
 import pytest
-from test_report import JOB, NAME, job, made_up
+from made_up_job import MASKS, SCRIPT_ID, made_up_job, made_up_result
 
-from e2r.visualisation import figures, report, snapshots, viewer
-from e2r.visualisation.figures import RED
+from e2r.visualisation import figures, pages, report, snapshots, viewer
+from e2r.visualisation.colors import MASK_RGB
 
 
 @pytest.fixture(scope="module")
 def tab():
-    if browser.find() is None:
+    if browser.find_chromium() is None:
         pytest.skip("there is no Chromium (apt-get install chromium)")
-    with browser.launch() as found:
-        yield found
+    with browser.launch() as tab:
+        yield tab
 
 
-def drawn(image):
-    """Whether a picture of a scene shows more than a few colours on much of its area."""
+def is_drawn(image):
+    """Whether an image of a scene shows more than a few colours on much of its area."""
     flat = image.reshape(-1, 3)
     white = (flat > 245).all(axis=1)
     return (~white).mean() > 0.02 and len(np.unique(flat[~white] // 16, axis=0)) > 8
 
 
-def has(image, color, within=40):
-    """Whether a colour is there, in any brightness."""
+def has_color(image, color, within=40):
+    """Whether an image has pixels of a colour, in any brightness."""
     lit = image.reshape(-1, 3).astype(float)
     lit = lit[lit.sum(1) > 150]
     unit = lit / np.linalg.norm(lit, axis=1, keepdims=True)
@@ -33,103 +33,135 @@ def has(image, color, within=40):
     return (np.linalg.norm(unit - wanted, axis=1) * 255 < within).sum() > 30
 
 
-def test_a_blank_picture_is_not_drawn():
-    assert not drawn(np.full((200, 300, 3), 255, np.uint8))
-    assert not drawn(np.full((200, 300, 3), 90, np.uint8))
+def remote(requests):
+    """The requested addresses that lie outside the page."""
+    return [address for address in requests if not address.startswith(("data:", "blob:"))]
 
 
-def test_what_a_page_does_wrong_is_noted(tab, tmp_path):
-    """Else the other tests here would say nothing."""
-    path, far = tmp_path / "bad.html", "http://127.0.0.1:9/far.png"
-    path.write_text(f"<script>console.error('a'); b(); </script><img src='{far}'>")
+def test_a_blank_image_is_not_drawn():
+    assert not is_drawn(np.full((200, 300, 3), 255, np.uint8))
+    assert not is_drawn(np.full((200, 300, 3), 90, np.uint8))
+
+
+def test_the_errors_and_requests_of_a_page_are_recorded(tab, tmp_path):
+    """Otherwise the other tests here would prove nothing."""
+    path, image = tmp_path / "bad.html", "http://127.0.0.1:9/far.png"
+    path.write_text(f"<script>console.error('a'); b(); </script><img src='{image}'>")
     tab.open(path.as_uri())
     tab.wait("document.readyState == 'complete'")
-    assert far in tab.requests
+    assert image in tab.requests
     assert any('"a"' in text for text in tab.errors)
     assert any("b is not defined" in text for text in tab.errors)
 
 
-def test_the_report_in_a_browser(tab, tmp_path):
-    done = [made_up(i, off) for i, off in enumerate((0.5, 1.0, 9.0))]
-    done[2] = made_up(2, 9.0, identity=NAME)
-    figures, lines, errors = job(done, [("lost", f"{NAME}: no scene")])
-    path = tmp_path / "report.html"
-    curve = [{"step": i, "loss": 1.0 + i, "tre_mm": 2.0, "keep": 0.1} for i in range(20)]
-    shown = [snapshots.make_snapshot(done[2], "learnt"), snapshots.make_snapshot(done[1], "learnt")]
-    report.write_report(path, figures, lines, errors, shown, curve)
+@pytest.fixture(scope="module")
+def made_up_report(tmp_path_factory):
+    """The report's path, and the summary that it shows."""
+    results = [made_up_result(i, offset) for i, offset in enumerate((0.5, 1.0))]
+    results.append(made_up_result(2, 9.0, case_id=SCRIPT_ID))
+    summary, predictions, scores = made_up_job(results, [("lost", f"{SCRIPT_ID}: no scene")])
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write_report(
+        path,
+        summary,
+        predictions=predictions,
+        scores=scores,
+        snapshots=[snapshots.make_snapshot(results[i], "learnt") for i in (2, 1)],
+        training_log=[{"step": i, "loss": 1.0 + i, "tre_mm": 2.0, "keep": 0.1} for i in range(20)],
+    )
+    return path, summary
+
+
+def test_the_report_in_a_browser(tab, made_up_report):
+    path, summary = made_up_report
     tab.open(path.as_uri())
-    plots = 3 + len(shown)  # success, risk and coverage, training
+    plots = 3 + 2  # success rate, risk–coverage, training; two cases
     tab.wait(f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {plots}")
-    tab.wait(f"document.querySelectorAll('.js-plotly-plot canvas').length >= {len(shown)}")
+    tab.wait("document.querySelectorAll('.js-plotly-plot canvas').length >= 2")
     for name in ("case0", "case1"):
-        image = tab.picture(f"#{name} canvas")
-        assert drawn(image) and has(image, RED)
-    # The figures of the table are those of the summary.
+        image = tab.screenshot(f"#{name} canvas")
+        assert is_drawn(image) and has_color(image, MASK_RGB)
+    # The numbers of the table are those of the summary.
     cells = tab.run(
         "[...document.querySelectorAll('#masks tr')].map(r => [...r.cells].map(c => c.innerText))"
     )
     head, rows = cells[0], {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[1:]}
-    assert head[0] == "mask" and set(rows) == set(JOB.masks)
+    assert head[0] == "mask" and set(rows) == set(MASKS)
     for mask, row in rows.items():
-        told = figures["masks"][mask]
+        errors = summary.masks[mask]
         for name, value in (
-            ("cases", told["count"]),
-            ("median TRE, mm", told["tre_mm"]["median"]),
-            ("mean", told["tre_mm"]["mean"]),
-            ("p95", told["tre_mm"]["p95"]),
-            ("RMSE", told["rmse_mm"]),
-            ("rotation, °", told["rotation_deg"]),
-            ("shift, mm", told["translation_mm"]),
+            ("cases", errors.count),
+            ("median TRE, mm", errors.tre_mm["median"]),
+            ("mean TRE, mm", errors.tre_mm["mean"]),
+            ("95th percentile TRE, mm", errors.tre_mm["p95"]),
+            ("mean RMSE, mm", errors.rmse_mm),
+            ("median rotation error, °", errors.rotation_deg),
+            ("median translation error, mm", errors.translation_mm),
         ):
             assert float(row[name]) == pytest.approx(value, abs=0.00501), name
         for name, value in (
-            ("kept", told["keep"]),
-            *((f"< {k}", told["success"][k.replace(" ", "")]) for k in ("2 mm", "3 mm", "5 mm")),
+            ("points kept", summary.keep[mask]),
+            *(
+                (f"success rate, {mm}\N{NO-BREAK SPACE}mm", errors.success[f"{mm}mm"])
+                for mm in (2, 3, 5)
+            ),
         ):
             assert float(row[name].rstrip("%")) == pytest.approx(100 * value, abs=0.0501), name
-        low, high = told["tre_mm"]["interval95"]["median"]
-        assert row["95 %"] == f"{low:.2f} – {high:.2f}"
-    # A name that would be a program is a name.
-    assert NAME in tab.run("document.querySelector('figure.case figcaption').innerText")
-    assert NAME in tab.run("document.querySelector('li.bad').innerText")
+        low, high = errors.tre_interval95["median"]
+        assert row["95% interval, mm"] == f"{low:.2f}–{high:.2f}"
+    # A name that could run as a program is only a name.
+    assert SCRIPT_ID in tab.run("document.querySelector('figure.case figcaption').innerText")
+    assert SCRIPT_ID in tab.run("document.querySelector('li.bad').innerText")
     assert tab.run("document.querySelectorAll('body img:not([src^=\"data:\"])').length") == 0
-    assert [a for a in tab.requests if not a.startswith(("data:", "blob:"))] == [path.as_uri()]
+    assert remote(tab.requests) == [path.as_uri()]
     assert tab.errors == []
 
 
-def test_a_view_by_itself_and_its_layers(tab, tmp_path):
-    view = snapshots.make_snapshot(made_up(0, 4.0), "learnt")
+def test_the_report_fits_a_narrow_screen(tab, made_up_report):
+    """Wide tables scroll by themselves; the page does not."""
+    path, _ = made_up_report
+    tab.open(path.as_uri(), 390, 800)
+    tab.wait("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5")
+    assert tab.run("document.documentElement.scrollWidth") <= 390
+    assert tab.errors == []
+
+
+def test_a_scene_and_its_layers(tab, tmp_path):
+    snapshot = snapshots.make_snapshot(made_up_result(0, 4.0), "learnt")
     figure = figures.scene_figure(
-        view.points, view.colours, view.weights, view.surfaces, view.found
+        snapshot.points,
+        snapshot.colors,
+        snapshot.weights,
+        surfaces=snapshot.surfaces,
+        poses=snapshot.poses,
     )
     path = tmp_path / "scene.html"
-    path.write_text(
-        figures.html_page("scene", figures.html_fragment(figure, "scene")), encoding="utf-8"
-    )
+    path.write_text(pages.figures_page("scene", {"scene": figure}), encoding="utf-8")
     tab.open(path.as_uri(), 900, 600)
     tab.wait("document.querySelectorAll('#scene canvas').length > 0")
-    with_mask = tab.picture("#scene canvas")
-    assert drawn(with_mask) and has(with_mask, figures.RED)
+    with_mask = tab.screenshot("#scene canvas")
+    assert is_drawn(with_mask) and has_color(with_mask, MASK_RGB)
     tab.run("Plotly.restyle('scene', {visible: 'legendonly'}, [1]).then(() => 1)")
-    without = tab.picture("#scene canvas")
-    assert drawn(without) and not has(without, figures.RED)
-    assert [a for a in tab.requests if not a.startswith(("data:", "blob:"))] == [path.as_uri()]
+    without = tab.screenshot("#scene canvas")
+    assert is_drawn(without) and not has_color(without, MASK_RGB)
+    assert remote(tab.requests) == [path.as_uri()]
     assert tab.errors == []
 
 
-def test_the_live_viewer_in_a_browser(tab):
-    """It talks to nobody but the machine itself."""
-    running = viewer.Viewer([snapshots.make_snapshot(made_up(0, 4.0), "learnt")], port=0)
+def test_the_viewer_in_a_browser(tab):
+    """The page connects to no other machine."""
+    snapshot = snapshots.make_snapshot(made_up_result(0, 4.0), "learnt")
+    running = viewer.Viewer([snapshot], port=0)
     try:
         tab.open(f"http://127.0.0.1:{running.port}", 900, 600)
         tab.wait("document.querySelectorAll('canvas').length > 0")
-        tab.wait("document.body.innerText.includes('TRE 4.00 mm')")
+        tab.wait("document.body.innerText.includes('TRE: 4.00 mm')")
         for _ in range(60):
-            if drawn(image := tab.picture()) and has(image, figures.RED):
+            if is_drawn(image := tab.screenshot()) and has_color(image, MASK_RGB):
                 break
-        assert drawn(image) and has(image, figures.RED)
+        assert is_drawn(image) and has_color(image, MASK_RGB)
         own = (f"http://127.0.0.1:{running.port}", f"ws://127.0.0.1:{running.port}")
-        assert all(a.startswith((*own, "data:", "blob:")) for a in tab.requests)
+        assert all(address.startswith(own) for address in remote(tab.requests))
     finally:
         running.close()
         tab.open("about:blank")

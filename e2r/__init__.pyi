@@ -1,0 +1,33 @@
+"""The public names of e2r, by the module each comes from."""
+
+from .api import Model as Model
+from .api import RegistrationResult as RegistrationResult
+from .api import icp as icp
+from .api import load_model as load_model
+from .api import make_example as make_example
+from .api import register as register
+from .api import simulate as simulate
+from .api import target_error as target_error
+from .api import view as view
+from .config import NAMED_CONFIGS as NAMED_CONFIGS
+from .config import EvaluationConfig as EvaluationConfig
+from .config import TrainingConfig as TrainingConfig
+from .datasets.case import Case as Case
+from .datasets.case_folder import find_cases as find_cases
+from .datasets.case_folder import read_case as read_case
+from .datasets.case_folder import write_case as write_case
+from .geometry.poses import perturb as perturb
+from .geometry.procrustes import procrustes as procrustes
+from .geometry.surfaces import build_surface as build_surface
+from .networks.build import NetworkConfig as NetworkConfig
+from .pipeline import ProgramConfig as ProgramConfig
+from .registration.global_search import SearchConfig as SearchConfig
+from .registration.schedule import Schedule as Schedule
+from .simulation.simulator import SimulationConfig as SimulationConfig
+from .types import Cloud as Cloud
+from .types import Example as Example
+from .types import Pose as Pose
+from .types import Registration as Registration
+from .types import Surface as Surface
+
+__version__: str

@@ -1,0 +1,71 @@
+"""``e2r simulate``: writes simulated cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from tqdm import tqdm
+
+from e2r.datasets import case_folder, meshes
+from e2r.datasets.case import Case
+from e2r.simulation import simulator, specimens
+from e2r.simulation.simulator import SimulationConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write simulated cases: RGB-D frames of open spine surgery, models and truth.
+
+    Example: e2r simulate --count 24 --seed 1 --output cases
+    """
+
+    output: Path
+    """folder for the case folders"""
+    count: int = 8
+    """number of cases, one frame each"""
+    seed: int = 0
+    """random seed; the same seed writes the same cases"""
+    anatomy: Path | None = None
+    """folder of real surfaces (STL, PLY or OBJ, one a level, mm); without it, procedural spines"""
+    frames: int = 1
+    """frames of each procedural specimen"""
+    simulation: Annotated[SimulationConfig, tyro.conf.arg(name="")] = SimulationConfig(
+        wound_fraction=(0.2, 0.8), min_bone_fraction=0.02
+    )
+
+
+def run(options: Options) -> int:
+    """Runs ``e2r simulate``."""
+    if options.count < 1 or options.frames < 1:
+        raise ValueError("--count and --frames must be 1 or more")
+    written = 0
+    with tqdm(total=options.count, desc="cases", unit="case") as bar:
+        for group in _specimens(options):
+            for case in group[: options.count - written]:
+                case_folder.write_case(case, options.output / case.id)
+                written += 1
+                bar.update()
+    print(f"{written} cases in {options.output}")
+    return 0
+
+
+def _specimens(options: Options) -> Iterator[list[Case]]:
+    """The cases of one specimen after the other."""
+    key = jax.random.key(options.seed)
+    if options.anatomy is None:
+        yield from simulator.simulate_specimens(
+            key,
+            options.simulation,
+            specimens=-(-options.count // options.frames),
+            frames=options.frames,
+            prefix=f"seed{options.seed}_",
+        )
+    else:
+        surfaces = meshes.read_meshes(options.anatomy)
+        specimen = specimens.specimen_from_surfaces(surfaces, options.anatomy.resolve().name)
+        yield simulator.simulate_frames(key, specimen, options.simulation, count=options.count)

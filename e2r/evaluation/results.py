@@ -1,0 +1,58 @@
+"""The result of one case in memory: :class:`Registered` or :class:`Failed`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from e2r.datasets.case import Case
+from e2r.evaluation.calibration import inlier_shares
+from e2r.evaluation.metrics import CaseErrors
+from e2r.types import Cloud, Float, Hypotheses, Int, LevelPoses, Pose, Registration
+
+
+class Failed(NamedTuple):
+    """A case that could not be read or registered."""
+
+    id: str
+    message: str  # one sentence
+
+
+class Registered(NamedTuple):
+    """A case that was registered; P points of all samples together."""
+
+    case: Case
+    cloud: Cloud  # the P points
+    rows: Int[np.ndarray, "p"]  # each point's row in the case; -1 where padded
+    registrations: dict[str, Registration]  # mask name -> registration of the whole model
+    levels: dict[str, LevelPoses]  # mask name -> one pose a level, or one pose for all levels
+    hypotheses: dict[str, Hypotheses]  # mask name -> candidate poses of the whole model
+    weights: dict[str, Float[np.ndarray, "p"]]  # mask name -> mask weights
+    errors: dict[str, CaseErrors]  # mask name -> errors; empty without a truth
+    num_degenerate: int  # triangles of the model without area, which were left out
+    seconds: float  # host's time on the case, and its share of the batch's time on the device
+
+    def mask_points(self, mask: str) -> float:
+        """The number of points that a mask keeps."""
+        return float(self.weights[mask].sum())
+
+    def inlier_share(self, mask: str) -> float:
+        """The share of a mask's points that agrees with the best hypothesis, 0 to 1."""
+        scores = np.asarray(self.hypotheses[mask].inlier_score)
+        return float(inlier_shares(scores, self.mask_points(mask))[0])
+
+
+def level_poses(case: Case, levels: LevelPoses) -> dict[str, Pose]:
+    """The pose of each level of a case by name, camera from model.
+
+    Args:
+      case: the case.
+      levels: one pose a level, padded; or one pose for all levels.
+    """
+    last = len(levels.pose.translation) - 1
+    return {
+        name: jax.tree.map(lambda leaf, i=i: leaf[min(i, last)], levels.pose)
+        for i, name in enumerate(case.model)
+    }

@@ -1,0 +1,56 @@
+"""A procedural lumbar spine: the shapes of its levels, and how they stand on each other.
+
+Canonical frame of a spine (LPS): x to the patient's left, y posterior, z cranial, mm.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from e2r.geometry import poses
+from e2r.simulation import vertebra
+from e2r.simulation.vertebra import Vertebra
+from e2r.types import Pose, PRNGKey
+
+LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
+POSITIONS = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+"""Position of each vertebra along the lumbar spine; the sacrum is no vertebra of this kind."""
+
+
+def sample_spine(key: PRNGKey) -> tuple[Vertebra, Pose]:
+    """Draws a specimen: the shape and the pose of each level.
+
+    Lordosis, a little scoliosis with axial rotation, and disc heights vary by specimen. The origin
+    is the mean of the lumbar bodies' centres.
+
+    Args:
+      key: consumed.
+
+    Returns:
+      The shapes and the poses (canonical from level), leading axis as in :data:`LEVELS`.
+    """
+    k_scale, k_shape, k_curve, k_disc, k_twist = jax.random.split(key, 5)
+    scale = jnp.exp(0.07 * jnp.clip(jax.random.normal(k_scale), -2.0, 2.0))
+    count, positions = len(LEVELS), jnp.array(POSITIONS)
+    k_sacrum, *k_shapes = jax.random.split(k_shape, count)
+    shapes = jax.vmap(lambda k, position: vertebra.sample_vertebra(k, position, scale))(
+        jnp.stack(k_shapes), positions
+    )
+    shapes = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b[None]]), shapes, vertebra.sample_sacrum(k_sacrum, scale)
+    )
+    lordosis = jnp.deg2rad(jax.random.uniform(k_curve, (), minval=15.0, maxval=48.0))
+    # About x: L1's end plate faces back, L5's faces forward.
+    tilt = lordosis * (positions - 0.3)
+    sacral = jax.random.uniform(jax.random.fold_in(k_curve, 1), (), minval=8.0, maxval=20.0)
+    tilt = jnp.append(tilt, tilt[-1] + jnp.deg2rad(sacral))
+    lateral, axial = jnp.deg2rad(jax.random.normal(k_twist, (2, count)) * jnp.array([[2.0], [2.5]]))
+    rotation = jax.vmap(poses.exp_rotation)(jnp.stack([tilt, lateral, axial], 1))
+    disc = scale * jax.random.uniform(k_disc, (count,), minval=7.0, maxval=12.0)
+    reach = shapes.body[:, 2] + 0.5 * disc
+    axis = rotation[:, :, 2]
+    below = axis[:-1] * reach[:-1, None] + axis[1:] * reach[1:, None]
+    centres = jnp.concatenate([jnp.zeros((1, 3)), -jnp.cumsum(below, axis=0)])
+    centres = centres - jnp.mean(centres[1:6], axis=0, keepdims=True)
+    return shapes, Pose(rotation, centres)

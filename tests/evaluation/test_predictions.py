@@ -1,0 +1,47 @@
+"""Predictions: a calibration adds probabilities and never changes the pose."""
+
+import json
+
+import numpy as np
+
+from e2r.config import EvaluationConfig
+from e2r.evaluation import runner
+from e2r.evaluation.calibration import Calibration
+from e2r.evaluation.predictions import (
+    MIN_INLIERS,
+    CaseScores,
+    Prediction,
+    make_prediction,
+    score_case,
+)
+from e2r.geometry import poses
+from e2r.pipeline import ProgramConfig
+from e2r.training.trained_model import load_trained
+
+
+def test_calibration_gives_every_hypothesis_a_probability(checkpoint, simulated_cases):
+    config, params = load_trained(checkpoint)
+    job = EvaluationConfig(ProgramConfig(num_samples=1), batch=1)
+    (result,) = runner.run(simulated_cases[:1], config, params, job=job)
+    plain = make_prediction(result, "learnt")
+    assert plain.expected_tre_mm is None
+    assert {hypothesis.probability for hypothesis in plain.hypotheses} == {None}
+    calibration = Calibration((-2.0, 3.0, 3.0, 0.0), (1.0, 0.0, 0.0, -0.1), 30.0, 0.9, 1)
+    prediction = make_prediction(result, "learnt", calibration)
+    probabilities = [hypothesis.probability for hypothesis in prediction.hypotheses]
+    assert len(probabilities) == int(result.hypotheses["learnt"].distinct.sum())
+    assert 0.0 < sum(probabilities) <= 1.0 + 1e-9
+    assert 0.0 < prediction.expected_tre_mm <= 30.0
+    line = prediction.to_json()
+    assert line["T_camera_model"] == plain.to_json()["T_camera_model"]
+    first = poses.from_matrix(line["hypotheses"][0]["T_camera_model"], "hypothesis")
+    np.testing.assert_allclose(
+        first.translation, result.registrations["learnt"].pose.translation, atol=1e-4
+    )
+    sure = Calibration((9.0, 0.0, 0.0, 0.0), calibration.error, 30.0, 0.0, 1)
+    enough = float(np.sum(result.levels["learnt"].inlier_weight)) >= MIN_INLIERS
+    assert make_prediction(result, "learnt", sure).accepted == enough
+    # The lines of a job's files are read back as they were written.
+    for kind, written in ((Prediction, prediction), (CaseScores, score_case(result))):
+        line = json.loads(json.dumps(written.to_json()))
+        assert kind.from_json(line).to_json() == written.to_json() == line

@@ -1,0 +1,131 @@
+"""The stages of an evaluation: no leaks of the truth, between masks, or of memory; retries."""
+
+import gc
+import weakref
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from e2r.config import EvaluationConfig
+from e2r.datasets import case_folder, meshes
+from e2r.evaluation import runner
+from e2r.evaluation.results import Failed, Registered
+from e2r.pipeline import ProgramConfig
+from e2r.registration.schedule import Schedule
+from e2r.training.trained_model import load_trained
+
+
+def test_prediction_does_not_depend_on_the_truth(checkpoint, simulated_cases):
+    """Another truth, or none, gives the same pose."""
+    config, params = load_trained(checkpoint)
+    job = EvaluationConfig(ProgramConfig(num_samples=1), batch=1)
+    case = simulated_cases[0]
+    moved = {k: p._replace(translation=p.translation + 50) for k, p in case.truth.items()}
+    variants = [case, replace(case, truth=moved), replace(case, truth=None, targets=None)]
+    found = [next(iter(runner.run([v], config, params, job=job))) for v in variants]
+    for other in found[1:]:
+        np.testing.assert_array_equal(
+            found[0].registrations["learnt"].pose.translation,
+            other.registrations["learnt"].pose.translation,
+        )
+    assert found[2].errors == {}
+
+
+def test_masks_do_not_affect_each_other(checkpoint, simulated_cases):
+    """The learnt mask has the same weights and pose alone and beside other masks.
+
+    A mask that would keep nothing keeps a tenth of the points.
+    """
+    config, params = load_trained(checkpoint)
+    case, lower = simulated_cases[0], params
+    job = EvaluationConfig(ProgramConfig(num_samples=1), batch=1)
+
+    def lowered(shift):
+        def one(leaf):  # the last layer's bias is the only leaf of two numbers
+            return leaf - np.array([shift, 0.0], np.float32) if leaf.shape == (2,) else leaf
+
+        return {**params, "mask": jax.tree.map(one, params["mask"])}
+
+    starved = next(iter(runner.run([case], config, lowered(50.0), job=job)))
+    kept, valid = starved.weights["learnt"].sum(), starved.cloud.valid.sum()
+    assert abs(kept - 0.1 * valid) < 2
+
+    for shift in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):  # until the untrained mask drops some points
+        lower = lowered(shift)
+        alone = next(iter(runner.run([case], config, lower, job=job)))
+        if 20 < alone.weights["learnt"].sum() < 0.9 * len(alone.weights["learnt"]):
+            break
+    else:
+        pytest.fail("no shift of the bias splits the points")
+    job = replace(job, program=ProgramConfig(masks=("all", "oracle", "learnt"), num_samples=1))
+    after = next(iter(runner.run([case], config, lower, job=job)))
+    np.testing.assert_array_equal(alone.weights["learnt"], after.weights["learnt"])
+    np.testing.assert_allclose(
+        alone.registrations["learnt"].pose.translation,
+        after.registrations["learnt"].pose.translation,
+        atol=0.05,
+    )
+
+
+def test_retry_keeps_the_better_result(checkpoint, simulated_cases):
+    config, params = load_trained(checkpoint)
+    job = EvaluationConfig(ProgramConfig(num_samples=1), batch=2, retry_below=0.0)
+    source = [simulated_cases[0], Failed("broken", "a sentence"), *simulated_cases[1:3]]
+
+    def results(job):
+        found = list(runner.run(source, config, params, job=job))
+        assert Failed("broken", "a sentence") in found
+        found = [one for one in found if isinstance(one, Registered)]
+        assert len(found) == 3
+        return {one.case.id: one for one in found}
+
+    once, twice = results(job), results(replace(job, retry_below=1.0))
+    assert all(
+        twice[name].inlier_share("learnt") >= once[name].inlier_share("learnt") for name in once
+    )
+    other = [name for name in once if not np.array_equal(twice[name].rows, once[name].rows)]
+    assert other  # of three cases of an untrained network, in other samples
+    assert all(
+        twice[name].inlier_share("learnt") > once[name].inlier_share("learnt") for name in other
+    )
+    least = min(one.inlier_share("learnt") for one in once.values())
+    same = results(replace(job, retry_below=least))  # none is below
+    for name, one in same.items():
+        np.testing.assert_array_equal(one.rows, once[name].rows)
+
+
+def test_given_initial_pose_is_never_retried(checkpoint, simulated_cases):
+    config, params = load_trained(checkpoint)
+    program = ProgramConfig(schedule=Schedule(steps=12), num_samples=2)
+    job = EvaluationConfig(program, start="truth", batch=2, retry_below=1.0)
+    never = replace(job, retry_below=0.0)
+    (one,), (other,) = (
+        runner.run(simulated_cases[:1], config, params, job=some) for some in (job, never)
+    )
+    np.testing.assert_array_equal(one.rows, other.rows)
+
+
+def test_a_long_job_frees_the_meshes(checkpoint, data_set, monkeypatch):
+    monkeypatch.setattr(meshes, "COLLECT_EVERY", 4)
+    config, params = load_trained(checkpoint)
+    job = EvaluationConfig(ProgramConfig(schedule=Schedule(steps=12)), start="truth", batch=2)
+    paths, read = case_folder.find_cases(data_set), []
+
+    def source():
+        for number in range(24):
+            case = case_folder.read_case(paths[number % len(paths)])
+            read.append(weakref.ref(next(iter(case.model.values()))))
+            yield case
+
+    gc.collect()
+    gc.disable()  # with all of JAX's objects, Python itself collects hardly ever
+    try:
+        alive = [
+            sum(mesh() is not None for mesh in read)
+            for _ in runner.run(source(), config, params, job=job)
+        ]
+    finally:
+        gc.enable()
+    assert len(alive) == 24 and max(alive) <= 16

@@ -1,0 +1,216 @@
+"""An evaluation from its command line to summary and report; interruptions and bad input."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from e2r.datasets import case_folder
+from e2r.evaluation import metrics, runner
+from e2r.geometry import poses
+from e2r.visualisation import snapshots
+from experiments import evaluate
+
+
+def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
+    arguments = [
+        "--cases",
+        str(data_set),
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path),
+        "--masks",
+        "all",
+        "learnt",
+        "oracle",
+        "--start",
+        "truth",
+        "--start-noise-deg",
+        "2",
+        "--start-noise-mm",
+        "2",
+        "--batch",
+        "2",
+        "--num-samples",
+        "2",
+        "--schedule.steps",
+        "12",
+    ]
+    assert evaluate.main(arguments) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["cases"] == summary["predicted"] == 3
+    assert summary["failed"] == 0
+    for mask in ("all", "learnt", "oracle"):
+        figures = summary["masks"][mask]
+        assert set(figures["tre_mm"]) == {"median", "mean", "p95", "interval95"}
+        assert set(figures["success"]) == {"2mm", "3mm", "5mm"}
+        assert figures["count"] == 3
+    assert summary["tre_mm"] == summary["masks"]["learnt"]["tre_mm"]
+    for field in (
+        "rmse_mm",
+        "rotation_deg",
+        "translation_mm",
+        "seconds_per_frame",
+        "by_level",
+        "by_specimen",
+        "settings",
+        "seed",
+        "versions",
+        "device",
+        "accepted",
+    ):
+        assert field in summary
+    assert summary["masks"]["oracle"]["tre_mm"]["median"] < 2.0
+    lines = [json.loads(x) for x in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == sorted(p.name for p in data_set.iterdir())
+    for line in lines:
+        assert set(line) == {
+            "id",
+            "T_camera_model",
+            "accepted",
+            "expected_tre_mm",
+            "hypotheses",
+            "seconds",
+            "error",
+        }
+        for matrix in line["T_camera_model"].values():
+            poses.from_matrix(matrix, "prediction")
+    # The errors in the file are those of the poses in the file.
+    errors = [json.loads(x) for x in (tmp_path / "errors.jsonl").read_text().splitlines()]
+    case = case_folder.read_case(data_set / lines[0]["id"])
+    predicted = {k: poses.from_matrix(m, k) for k, m in lines[0]["T_camera_model"].items()}
+    again = metrics.case_errors(predicted, case.truth, case.targets, model=case.model)
+    assert again.tre_mm == pytest.approx(errors[0]["learnt"]["tre_mm"], rel=1e-3)
+    page = (tmp_path / "report.html").read_text()
+    assert f"{summary['masks']['oracle']['tre_mm']['median']:.2f}" in page
+    assert "initial pose" in page  # the training curve
+    shown = snapshots.read_worst_of_job(tmp_path)  # for python -m e2r view
+    tre = sorted((e["learnt"]["tre_mm"] for e in errors), reverse=True)
+    assert [view.tre_mm for view in shown] == pytest.approx(tre)
+    # Nothing is fetched: no element points outside the page.
+    body = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", body)
+
+
+def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
+    broken = shutil.copytree(data_set, tmp_path / "set")
+    victim = sorted(broken.iterdir())[1]
+    (victim / "depth.png").write_bytes(b"not a picture")
+    arguments = [
+        "--cases",
+        str(broken),
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path / "out"),
+        "--start",
+        "truth",
+        "--batch",
+        "2",
+        "--num-samples",
+        "2",
+        "--schedule.steps",
+        "12",
+    ]
+    assert evaluate.main(arguments) == 3
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    by_id = {line["id"]: line for line in map(json.loads, lines)}
+    assert len(by_id) == 3
+    assert "depth.png" in by_id[victim.name]["error"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == 1
+    assert "depth.png" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_interrupted_job_is_continued(checkpoint, data_set, tmp_path, monkeypatch, capsys):
+    """No case is registered twice, none is lost, and other settings are refused."""
+    arguments = [
+        "--cases",
+        str(data_set),
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path / "out"),
+        "--start",
+        "truth",
+        "--batch",
+        "2",
+        "--num-samples",
+        "2",
+        "--schedule.steps",
+        "12",
+    ]
+    real, read = runner.run, []
+
+    def dies(source, *rest, **options):
+        for number, item in enumerate(real(source, *rest, **options)):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield item
+
+    def noted(path):
+        read.append(path.name)
+        return once(path)
+
+    once = case_folder.read_case
+    monkeypatch.setattr(runner, "run", dies)
+    assert evaluate.main(arguments) == 130
+    assert "goes on where it was" in capsys.readouterr().err
+    path = tmp_path / "out" / "predictions.jsonl"
+    first = path.read_text()
+    assert first.count("\n") == 1
+    assert not (tmp_path / "out" / "summary.json").exists()
+    with path.open("a") as file:  # as a process that was killed while writing leaves it
+        file.write('{"id": "half')
+    monkeypatch.setattr(runner, "run", real)
+    monkeypatch.setattr(case_folder, "read_case", noted)
+    assert evaluate.main(arguments) == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path.read_text().startswith(first)
+    names = sorted(case.name for case in data_set.iterdir())
+    assert [line["id"] for line in lines] == names
+    assert read == names[1:]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["predicted"] == 3
+    # All is done: only the table is printed again.
+    assert evaluate.main(arguments) == 0
+    assert len(read) == 2 and len(path.read_text().splitlines()) == 3
+    assert evaluate.main([*arguments, "--seed", "1"]) == 2
+    assert "job.json: holds a job with other settings" in capsys.readouterr().err
+    (tmp_path / "out" / "job.json").unlink()
+    assert evaluate.main(arguments) == 2
+    assert "without job.json" in capsys.readouterr().err
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_two_cases_with_one_id_are_told_apart(checkpoint, data_set, tmp_path, capsys):
+    twins = Path(shutil.copytree(data_set, tmp_path / "set"))
+    first, second, _ = sorted(twins.iterdir())
+    about = json.loads((second / "case.json").read_text())
+    (second / "case.json").write_text(json.dumps({**about, "id": case_folder.read_id(first)}))
+    options = evaluate.Evaluate(tmp_path / "out", checkpoint, twins)
+    units = evaluate.work_units(options, None)
+    assert len({name for unit in units for name in unit.ids}) == 3
+    (failed,) = units[1].load()
+    assert second.name in failed.id and "give it its own" in failed.message
+
+
+def test_bad_input_is_refused_before_results_are_overwritten(checkpoint, data_set, tmp_path):
+    (tmp_path / "predictions.jsonl").write_text("precious")
+    bad = tmp_path / "start.json"
+    bad.write_text("[[1, 0], [0, 1]]")
+    arguments = [
+        "--cases",
+        str(data_set),
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path),
+        "--start",
+        str(bad),
+    ]
+    assert evaluate.main(arguments) == 2
+    assert evaluate.main([*arguments[:-1], "truth", "--start-noise-mm", "nan"]) == 2
+    assert evaluate.main([*arguments[:-1], "truth", "--seed", "-1"]) == 2
+    assert (tmp_path / "predictions.jsonl").read_text() == "precious"

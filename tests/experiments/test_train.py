@@ -1,0 +1,97 @@
+"""Training from its command line; what it refuses, and when."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY
+
+from e2r.cli import simulate
+from e2r.datasets import case_folder
+from e2r.simulation import simulator
+from e2r.training import checkpoints, loop
+from e2r.training.trained_model import PACKAGED, load_trained
+from experiments import train
+
+
+def test_train_and_simulate_from_the_command_line(tmp_path, capsys):
+    scenes = simulator.SimulationConfig(wound_fraction=(0.3, 0.8))
+    options = simulate.Options(tmp_path / "cases", count=4, seed=5, simulation=scenes)
+    assert simulate.run(options) == 0
+    found = case_folder.find_cases(tmp_path / "cases")
+    assert len(found) == 4
+    network = asdict(TINY.network) | {"widths": "8 16"}  # its program is compiled already
+    flags = [f"--network.{name.replace('_', '-')} {value}" for name, value in network.items()]
+    arguments = [
+        "demo",
+        "--cases",
+        str(tmp_path / "cases"),
+        "--output",
+        str(tmp_path / "run"),
+        *" ".join(flags).split(),
+        "--schedule.steps",
+        "3",
+        "--schedule.last-scale-mm",
+        "2",
+        "--optimisation.steps",
+        "8",
+        "--optimisation.batch",
+        "2",
+        "--scenes.nodes",
+        "32768",
+    ]
+    assert train.main(arguments) == 0
+    config, _ = load_trained(tmp_path / "run")
+    assert config.network.widths == (8, 16)
+    (found[0] / "truth.json").unlink()
+    arguments[4] = str(tmp_path / "other")
+    assert train.main(arguments) == 2
+    assert "no truth.json" in capsys.readouterr().err
+
+
+def test_a_run_may_begin_with_the_parameters_of_another(
+    checkpoint, data_set, tmp_path, monkeypatch
+):
+    def stop(inputs, *_, **__):
+        given.update(begin=inputs.initial_params, source=inputs.source)
+        raise ValueError("enough")
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(loop, "train", stop)
+    options = train.Train(TINY, tmp_path / "run", cases=data_set, begin=checkpoint)
+    with pytest.raises(ValueError, match="enough"):
+        train.train(options)
+    params = load_trained(checkpoint)[1]
+    jax.tree.map(np.testing.assert_array_equal, given["begin"], params)
+    assert checkpoints.digest(params)[:12] in given["source"]  # no other run goes on with it
+    wider = replace(TINY, network=replace(TINY.network, coarse_width=128))
+    with pytest.raises(ValueError, match=r"run.*other sizes"):
+        train.train(replace(options, config=wider))
+
+
+def test_a_run_that_is_done_or_refused_makes_no_scenes(
+    checkpoint, data_set, tmp_path, monkeypatch, capsys
+):
+
+    def make(*_, **__):
+        raise AssertionError("scenes were made")
+
+    monkeypatch.setattr(train.sources, "simulated", make)
+    monkeypatch.setattr(train.sources, "from_folder", make)
+    options = train.Train(TINY, checkpoint)
+    assert train.train(options) == 0
+    assert "8 steps done" in capsys.readouterr().out
+    for other in (
+        replace(options, config=replace(TINY, seed=1)),
+        replace(options, cases=data_set),
+        replace(options, output=PACKAGED),
+    ):
+        with pytest.raises(ValueError, match="holds a run with other settings"):
+            train.train(other)
+    for longer in (replace(options, stop_after=9), replace(options, output=tmp_path / "new")):
+        with pytest.raises(AssertionError, match="scenes were made"):
+            train.train(longer)
+    with pytest.raises(ValueError, match="--stop-after is 0"):
+        replace(options, stop_after=0)

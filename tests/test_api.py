@@ -1,0 +1,83 @@
+"""The front door: public names, the five lines, and the README's code as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import e2r
+from e2r.visualisation import viewer
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_public_names_are_listed_and_importable():
+    names = [name for name in dir(e2r) if not name.startswith("_")]
+    assert 20 <= len(names) <= 32
+    assert {"load_model", "read_case", "register", "view", "icp", "target_error"} <= set(names)
+    for name in names:
+        assert getattr(e2r, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        e2r.no_such_name  # noqa: B018
+
+
+def test_importing_the_package_loads_neither_jax_nor_trimesh():
+    code = "import sys, e2r; print(sorted({'jax', 'trimesh', 'flax'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_case_is_registered_from_its_path(checkpoint, data_set, monkeypatch):
+    folder = str(sorted(data_set.iterdir())[0])
+    model = e2r.load_model(str(checkpoint))
+    result = e2r.register(folder, model)
+    case = e2r.read_case(folder)
+    assert list(result.poses) == list(case.model)
+    assert all(matrix.shape == (4, 4) for matrix in result.poses.values())
+    assert result.tre_mm is not None and result.tre_mm > 0
+    assert case.id in repr(result) and "accepted" in repr(result)
+    assert (Path(folder) / "model" / "surface.npz").exists()  # the next frame starts at once
+    again = e2r.register(case, model)
+    for level, matrix in result.poses.items():
+        np.testing.assert_array_equal(again.poses[level], matrix)
+    shown = []
+    monkeypatch.setattr(viewer, "serve", lambda snapshots, **_: shown.extend(snapshots))
+    e2r.view(result, port=0)
+    assert shown[0].id == case.id
+
+
+def test_wrong_paths_are_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        e2r.read_case("nowhere")
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        e2r.load_model("nowhere")
+
+
+def test_simulated_cases_follow_from_the_seed():
+    config = e2r.SimulationConfig(wound_fraction=(0.3, 0.8), min_bone_fraction=0.05)
+    (first,) = e2r.simulate(seed=11, config=config)
+    (again,) = e2r.simulate(seed=11, config=config)
+    np.testing.assert_array_equal(first.points, again.points)
+    assert first.truth is not None and first.id == again.id
+
+
+@pytest.mark.slow
+def test_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
+    """Its python blocks, one after the other, in a folder with the cases that its shell makes."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert len(blocks) >= 2
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(viewer, "serve", lambda *_, **__: None)
+    names: dict = {}
+    shell = re.search(r"^e2r (simulate .*)$", README.read_text(), re.M)
+    from e2r import cli
+
+    assert cli.main(shell.group(1).split("#")[0].split()) == 0
+    for block in blocks:
+        exec(block, names)
+    gradients = [v for v in names.values() if isinstance(v, jax.Array) and v.ndim == 1]
+    assert any(np.isfinite(g).all() and (g != 0).any() for g in gradients)

@@ -138,9 +138,7 @@ def register(
     return RegistrationResult(make_prediction(result, mask, model.calibration), result, mask)
 
 
-def view(
-    result: RegistrationResult, *, host: str = "127.0.0.1", port: int = 8080
-) -> None:
+def view(result: RegistrationResult, *, host: str = "127.0.0.1", port: int = 8080) -> None:
     """Serves a page that shows a registration step by step, until Ctrl-C.
 
     Args:
@@ -191,7 +189,9 @@ def make_example(
     if case.truth is None:
         raise ValueError(f"{case.id}: has no truth.json, which an example needs")
     example = examples.make_example(case, network, seed=seed, cropped=True)
-    surface = surfaces.build_surface(case.model, seed=seed, nodes=surfaces.PROJECTION_NODES, exact=False)
+    surface = surfaces.build_surface(
+        case.model, seed=seed, nodes=surfaces.PROJECTION_NODES, exact=False
+    )
     return jax.tree.map(jax.numpy.asarray, example._replace(surface=surface))
 
 

@@ -8,9 +8,9 @@ beside that cache.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -111,9 +111,9 @@ def _write_trace(path: Path, traced: export.Exported, types: set[type[tuple]]) -
 
 
 def _read_trace(path: Path) -> export.Exported:
-    """Reads what :func:`_write_trace` wrote."""
+    """Reads what :func:`_write_trace` wrote. It imports nothing that a file names."""
     header, trace = path.read_bytes().split(b"\n", 1)
-    _register(getattr(importlib.import_module(module), name) for module, name in json.loads(header))
+    _register(getattr(sys.modules[module], name) for module, name in json.loads(header))
     return export.deserialize(bytearray(trace))
 
 

@@ -122,9 +122,15 @@ def register(
 
     Raises:
       ValueError: the case cannot be read or registered; the message says why.
+      TypeError: the model is no :class:`Model`, or the case neither a case nor a path.
     """
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model is a {type(model).__name__}; give what e2r.load_model returns, as the second "
+            "argument"
+        )
     enable_cache()
-    case = case if isinstance(case, Case) else read_case(case)
+    case = _as_case(case)
     programs = compile_programs(
         model.config.network, job.program, batch=job.batch, fast_compile=True
     )
@@ -185,7 +191,7 @@ def make_example(
     Raises:
       ValueError: the case cannot be read, or has no truth.
     """
-    case = case if isinstance(case, Case) else read_case(case)
+    case = _as_case(case)
     if case.truth is None:
         raise ValueError(f"{case.id}: has no truth.json, which an example needs")
     example = examples.make_example(case, network, seed=seed, cropped=True)
@@ -193,6 +199,15 @@ def make_example(
         case.model, seed=seed, nodes=surfaces.PROJECTION_NODES, exact=False
     )
     return jax.tree.map(jax.numpy.asarray, example._replace(surface=surface))
+
+
+def _as_case(case: Case | str | os.PathLike[str]) -> Case:
+    """The case itself, or the one in a folder."""
+    if isinstance(case, Case):
+        return case
+    if not isinstance(case, (str, os.PathLike)):
+        raise TypeError(f"case is a {type(case).__name__}; give a case or the path of its folder")
+    return read_case(case)
 
 
 icp = register_cloud

@@ -1,5 +1,6 @@
 """The front door: public names, the five lines, and the README's code as it stands."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 import e2r
+from e2r import cli
 from e2r.visualisation import viewer
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 
 
 def test_public_names_are_listed_and_importable():
@@ -55,6 +58,10 @@ def test_wrong_paths_are_refused_in_one_sentence():
         e2r.read_case("nowhere")
     with pytest.raises(ValueError, match="nowhere: no such folder"):
         e2r.load_model("nowhere")
+    with pytest.raises(TypeError, match=r"give what e2r\.load_model returns"):
+        e2r.register("nowhere", "base")
+    with pytest.raises(TypeError, match="give a case or the path of its folder"):
+        e2r.make_example(3)
 
 
 def test_simulated_cases_follow_from_the_seed():
@@ -65,7 +72,6 @@ def test_simulated_cases_follow_from_the_seed():
     assert first.truth is not None and first.id == again.id
 
 
-@pytest.mark.slow
 def test_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     """Its python blocks, one after the other, in a folder with the cases that its shell makes."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
@@ -74,10 +80,17 @@ def test_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.setattr(viewer, "serve", lambda *_, **__: None)
     names: dict = {}
     shell = re.search(r"^e2r (simulate .*)$", README.read_text(), re.M)
-    from e2r import cli
-
     assert cli.main(shell.group(1).split("#")[0].split()) == 0
     for block in blocks:
         exec(block, names)
     gradients = [v for v in names.values() if isinstance(v, jax.Array) and v.ndim == 1]
     assert any(np.isfinite(g).all() and (g != 0).any() for g in gradients)
+
+
+def test_the_readme_shows_the_demo_as_it_was_measured():
+    """Its table is typed, so each figure is held against the stored result."""
+    stored = json.loads((ROOT / "experiments" / "results" / "demo.json").read_text())
+    at = [stored["columns"].index(name) for name in ("median TRE (mm)", "< 2 mm (%)", "< 5 mm (%)")]
+    for row in stored["rows"]:
+        median, below_2, below_5 = (row[column] for column in at)
+        assert f"| {median:.2f} mm | {below_2:.1f} % | {below_5:.1f} % |" in README.read_text()

@@ -13,7 +13,7 @@ import tyro
 class Options:
     """Export a prediction: transforms for ITK and 3D Slicer, surfaces, markups.
 
-    Example: e2r export cases/specimen0000_000 --output out
+    Example: e2r export cases/seed0_0000_000 --output out
     """
 
     case: Annotated[Path, tyro.conf.Positional]

@@ -24,7 +24,7 @@ class Options:
 
     Prints the poses, and their error if the case has a truth.json.
 
-    Example: e2r register cases/specimen0000_000
+    Example: e2r register cases/seed0_0000_000
     """
 
     case: Annotated[Path, tyro.conf.Positional]
@@ -66,6 +66,8 @@ def _print_result(result: api.RegistrationResult) -> None:
     for name, matrix in result.poses.items():
         print(f"{name}  T_camera_model =")
         print(np.array2string(matrix, precision=4, suppress_small=True))
+    if np.ptp(list(result.poses.values()), axis=0).max() == 0 and len(result.poses) > 1:
+        print("all levels have one pose: the spine is bent as in the scan")
     if result.details.num_degenerate:
         print(f"{result.details.num_degenerate} triangles of the model without area were left out")
     whole = result.details.registrations[result.mask]

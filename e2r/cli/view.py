@@ -13,7 +13,7 @@ import tyro
 class Options:
     """View a registration in the browser: its steps and its layers.
 
-    Example: e2r view cases/specimen0000_000
+    Example: e2r view cases/seed0_0000_000
     """
 
     source: Annotated[Path, tyro.conf.Positional]

@@ -115,7 +115,8 @@ def read_case(folder: PathLike) -> Case:
 def _read_about(folder: Path) -> dict[str, Any]:
     """The checked fields of case.json: id, levels, exposed, source."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give a case folder")
+        what = "is a file" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder}: {what}; give a case folder")
     path = folder / "case.json"
     if not path.exists():
         inside = sorted(path.parent.name for path in folder.glob("*/case.json"))

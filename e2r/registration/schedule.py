@@ -30,11 +30,11 @@ class Schedule:
     """The settings of a registration from an initial pose."""
 
     step: str = "symmetric"
-    """point_to_point, point_to_plane, symmetric or generalised"""
+    """registration step, by its name in STEPS; an unknown name lists them"""
     kernel: str = "welsch"
-    """welsch, geman_mcclure, tukey, huber, trimmed or constant"""
+    """robust kernel, by its name in KERNELS; an unknown name lists them"""
     correspondence: str = "project"
-    """project (quick), closest (on the triangles), nearest (hard) or soft"""
+    """correspondence, by its name in CORRESPONDENCES; an unknown name lists them"""
     steps: int = 60
     """number of steps, at most"""
     hold_steps: int = 0

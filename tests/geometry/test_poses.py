@@ -27,7 +27,7 @@ def test_group_laws(rng):
         poses.apply(poses.inverse(a), points), poses.apply_inverse(a, points), atol=1e-3
     )
     turned = poses.rotate(a, points)
-    np.testing.assert_allclose(turned, poses.apply(a, points) - a.translation, atol=1e-3)
+    np.testing.assert_allclose(turned, poses.apply(a, points) - a.translation[None], atol=1e-3)
 
 
 def test_apply_host_equals_apply_in_double_precision(rng):

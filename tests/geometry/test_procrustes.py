@@ -5,7 +5,7 @@ import pytest
 from conftest import numeric_gradient
 from scipy.spatial.transform import Rotation
 
-from e2r.geometry import procrustes
+from e2r.geometry import poses, procrustes
 
 
 def svd_rotation(h: np.ndarray) -> np.ndarray:
@@ -172,7 +172,7 @@ def test_a_dropped_point_has_a_gradient_and_weights_are_linear(rng):
 
         def error(w):
             pose = procrustes.procrustes(source, target, w).pose
-            return jnp.sum(jnp.square(source @ pose.rotation.T + pose.translation - target))
+            return jnp.sum(jnp.square(poses.apply(pose, source) - target))
 
         gradient = jax.grad(error)(mask)
         np.testing.assert_allclose(gradient, numeric_gradient(jax.jit(error), mask), rtol=1e-5)

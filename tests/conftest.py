@@ -21,13 +21,12 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 
 import jax
+from jaxtyping import install_import_hook
 
-if os.environ.get("E2R_STRICT"):  # shapes and promotions are checked
-    from jaxtyping import install_import_hook
-
-    install_import_hook("e2r", "beartype.beartype")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Shapes and types of every function of e2r are checked, and no promotion goes unseen.
+install_import_hook("e2r", "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 import jax.numpy as jnp
 import numpy as np

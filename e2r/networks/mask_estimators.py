@@ -36,7 +36,7 @@ def deterministic(key: PRNGKey, logits: Float[Array, "n"]) -> Float[Array, "n"]:
 
 
 def ensure_keep_ratio(
-    logits: Float[Array, "n"], valid: Bool[Array, "n"], ratio: float
+    logits: Float[Array, "n"], valid: Bool[Array, "n"], ratio: ScalarLike
 ) -> Float[Array, "n"]:
     """Raises all logits by one amount if the mask would keep too few points.
 

@@ -99,7 +99,7 @@ def run_unrolled(
     scales: Float[Array, "steps"],
     *,
     step: RegistrationStep,
-    mode: GradientMode = "unrolled",
+    mode: str = "unrolled",
     last: int = 4,
     remat: bool = False,
 ) -> Registration:

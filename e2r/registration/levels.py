@@ -97,7 +97,7 @@ def refine_levels(
     real = jnp.isfinite(centres).all(axis=1)
     middles = jnp.where(real[:, None], centres, 0.0)
     count = middles.shape[0]
-    index = jnp.arange(count)
+    index = jnp.arange(count, dtype=jnp.int32)
     height = jnp.where(real, poses.apply(surface.canonical_from_model, middles)[:, 2], jnp.inf)
     rank = jnp.argsort(jnp.argsort(height))
     neighbour = (jnp.abs(rank[:, None] - rank[None]) == 1) & real[None] & real[:, None]
@@ -153,7 +153,9 @@ def score_levels(
         mean = jnp.sum(share * square) / jnp.maximum(total, 1e-6)
         return LevelPoses(pose, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
 
-    found: LevelPoses = jax.vmap(one)(jnp.arange(several.translation.shape[0]), several)
+    found: LevelPoses = jax.vmap(one)(
+        jnp.arange(several.translation.shape[0], dtype=jnp.int32), several
+    )
     return found
 
 

@@ -108,7 +108,7 @@ def open_log(
         yield MetricsLog(file, bar)
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
+def read_log(folder: Path) -> list[dict[str, int | float]]:
     """The whole lines of a run's log; empty where there is none."""
     path = folder / FILE
     if not path.is_file():

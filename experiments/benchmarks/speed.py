@@ -99,7 +99,7 @@ def svd_rotation(h: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     """The nearest rotation to a matrix, by its singular value decomposition."""
     u, _, vt = jnp.linalg.svd(h)
     last = jnp.linalg.det(u @ vt)
-    return (u * jnp.stack([jnp.ones_like(last), jnp.ones_like(last), last])) @ vt
+    return (u * jnp.stack([jnp.ones_like(last), jnp.ones_like(last), last])[None]) @ vt
 
 
 def time_rotations(repeats: int) -> list[Timing]:

@@ -99,7 +99,8 @@ def weak_labels(example: Example, error: float) -> Bool[Array, "n"]:
     bits = jax.lax.bitcast_convert_type(jnp.asarray(targets.points, jnp.float32), jnp.uint32)
     key = jax.random.key(jnp.sum(bits))
     valid = targets.valid[:, None]
-    middle = jnp.sum(jnp.where(valid, targets.goals, 0.0), 0) / jnp.maximum(jnp.sum(valid), 1)
+    total = jnp.sum(jnp.where(valid, targets.goals, 0.0), 0)
+    middle = total / jnp.maximum(jnp.sum(valid), 1).astype(total.dtype)
     centre = poses.apply_inverse(example.pose, middle)
     motion = poses.perturb(key, poses.identity(), centre, degrees=0.5 * error, mm=error)
     queries = poses.apply_inverse(poses.compose(example.pose, motion), example.cloud.points)
@@ -119,7 +120,8 @@ def label_loss(logits: Float[Array, "n"], example: Example, *, error: float) -> 
     entropy = jnp.logaddexp(0.0, jnp.where(labels, -logits, logits))
 
     def class_mean(members: Array) -> Array:
-        return jnp.sum(jnp.where(members, entropy, 0.0)) / jnp.maximum(jnp.sum(members), 1)
+        total = jnp.sum(jnp.where(members, entropy, 0.0))
+        return total / jnp.maximum(jnp.sum(members), 1).astype(total.dtype)
 
     loss = 0.5 * (class_mean(labels & valid) + class_mean(~labels & valid))
     keep = losses.keep_hinge(logits, valid, least=0.03)

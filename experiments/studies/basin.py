@@ -148,7 +148,8 @@ def success_rates(
     def succeeds(key: Array, offset: tuple[Array, Array], frame: Frame) -> Array:
         bone, degrees, mm = frame.bone, *offset
         valid = bone.weights[:, None] > 0
-        centre = jnp.sum(jnp.where(valid, bone.points, 0.0), 0) / jnp.sum(valid)
+        total = jnp.sum(jnp.where(valid, bone.points, 0.0), 0)
+        centre = total / jnp.sum(valid).astype(total.dtype)
         start = displaced(key, frame.truth, centre, degrees=degrees, mm=mm)
         result: Registration = iterate.run_unrolled(bone, surface, start, scales, step=step)
         return losses.mean_target_error(result.pose, frame.targets) < options.success

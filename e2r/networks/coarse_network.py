@@ -141,9 +141,7 @@ class Layer(nn.Module):
         mask = None if use is None else jnp.broadcast_to(use, (1, x.shape[0], onto.shape[0]))
         y = norm()(x)
         other = y if onto is x else onto
-        attention = nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype)
-        with jax.numpy_dtype_promotion("standard"):  # Flax mixes float32 with the inputs' type
-            x = x + attention(y, other, mask=mask)
+        x = x + nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype)(y, other, mask=mask)
         y = nn.gelu(dense(2 * width)(norm()(x)))
         out: jax.Array = x + dense(width)(y)
         return out

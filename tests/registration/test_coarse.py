@@ -87,7 +87,8 @@ def test_coarse_loss_gradients_forward_reverse_numeric(surface, truth, tokens, p
     given, _ = tokens
     targets = Targets(surface.points[::500], poses.apply(truth, surface.points[::500]), None)
     targets = targets._replace(valid=np.ones(len(targets.points), bool))
-    with jax.enable_x64(True):
+    # Flax's LayerNorm takes its statistics in float32 and mixes them with double inputs.
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         model, read, aims, pose = (in_x64(t) for t in (surface, given, targets, truth))
         goals = poses.apply(model.canonical_from_model, poses.apply_inverse(pose, read.points))
 

@@ -33,13 +33,14 @@ from tqdm import tqdm
 
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import NAMED_CONFIGS, EvaluationConfig, TrainingConfig, config_to_json
-from e2r.datasets import case_folder, file_checks, spinealign, spinedepth, spinedepth_pairs
+from e2r.datasets import case_folder, spinealign, spinedepth, spinedepth_pairs
 from e2r.datasets.case import Case
 from e2r.evaluation import runner
 from e2r.evaluation.cross_validation import Fold, PoseLimits, grouped_figures, leave_one_out
 from e2r.evaluation.published import PUBLISHED, SPINEDEPTH_LABEL_FLOOR_MM
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
+from e2r.formats import file_checks
 from e2r.runtime.atomic_files import atomic_write, check_settings
 from e2r.runtime.provenance import versions
 from e2r.training import batches, checkpoints, loop, sources

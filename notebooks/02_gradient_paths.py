@@ -26,9 +26,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from e2r.analysis import conditioning, gradient_paths
-from e2r.datasets import meshes
 from e2r.datasets.case import true_pose
 from e2r.datasets.sampling import oracle_weights, sample_scene_points
+from e2r.formats import meshes
 from e2r.geometry import correspondences, poses, surfaces
 from e2r.networks.build import NetworkConfig
 from e2r.registration import iterate, steps

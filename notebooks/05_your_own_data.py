@@ -26,11 +26,12 @@ import trimesh
 from PIL import Image
 
 from e2r.config import EvaluationConfig
-from e2r.datasets import case_folder, meshes, ply
+from e2r.datasets import case_folder
 from e2r.datasets.case import true_pose
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.predictions import make_prediction
+from e2r.formats import meshes, ply
 from e2r.geometry import poses
 from e2r.pipeline import ProgramConfig
 from e2r.registration.schedule import Schedule
@@ -187,7 +188,7 @@ if case.truth is None and "handed" in globals():
 other = folder / "cases" / "patient_01_cloud"
 shutil.copytree(own / "model", other / "model")
 (other / "case.json").write_text(json.dumps({**about, "id": "patient_01_cloud"}))
-ply.write_cloud(case, other / "scene.ply")
+ply.write_cloud(case.scene, other / "scene.ply")
 same = case_folder.read_case(other)
 print(f"{len(same.points)} points, as far as {np.abs(same.points - case.points).max():.1e} mm off")
 
@@ -223,7 +224,7 @@ def in_metres(broken):
 
 
 def behind(broken):
-    ply.write_cloud(replace(same, points=-same.points), broken / "scene.ply")
+    ply.write_cloud(replace(same, points=-same.points).scene, broken / "scene.ply")
 
 
 def mirrored(broken):

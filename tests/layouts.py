@@ -13,11 +13,12 @@ import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from e2r.datasets.case import Case, RgbdImage, true_pose
+from e2r.datasets.case import Case, true_pose
 from e2r.datasets.case_folder import write_images
 from e2r.datasets.spinedepth import FrameId
 from e2r.datasets.spinedepth_files import LEVELS, RESOLUTIONS, SERIALS
 from e2r.datasets.spinedepth_pairs import PairId
+from e2r.formats.scenes import RgbdImage
 from e2r.geometry import lens_distortion, poses
 from e2r.geometry.closest_points import distance_to_mesh
 

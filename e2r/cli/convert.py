@@ -127,7 +127,8 @@ def run(options: Options) -> int:
 
 
 def _convert_ct(options: Ct) -> int:
-    from e2r.datasets import ct, meshes
+    from e2r.datasets import ct
+    from e2r.formats import meshes
 
     if options.labels and len(options.labels) != len(options.levels):
         raise ValueError("--labels: give one number for each of --levels")

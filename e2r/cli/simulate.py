@@ -11,8 +11,9 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from e2r.datasets import case_folder, meshes
+from e2r.datasets import case_folder
 from e2r.datasets.case import Case
+from e2r.formats import meshes
 from e2r.simulation import simulator, specimens
 from e2r.simulation.simulator import SimulationConfig
 

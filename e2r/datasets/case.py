@@ -5,36 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import trimesh
-from jaxtyping import UInt8
 
+from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import point_clouds
 from e2r.types import Bool, Float, Int, Pose
 
 MAX_TARGETS = 200
 """About the number of vertices that serve as targets of a level, where a case names none."""
-
-
-class ScenePoints(NamedTuple):
-    """A cloud as a camera or a file gives it."""
-
-    points: Float[np.ndarray, "m 3"]  # mm, camera frame
-    colors: Float[np.ndarray, "m 3"]  # 0 to 1
-    normals: Float[np.ndarray, "m 3"] | None = None  # unit, towards the camera
-
-
-class RgbdImage(NamedTuple):
-    """An RGB-D image without lens distortion. Integer pixel (u, v) is the pixel's centre."""
-
-    color: UInt8[np.ndarray, "h w 3"]
-    depth: Float[np.ndarray, "h w"]  # mm along the optical axis, 0 where unseen
-    fx: float  # pixels
-    fy: float
-    cx: float
-    cy: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +50,11 @@ class Case:
     source: str = ""
     bone: Bool[np.ndarray, "m"] | None = None
     folder: Path | None = None
+
+    @property
+    def scene(self) -> ScenePoints:
+        """The scene's points alone."""
+        return ScenePoints(self.points, self.colors, self.normals)
 
 
 def make_case(

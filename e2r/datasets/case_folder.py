@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from e2r.datasets import file_checks, meshes, ply
-from e2r.datasets.case import Case, RgbdImage, ScenePoints, make_case
-from e2r.datasets.file_checks import PathLike
+from e2r.datasets.case import Case, make_case
+from e2r.formats import file_checks, meshes, pictures, ply
+from e2r.formats.file_checks import PathLike
+from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
 from e2r.types import Float, Pose
 
@@ -95,7 +96,7 @@ def read_case(folder: PathLike) -> Case:
     scene, path = _read_scene(folder)
     bone = None
     if isinstance(scene, RgbdImage) and (folder / "bone.png").exists():
-        bone = file_checks.read_image(folder / "bone.png") > 0
+        bone = pictures.read_image(folder / "bone.png") > 0
         if bone.shape != scene.depth.shape:
             raise ValueError(f"{folder / 'bone.png'}: must be one channel, as large as depth.png")
     case = make_case(
@@ -196,8 +197,8 @@ def _read_scene(folder: Path) -> tuple[RgbdImage | ScenePoints, Path]:
 
 def _read_image(folder: Path) -> RgbdImage:
     camera = _read_camera(folder / "camera.json")
-    color = file_checks.read_color(folder / "color.png")
-    depth = file_checks.read_image(folder / "depth.png")
+    color = pictures.read_color(folder / "color.png")
+    depth = pictures.read_image(folder / "depth.png")
     if depth.ndim != 2 or depth.dtype == np.uint8:
         raise ValueError(f"{folder / 'depth.png'}: must be one 16-bit channel; 8 bits are too few")
     size = (int(camera["height"]), int(camera["width"]))
@@ -268,7 +269,7 @@ def write_case(case: Case, folder: PathLike) -> None:
             bone[case.image.depth > 0] = np.where(case.bone, 255, 0)
             Image.fromarray(bone).save(folder / "bone.png")
     else:
-        ply.write_cloud(case, folder / "scene.ply")
+        ply.write_cloud(case.scene, folder / "scene.ply")
     if case.truth is not None:
         _write_truth(folder / "truth.json", case.truth, case.targets)
     about: dict[str, Any] = {

@@ -14,8 +14,8 @@ from nibabel.filebasedimages import ImageFileError
 from scipy.ndimage import find_objects, gaussian_filter
 from skimage.measure import marching_cubes
 
-from e2r.datasets import file_checks
-from e2r.datasets.file_checks import PathLike
+from e2r.formats import file_checks
+from e2r.formats.file_checks import PathLike
 from e2r.geometry import anatomical_frame
 from e2r.types import Float, Int
 

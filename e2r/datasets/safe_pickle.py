@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from e2r.datasets.file_checks import PathLike, one_line
+from e2r.formats.file_checks import PathLike, one_line
 
 REMEDY = (
     "load it where you trust it, and write it again as dicts, lists, texts, numbers and numpy "

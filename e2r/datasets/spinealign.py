@@ -31,9 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import trimesh
 
-from e2r.datasets import file_checks, meshes, rgbd, safe_pickle
+from e2r.datasets import safe_pickle
 from e2r.datasets.case import Case, make_case
-from e2r.datasets.file_checks import PathLike
+from e2r.formats import clouds, file_checks, meshes
+from e2r.formats.file_checks import PathLike
 from e2r.geometry import poses
 from e2r.types import Float, Int
 
@@ -121,7 +122,7 @@ def _read_frame(root: Path, entry: IndexEntry, shared: _Sequence) -> tuple[Case,
     vertices = np.asarray(surface.vertices)[entry.vertices]
     label = fit_pairs(vertices, points, f"{entry.closest_points}: frame {entry.frame!r}")
     case = make_case(
-        rgbd.read_cloud(entry.cloud),
+        clouds.read_cloud(entry.cloud),
         id=entry.id,
         model={LEVEL: shared.model},
         truth={LEVEL: poses.from_matrix(label.pose, str(entry.closest_points))},

@@ -26,9 +26,10 @@ import numpy as np
 import trimesh
 
 from e2r.datasets import spinedepth_files as files
-from e2r.datasets.case import Case, RgbdImage, ScenePoints, make_case
-from e2r.datasets.file_checks import PathLike
+from e2r.datasets.case import Case, make_case
 from e2r.datasets.spinedepth_files import LEVELS, SERIALS
+from e2r.formats.file_checks import PathLike
+from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
 from e2r.types import Float, Pose
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.datasets import file_checks, meshes
-from e2r.datasets.case import RgbdImage, ScenePoints
-from e2r.datasets.file_checks import PathLike
+from e2r.formats import file_checks, meshes, pictures
+from e2r.formats.file_checks import PathLike
+from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
 from e2r.geometry.lens_distortion import Lens
 from e2r.types import Float
@@ -252,7 +252,7 @@ def read_image(folder: PathLike, calibration: PathLike, camera: int) -> RgbdImag
       ValueError: an image or the calibration is missing or broken.
     """
     color_path, depth_path = Path(folder) / "image.png", Path(folder) / "depth.png"
-    color, depth = file_checks.read_color(color_path), file_checks.read_image(depth_path)
+    color, depth = pictures.read_color(color_path), pictures.read_image(depth_path)
     if depth.ndim != 2 or depth.dtype == np.uint8:
         raise ValueError(f"{depth_path}: must be one 16-bit channel, mm; extract it again")
     if depth.shape != color.shape[:2]:

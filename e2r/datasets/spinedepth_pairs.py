@@ -27,9 +27,10 @@ from typing import NamedTuple
 import numpy as np
 import trimesh
 
-from e2r.datasets import file_checks, meshes
-from e2r.datasets.case import Case, ScenePoints, make_case
-from e2r.datasets.file_checks import MIN_POINTS, PathLike
+from e2r.datasets.case import Case, make_case
+from e2r.formats import file_checks, meshes
+from e2r.formats.file_checks import MIN_POINTS, PathLike
+from e2r.formats.scenes import ScenePoints
 from e2r.geometry import poses
 from e2r.geometry.closest_points import distance_to_mesh
 from e2r.types import Float

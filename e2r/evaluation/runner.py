@@ -19,13 +19,13 @@ import jax
 import numpy as np
 
 from e2r.config import EvaluationConfig, TrainingConfig
-from e2r.datasets import meshes
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
 from e2r.evaluation import metrics
 from e2r.evaluation.preparation import SharedSurfaces, prepare_case, read_initial_pose, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
+from e2r.formats import meshes
 from e2r.geometry import point_clouds
 from e2r.networks import region_of_interest
 from e2r.networks.build import NetworkConfig

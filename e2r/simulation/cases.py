@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import trimesh
 
-from e2r.datasets.case import Case, RgbdImage, make_case
+from e2r.datasets.case import Case, make_case
+from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
 from e2r.simulation.materials import BONE
 from e2r.simulation.rendering import RenderedFrame

@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from e2r.config import TrainingConfig
-from e2r.datasets import case_folder, meshes
+from e2r.datasets import case_folder
 from e2r.datasets.case import Case
+from e2r.formats import meshes
 from e2r.geometry import surface_cache, surfaces
 from e2r.networks.build import NetworkConfig
 from e2r.runtime.prefetch import prefetch

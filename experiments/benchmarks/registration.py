@@ -28,9 +28,9 @@ import numpy as np
 import trimesh
 
 from e2r.cli.errors import parse_options, run_command
-from e2r.datasets.meshes import read_meshes
 from e2r.evaluation.benchmark import Timing, median_times, write_timings
 from e2r.evaluation.text_table import text_table
+from e2r.formats.meshes import read_meshes
 from e2r.geometry import poses, surfaces
 from e2r.registration import iterate
 from e2r.registration.schedule import Schedule, run_schedule

@@ -31,8 +31,8 @@ from tqdm import tqdm
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import ScenesConfig
 from e2r.datasets.case import Case, true_pose, visible_bone
-from e2r.datasets.meshes import read_meshes
 from e2r.evaluation.text_table import text_table
+from e2r.formats.meshes import read_meshes
 from e2r.geometry import point_clouds, poses, surfaces
 from e2r.registration import iterate
 from e2r.registration.kernels import KERNELS

@@ -10,8 +10,9 @@ import pytest
 import trimesh
 from PIL import Image
 
-from e2r.datasets import case_folder, meshes
+from e2r.datasets import case_folder
 from e2r.datasets.case import scored_targets
+from e2r.formats import meshes
 
 
 @pytest.fixture(scope="module")

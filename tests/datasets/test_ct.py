@@ -10,7 +10,7 @@ import pytest
 
 from e2r.cli import main
 from e2r.datasets import case_folder, ct
-from e2r.datasets.meshes import read_meshes
+from e2r.formats.meshes import read_meshes
 
 AFFINES = {
     "ras": np.diag([1.0, 1.0, 1.0]),

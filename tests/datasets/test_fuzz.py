@@ -22,24 +22,15 @@ from PIL import Image
 
 from e2r.cli import main
 from e2r.config import EvaluationConfig, OptimisationConfig, config_from_json, config_to_json
-from e2r.datasets import (
-    case_folder,
-    ct,
-    file_checks,
-    meshes,
-    pcd,
-    ply,
-    rgbd,
-    safe_pickle,
-    spinedepth_files,
-    spinedepth_pairs,
-)
-from e2r.datasets.case import RgbdImage, make_case
+from e2r.datasets import case_folder, ct, safe_pickle, spinedepth_files, spinedepth_pairs
+from e2r.datasets.case import make_case
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.predictions import make_prediction, read_prediction
 from e2r.evaluation.preparation import read_initial_pose
 from e2r.evaluation.results import Failed
+from e2r.formats import camera_files, meshes, pcd, pictures, ply
+from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
 from e2r.networks.build import NetworkConfig
 from e2r.pipeline import ProgramConfig
@@ -263,8 +254,8 @@ def readers(folder: Path):
         "a.stl": meshes.read_mesh,
         "a.ply": ply.read_cloud,
         "a.xyz": spinedepth_pairs.read_xyz,
-        "a.png": file_checks.read_image,
-        "a.json": rgbd.read_lens,
+        "a.png": pictures.read_image,
+        "a.json": camera_files.read_lens,
         "a.jsonl": lambda path: read_prediction(path, "a"),
         "a.txt": spinedepth_files.read_poses,
         "a.pkl": safe_pickle.read,

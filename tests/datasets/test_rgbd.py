@@ -11,7 +11,8 @@ from PIL import Image
 
 from e2r.cli import main
 from e2r.datasets import case_folder, rgbd
-from e2r.datasets.case import RgbdImage
+from e2r.formats import camera_files, clouds
+from e2r.formats.scenes import RgbdImage
 from e2r.geometry import lens_distortion, point_clouds
 
 BROWN = (-0.12, 0.03, 1e-3, -5e-4, 0.01, 0.0, 0.0, 0.0)
@@ -84,7 +85,7 @@ SPELLINGS = [
 def test_every_spelling_of_a_lens_is_read(tmp_path, spelling):
     path = tmp_path / "camera.json"
     path.write_text(json.dumps(spelling))
-    lens = rgbd.read_lens(path)
+    lens = camera_files.read_lens(path)
     assert lens[:4] == (95.0, 96.0, 63.0, 47.5)
     if "coeffs" in spelling:
         assert lens.distortion == (0.1, 0.2, 0.3, 0.4, 0.5, 0.0, 0.0, 0.0)
@@ -162,13 +163,13 @@ def test_clouds_written_by_hand(tmp_path):
     """PCD as text, and a PLY whose unseen points lie at the origin or are NaN."""
     path = tmp_path / "a.pcd"
     path.write_text(by_hand())
-    scan = rgbd.read_cloud(path)
+    scan = clouds.read_cloud(path)
     assert scan.points.shape == (40, 3) and scan.normals is None
     np.testing.assert_allclose(scan.colors[7], np.array([10, 20, 30]) / 255.0)
     path.write_text(by_hand(rows=["0 0 0 0"] * 2 + ["nan nan nan 0"] + ["1 2 400 9"] * 37))
-    assert len(rgbd.read_cloud(path).points) == 37
+    assert len(clouds.read_cloud(path).points) == 37
     path.write_text(by_hand(rows=["0.1 0.2 0.4 9"] * 40))
-    np.testing.assert_allclose(rgbd.read_cloud(path, "m").points[0], [100, 200, 400])
+    np.testing.assert_allclose(clouds.read_cloud(path, "m").points[0], [100, 200, 400])
     head = "ply\nformat ascii 1.0\nelement vertex 40\n" + "".join(
         f"property {kind} {name}\n"
         for kind, name in zip(
@@ -177,7 +178,7 @@ def test_clouds_written_by_hand(tmp_path):
     )
     rows = ["0 0 0 0 0 0", "nan nan nan 0 0 0"] + [f"{i} 5 410 255 0 51" for i in range(38)]
     (tmp_path / "a.ply").write_text(head + "end_header\n" + "\n".join(rows) + "\n")
-    scan = rgbd.read_cloud(tmp_path / "a.ply")
+    scan = clouds.read_cloud(tmp_path / "a.ply")
     np.testing.assert_allclose(scan.points[3], [3, 5, 410])
     np.testing.assert_allclose(scan.colors[3], [1.0, 0.0, 0.2])
     assert len(scan.points) == 38

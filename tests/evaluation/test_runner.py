@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from e2r.config import EvaluationConfig
-from e2r.datasets import case_folder, meshes
+from e2r.datasets import case_folder
 from e2r.evaluation import runner
 from e2r.evaluation.results import Failed, Registered
+from e2r.formats import meshes
 from e2r.pipeline import ProgramConfig
 from e2r.registration.schedule import Schedule
 from e2r.training.trained_model import load_trained

@@ -8,7 +8,7 @@ import pytest
 import trimesh
 from conftest import numeric_gradient, points_around
 
-from e2r.datasets.meshes import read_meshes
+from e2r.formats.meshes import read_meshes
 from e2r.geometry import correspondences, surfaces
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from e2r.datasets import meshes
+from e2r.formats import meshes
 from e2r.geometry import poses
 from e2r.simulation.bone_grids import bake_meshes, bake_specimen, distance_to_bone
 

@@ -7,11 +7,12 @@ import trimesh
 from conftest import TINY
 
 from e2r.config import EvaluationConfig
-from e2r.datasets.case import RgbdImage, make_case
+from e2r.datasets.case import make_case
 from e2r.evaluation import metrics
 from e2r.evaluation.predictions import failed_prediction, make_prediction, score_case
 from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.evaluation.summary import summarise_job
+from e2r.formats.scenes import RgbdImage
 from e2r.pipeline import ProgramConfig
 from e2r.types import Cloud, Hypotheses, LevelPoses, Pose, Registration
 from e2r.visualisation import figures, snapshots

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from e2r.datasets.case import RgbdImage, ScenePoints, make_case
+from e2r.datasets.case import make_case
+from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.visualisation.colors import MASK_RGB
 from e2r.visualisation.overlays import mask_overlay
 

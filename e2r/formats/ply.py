@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.datasets import file_checks
-from e2r.datasets.case import Case, ScenePoints
-from e2r.datasets.file_checks import PathLike
+from e2r.formats import file_checks
+from e2r.formats.file_checks import PathLike
+from e2r.formats.scenes import ScenePoints
 
 COLORS = ("red", "green", "blue")
 NORMALS = ("nx", "ny", "nz")
@@ -49,11 +49,11 @@ def read_cloud(path: PathLike) -> ScenePoints:
     return ScenePoints(points, colors, normals)
 
 
-def write_cloud(scene: Case | ScenePoints, path: PathLike) -> None:
+def write_cloud(scene: ScenePoints, path: PathLike) -> None:
     """Writes points, colours and, if there are any, normals as a binary PLY.
 
     Args:
-      scene: the cloud, or a case with one.
+      scene: the cloud.
       path: the file.
     """
     columns = {axis: scene.points[:, i] for i, axis in enumerate("xyz")}

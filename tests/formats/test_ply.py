@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from e2r.datasets import ply
+from e2r.formats import ply
 
 
 def test_normals_of_a_ply_are_read_and_turned_to_the_camera(tmp_path):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.datasets import file_checks
-from e2r.datasets.file_checks import PathLike
+from e2r.formats import file_checks
+from e2r.formats.file_checks import PathLike
 
 MESH_SUFFIXES = (".stl", ".ply", ".obj")
 COLLECT_EVERY = 61

@@ -3,7 +3,7 @@
 import pytest
 import trimesh
 
-from e2r.datasets import meshes
+from e2r.formats import meshes
 
 
 def test_the_meshes_of_a_folder_are_read_by_name(tmp_path):

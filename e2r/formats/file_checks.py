@@ -8,13 +8,11 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
-from e2r.types import Float, Shaped
+from e2r.types import Float
 
 PathLike: TypeAlias = str | os.PathLike[str]
 """A path as a text or as a ``pathlib.Path``."""
@@ -22,6 +20,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 """Names of levels and cases; they become file names."""
 MIN_POINTS = 32
 """Smallest number of points of a scene."""
+Unit: TypeAlias = Literal["mm", "m"]
+MIN_DISTANCE_MM, MAX_DISTANCE_MM = 20.0, 5000.0
+"""A scene with a smaller median depth is in metres; one with a larger has a wrong scale."""
 
 
 def one_line(error: BaseException, limit: int = 100) -> str:
@@ -114,50 +115,6 @@ def check_known(names: Sequence[str], levels: Sequence[str], field: str) -> None
         raise ValueError(f"{field}: {unknown[0]} is not among the levels {list(levels)}")
 
 
-# Images -------------------------------------------------------------------------------------------
-
-
-def read_image(path: PathLike) -> Shaped[np.ndarray, "h w *c"]:
-    """Reads an image without converting its values.
-
-    Args:
-      path: the file.
-
-    Raises:
-      ValueError: the file is missing or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such file; an RGB-D image needs a colour and a depth image"
-        ) from None
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise ValueError(f"{path}: cannot be read as a PNG ({error}); write it again") from None
-
-
-def read_color(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an 8-bit RGB image; an alpha channel is dropped.
-
-    Args:
-      path: the file.
-
-    Raises:
-      ValueError: the file is missing or no such image.
-    """
-    color = read_image(path)
-    if color.ndim != 3 or color.dtype != np.uint8 or color.shape[2] < 3:
-        raise ValueError(f"{path}: must be an 8-bit RGB image")
-    return color[..., :3]
-
-
 # Points -------------------------------------------------------------------------------------------
 
 
@@ -206,3 +163,24 @@ def orient_normals(
         raise ValueError(f"{path}: has normals that are not unit; leave nx ny nz out")
     normals = normals / length
     return np.where((normals * points).sum(1, keepdims=True) > 0, -normals, normals)
+
+
+def mm_per_unit(distance: float, unit: Unit, *, path: Path, remedy: str) -> float:
+    """The factor from a file's numbers to mm.
+
+    Args:
+      distance: median depth, in the file's numbers.
+      unit: of these numbers, as the user says.
+      path: the file, for the message.
+      remedy: for a distance in mm that is too large.
+    """
+    factor = 1000.0 if unit == "m" else 1.0
+    distance = factor * distance
+    if distance < MIN_DISTANCE_MM:
+        raise ValueError(
+            f"{path}: is {distance:.3g} mm away, so it is in metres; convert it with --unit m"
+        )
+    if distance > MAX_DISTANCE_MM:
+        remedy = "leave --unit m out" if unit == "m" else remedy
+        raise ValueError(f"{path}: is {distance / 1000:.3g} m away, which is no wound; {remedy}")
+    return factor

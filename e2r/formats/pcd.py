@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e2r.datasets import file_checks
-from e2r.datasets.case import ScenePoints
-from e2r.datasets.file_checks import PathLike
+from e2r.formats import file_checks
+from e2r.formats.file_checks import PathLike
+from e2r.formats.scenes import ScenePoints
 
 MAX_HEADER_BYTES = 10_000
 NORMALS = ("normal_x", "normal_y", "normal_z")

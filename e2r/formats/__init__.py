@@ -1,0 +1,1 @@
+"""Files of other programs: pictures, clouds, surfaces, cameras, label maps."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+from e2r.formats.notices import LOGGER
 
 Options = TypeVar("Options")
 
@@ -26,7 +29,8 @@ def run_command(command: Callable[[], int]) -> int:
 
     enable_cache()
     try:
-        return command()
+        with _printed_notices():
+            return command()
     except (ValueError, FloatingPointError, OSError) as error:
         if os.environ.get("E2R_DEBUG"):
             raise
@@ -39,6 +43,20 @@ def run_command(command: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+@contextlib.contextmanager
+def _printed_notices() -> Iterator[None]:
+    """Prints what readers say on stderr, and nowhere else."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("e2r: note: %(message)s"))
+    LOGGER.addHandler(handler)
+    passed_on, LOGGER.propagate = LOGGER.propagate, False
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.propagate = passed_on
 
 
 def parse_options(

@@ -1,0 +1,19 @@
+"""What a reader says without refusing: through the logger ``e2r``, one sentence each."""
+
+from __future__ import annotations
+
+import logging
+
+from e2r.formats.file_checks import PathLike
+
+LOGGER = logging.getLogger("e2r")
+
+
+def say(path: PathLike, sentence: str) -> None:
+    """Tells the user what was decided about a file; the command line prints it as a note.
+
+    Args:
+      path: the file.
+      sentence: continues the path: ``is y up; it was turned about x``.
+    """
+    LOGGER.warning("%s: %s", path, sentence)

@@ -14,31 +14,16 @@ from e2r.visualisation import snapshots
 from experiments import evaluate
 
 
+def quick_job(cases, checkpoint, output):
+    """The words of a job from perturbed true poses: two cases at a time, twelve steps."""
+    folders = f"--cases {cases} --checkpoint {checkpoint} --output {output}"
+    return f"{folders} --start truth --batch 2 --num-samples 2 --schedule.steps 12".split()
+
+
 def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
-    arguments = [
-        "--cases",
-        str(data_set),
-        "--checkpoint",
-        str(checkpoint),
-        "--output",
-        str(tmp_path),
-        "--masks",
-        "all",
-        "learnt",
-        "oracle",
-        "--start",
-        "truth",
-        "--start-noise-deg",
-        "2",
-        "--start-noise-mm",
-        "2",
-        "--batch",
-        "2",
-        "--num-samples",
-        "2",
-        "--schedule.steps",
-        "12",
-    ]
+    noise = "--start-noise-deg 2 --start-noise-mm 2"
+    arguments = quick_job(data_set, checkpoint, tmp_path)
+    arguments += f"--masks all learnt oracle {noise}".split()
     assert evaluate.main(arguments) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["cases"] == summary["predicted"] == 3
@@ -99,22 +84,7 @@ def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
     broken = shutil.copytree(data_set, tmp_path / "set")
     victim = sorted(broken.iterdir())[1]
     (victim / "depth.png").write_bytes(b"not a picture")
-    arguments = [
-        "--cases",
-        str(broken),
-        "--checkpoint",
-        str(checkpoint),
-        "--output",
-        str(tmp_path / "out"),
-        "--start",
-        "truth",
-        "--batch",
-        "2",
-        "--num-samples",
-        "2",
-        "--schedule.steps",
-        "12",
-    ]
+    arguments = quick_job(broken, checkpoint, tmp_path / "out")
     assert evaluate.main(arguments) == 3
     lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     by_id = {line["id"]: line for line in map(json.loads, lines)}
@@ -126,22 +96,7 @@ def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
 
 def test_an_interrupted_job_is_continued(checkpoint, data_set, tmp_path, monkeypatch, capsys):
     """No case is registered twice, none is lost, and other settings are refused."""
-    arguments = [
-        "--cases",
-        str(data_set),
-        "--checkpoint",
-        str(checkpoint),
-        "--output",
-        str(tmp_path / "out"),
-        "--start",
-        "truth",
-        "--batch",
-        "2",
-        "--num-samples",
-        "2",
-        "--schedule.steps",
-        "12",
-    ]
+    arguments = quick_job(data_set, checkpoint, tmp_path / "out")
     real, read = runner.run, []
 
     def dies(source, *rest, **options):
@@ -200,17 +155,7 @@ def test_bad_input_is_refused_before_results_are_overwritten(checkpoint, data_se
     (tmp_path / "predictions.jsonl").write_text("precious")
     bad = tmp_path / "start.json"
     bad.write_text("[[1, 0], [0, 1]]")
-    arguments = [
-        "--cases",
-        str(data_set),
-        "--checkpoint",
-        str(checkpoint),
-        "--output",
-        str(tmp_path),
-        "--start",
-        str(bad),
-    ]
-    assert evaluate.main(arguments) == 2
-    assert evaluate.main([*arguments[:-1], "truth", "--start-noise-mm", "nan"]) == 2
-    assert evaluate.main([*arguments[:-1], "truth", "--seed", "-1"]) == 2
+    arguments = quick_job(data_set, checkpoint, tmp_path)
+    for wrong in (("--start", str(bad)), ("--start-noise-mm", "nan"), ("--seed", "-1")):
+        assert evaluate.main([*arguments, *wrong]) == 2
     assert (tmp_path / "predictions.jsonl").read_text() == "precious"

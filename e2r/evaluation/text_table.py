@@ -26,3 +26,14 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         ).rstrip()
         for row in cells
     )
+
+
+def with_range(median: float, runs: Sequence[float]) -> str:
+    """A median in mm, and the range of several runs.
+
+    Args:
+      median: mm.
+      runs: the runs' figures, mm; none or one has no range.
+    """
+    spread = f" ({min(runs):.2f} to {max(runs):.2f})" if len(runs) > 1 else ""
+    return f"{median:.2f}{spread} mm"

@@ -182,8 +182,7 @@ def open3d_icp(model: PeerModel) -> Callable[[np.ndarray, np.ndarray], np.ndarra
         for distance in ICP_DISTANCES_MM:
             result = registration.registration_icp(source, target, distance, pose, plane)
             pose = result.transformation
-        camera_from_model: np.ndarray = np.linalg.inv(pose)
-        return camera_from_model
+        return np.asarray(np.linalg.inv(pose))
 
     return refine
 
@@ -252,10 +251,9 @@ def run_peer(
         if not np.isfinite(matrix).all():
             matrix = np.eye(4)
             matrix[:3, 3] = FAILURE_MM
-        pose = poses.from_matrix(matrix, "peer")
-        targets = scored_targets(case)
-        predicted = dict.fromkeys(case.model, pose)
-        errors.append(metrics.case_errors(predicted, case.truth or {}, targets, model=case.model))
+        predicted = dict.fromkeys(case.model, poses.from_matrix(matrix, "peer"))
+        truth, targets = case.truth or {}, scored_targets(case)
+        errors.append(metrics.case_errors(predicted, truth, targets, model=case.model))
     return errors, seconds
 
 
@@ -359,8 +357,7 @@ def compare(options: Peers) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "peers.json"
     path.write_text(json.dumps({"rows": rows, "versions": versions()}, indent=1))
-    print(results_table(rows))
-    print(path)
+    print(f"{results_table(rows)}\n{path}")
     return 0
 
 

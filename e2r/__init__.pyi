@@ -2,6 +2,7 @@
 
 from .api import Model as Model
 from .api import RegistrationResult as RegistrationResult
+from .api import find_cause as find_cause
 from .api import icp as icp
 from .api import load_model as load_model
 from .api import make_example as make_example

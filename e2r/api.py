@@ -7,6 +7,7 @@ Paths may be strings. Compiled programs are kept between processes, as the comma
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import read_case
-from e2r.evaluation import runner
+from e2r.evaluation import diagnosis, runner
 from e2r.evaluation.calibration import Calibration, load_calibration
 from e2r.evaluation.predictions import Hypothesis, Prediction, make_prediction
 from e2r.evaluation.programs import compile_programs
@@ -59,6 +60,8 @@ class RegistrationResult:
     """the points, mask weights and registrations behind it"""
     mask: str
     """the mask that was registered"""
+    job: EvaluationConfig
+    """the settings of the registration"""
 
     @property
     def poses(self) -> dict[str, np.ndarray]:
@@ -131,17 +134,50 @@ def register(
         )
     enable_cache()
     case = _as_case(case)
-    programs = compile_programs(
-        model.config.network, job.program, batch=job.batch, fast_compile=True
-    )
     surface_file = None if case.folder is None else case.folder / "model" / "surface.npz"
-    (result,) = runner.run(
-        [case], model.config, model.params, job=job, programs=programs, surface_file=surface_file
-    )
+    (result,) = _run([case], model, job, surface_file=surface_file)
     if isinstance(result, Failed):
         raise ValueError(result.message)
     mask = job.primary_mask
-    return RegistrationResult(make_prediction(result, mask, model.calibration), result, mask)
+    return RegistrationResult(make_prediction(result, mask, model.calibration), result, mask, job)
+
+
+def _run(
+    cases: Iterable[Case], model: Model, job: EvaluationConfig, *, surface_file: Path | None
+) -> Iterator[Registered | Failed]:
+    """Registers cases of one model with the programs that compile soon."""
+    programs = compile_programs(
+        model.config.network, job.program, batch=job.batch, fast_compile=True
+    )
+    return runner.run(
+        cases, model.config, model.params, job=job, programs=programs, surface_file=surface_file
+    )
+
+
+def find_cause(result: RegistrationResult, model: Model) -> diagnosis.Cause | None:
+    """The likely cause of a registration that was not accepted.
+
+    The case is registered nine times more: with a mirrored scene, other sizes, other focal lengths.
+
+    Args:
+      result: of :func:`register`.
+      model: the same trained model.
+
+    Returns:
+      the cause, as a name and a sentence; None for an accepted registration, for one with an
+      initial pose, and where no cause can be told.
+    """
+    if result.accepted or result.job.start != "auto":
+        return None
+    case, job, mask = result.details.case, result.job, result.mask
+    surface_file = None if case.folder is None else case.folder / "model" / "surface.npz"
+    return diagnosis.find_cause(
+        result.details,
+        mask,
+        attempt=lambda cases: _run(cases, model, job, surface_file=surface_file),
+        accepts=lambda one: make_prediction(one, mask, model.calibration).accepted,
+        min_keep_ratio=job.program.min_keep_ratio,
+    )
 
 
 def view(result: RegistrationResult, *, host: str = "127.0.0.1", port: int = 8080) -> None:

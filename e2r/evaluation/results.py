@@ -9,6 +9,7 @@ import numpy as np
 
 from e2r.datasets.case import Case
 from e2r.evaluation.calibration import inlier_shares
+from e2r.evaluation.frame_scale import FrameScale
 from e2r.evaluation.metrics import CaseErrors
 from e2r.types import Cloud, Float, Hypotheses, Int, LevelPoses, Pose, Registration
 
@@ -31,6 +32,8 @@ class Registered(NamedTuple):
     hypotheses: dict[str, Hypotheses]  # mask name -> candidate poses of the whole model
     weights: dict[str, Float[np.ndarray, "p"]]  # mask name -> mask weights
     errors: dict[str, CaseErrors]  # mask name -> errors; empty without a truth
+    scales: dict[str, FrameScale]  # mask name -> size of the frame over that of the model
+    interest: float  # largest logit of the region of interest; below 0: no wound was found
     num_degenerate: int  # triangles of the model without area, which were left out
     seconds: float  # host's time on the case, and its share of the batch's time on the device
 

@@ -22,6 +22,7 @@ from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
 from e2r.evaluation import metrics
+from e2r.evaluation.frame_scale import FrameScale, fit_frame_scale
 from e2r.evaluation.preparation import SharedSurfaces, prepare_case, read_initial_pose, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
@@ -65,6 +66,7 @@ class LocatedCase(NamedTuple):
     case: Case
     sample: SampledScene
     prepared: PreparedCase
+    interest: float  # largest logit of the region of interest, at the first look
     seconds: float  # host's time so far
 
 
@@ -278,7 +280,14 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> Loc
             )
     except ValueError as error:
         return Failed(case.id, str(error))
-    return LocatedCase(case, sample, prepared, loaded.seconds + time.perf_counter() - began)
+    valid = point_clouds.flatten_samples(loaded.sample.cloud).valid
+    return LocatedCase(
+        case,
+        sample,
+        prepared,
+        interest=float(np.max(np.asarray(look.interest)[valid])),
+        seconds=loaded.seconds + time.perf_counter() - began,
+    )
 
 
 # Register -----------------------------------------------------------------------------------------
@@ -341,9 +350,25 @@ def _finish(running: RunningBatch) -> Iterator[Registered | Failed]:
             hypotheses=one.hypotheses,
             weights={mask: np.asarray(one.weights[mask]) for mask in one.weights},
             errors=_errors(case, one),
+            scales=_scales(located, one),
+            interest=located.interest,
             num_degenerate=int(located.prepared.surface.num_degenerate),
             seconds=located.seconds + seconds,
         )
+
+
+def _scales(located: LocatedCase, predictions: CasePredictions) -> dict[str, FrameScale]:
+    """The size of a frame over that of its model, under each mask."""
+    points = np.asarray(point_clouds.flatten_samples(located.sample.cloud).points)
+    with timed("frame scale"):
+        return {
+            mask: fit_frame_scale(
+                points[np.asarray(weights) > 0.5],
+                located.prepared.surface,
+                predictions.registrations[mask].pose,
+            )
+            for mask, weights in predictions.weights.items()
+        }
 
 
 def _errors(case: Case, predictions: CasePredictions) -> dict[str, metrics.CaseErrors]:

@@ -9,6 +9,7 @@ from conftest import TINY
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import make_case
 from e2r.evaluation import metrics
+from e2r.evaluation.frame_scale import FrameScale
 from e2r.evaluation.predictions import failed_prediction, make_prediction, score_case
 from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.evaluation.summary import summarise_job
@@ -86,6 +87,8 @@ def made_up_result(number, offset_mm, *, case_id=None, truth=True, color=90):
         dict.fromkeys(MASKS, hypotheses),
         dict.fromkeys(MASKS, weights),
         errors,
+        dict.fromkeys(MASKS, FrameScale(1.0, 1.0, 0.01, 0.01)),
+        1.0,
         0,
         0.25,
     )

@@ -1,0 +1,114 @@
+"""Why a registration was not accepted, where one can tell: wrong inputs leave traces.
+
+The case is registered again under trials: with a mirrored scene, with a larger or smaller one, with
+other focal lengths. A trial that is accepted where the case itself is not names the cause.
+Without one, the networks' own doubts are told: no wound found, or hardly any bone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from e2r.datasets.case import Case
+from e2r.evaluation.results import Failed, Registered
+
+SCALES = (0.8, 0.9, 1.11, 1.25)
+"""Sizes of the model, and of the focal lengths, that are tried. A registration forgives 5 %."""
+
+
+class Cause(NamedTuple):
+    """The likely cause of a registration that was not accepted."""
+
+    name: str  # mirrored, size, focal length, no wound, little bone
+    sentence: str  # for the user: what was seen, and the remedy
+
+
+class Trial(NamedTuple):
+    """A change of the inputs under which a case may register."""
+
+    name: str
+    factor: float  # of the size or of the focal lengths; -1 for the mirrored model
+    case: Case
+
+
+def find_cause(
+    result: Registered,
+    mask: str,
+    *,
+    attempt: Callable[[list[Case]], Iterable[Registered | Failed]],
+    accepts: Callable[[Registered], bool],
+    min_keep_ratio: float,
+) -> Cause | None:
+    """The likely cause of a registration that was not accepted; None where none can be told.
+
+    Args:
+      result: the registration.
+      mask: its mask.
+      attempt: registers cases, with the settings of the first registration.
+      accepts: whether a registration may be used.
+      min_keep_ratio: smallest share of the points that the learnt mask keeps.
+    """
+    tried = {id(trial.case): trial for trial in trials(result.case)}
+    found = [
+        (tried[id(again.case)], again)
+        for again in attempt([trial.case for trial in tried.values()])
+        if isinstance(again, Registered) and accepts(again)
+    ]
+    if found:
+        trial, again = max(found, key=lambda pair: pair[1].inlier_share(mask))
+        return _cause_of(trial, again, mask)
+    if result.interest < 0:
+        return Cause(
+            "no wound",
+            "no wound was found in the frame; show the exposed bone, nearer and in focus",
+        )
+    kept = result.mask_points(mask) / float(result.cloud.valid.sum())
+    if kept <= 1.01 * min_keep_ratio:
+        return Cause(
+            "little bone",
+            f"the mask found bone in fewer than {min_keep_ratio:.0%} of the wound's points; "
+            "clear the bone of tissue and blood",
+        )
+    return None
+
+
+def trials(case: Case) -> list[Trial]:
+    """The changed cases under which a case may register; only their scenes differ from it.
+
+    A mirrored scene fits the model where the scene fits the mirrored model. A scene that is
+    shrunk fits where the model is too small.
+
+    Args:
+      case: the case. Its trials have no truth and no folder, but its id: they draw the same points.
+    """
+    changes = [("mirrored", -1.0, (-1.0, 1.0, 1.0))]
+    changes += [("size", factor, (1 / factor,) * 3) for factor in SCALES]
+    changes += [("focal length", factor, (1 / factor, 1 / factor, 1.0)) for factor in SCALES]
+    bare = replace(case, image=None, normals=None, truth=None, targets=None, folder=None)
+    return [
+        Trial(name, factor, replace(bare, points=case.points * scaling))
+        for name, factor, scaling in changes
+    ]
+
+
+def _cause_of(trial: Trial, again: Registered, mask: str) -> Cause:
+    """The sentence of an accepted trial."""
+    if trial.name == "mirrored":
+        return Cause(
+            trial.name,
+            "the mirror image of the model fits; export it in axes that are not mirrored",
+        )
+    if trial.name == "size":
+        size = trial.factor * again.scales[mask].lateral
+        return Cause(
+            trial.name,
+            f"the frame shows the model {size:.2f} times as large; check the depth's scale, and "
+            "the unit and voxel size of the model",
+        )
+    return Cause(
+        trial.name,
+        f"the frame fits with focal lengths about {trial.factor:.2f} times as large; check fx and "
+        "fy, and whether they are those of this picture size",
+    )

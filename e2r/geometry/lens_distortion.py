@@ -124,7 +124,7 @@ def _bend(
     """:func:`distort` as its formula has it, folds included."""
     square = x * x + y * y
     if model in ("equidistant", "fov"):
-        r = np.maximum(np.sqrt(square), 1e-12)
+        r = np.asarray(np.maximum(np.sqrt(square), 1e-12))
         scale = (_equidistant if model == "equidistant" else _fov)(r, distortion) / r
         return np.asarray(x * scale), np.asarray(y * scale)
     k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, tilt_x, tilt_y = _padded(distortion, 14)
@@ -154,12 +154,12 @@ def _equidistant(
     k1, k2, k3, k4 = _padded(distortion, 4)
     angle = np.arctan(r)
     square = angle * angle
-    return angle * (1.0 + square * (k1 + square * (k2 + square * (k3 + square * k4))))
+    return np.asarray(angle * (1.0 + square * (k1 + square * (k2 + square * (k3 + square * k4)))))
 
 
 def _fov(r: Float[np.ndarray, "..."], distortion: tuple[float, ...]) -> Float[np.ndarray, "..."]:
     angle = distortion[0] if distortion else 0.0
-    return np.arctan(2.0 * r * np.tan(angle / 2.0)) / angle if angle else r
+    return np.asarray(np.arctan(2.0 * r * np.tan(angle / 2.0)) / angle) if angle else r
 
 
 def _tilt(angle_x: float, angle_y: float) -> Float[np.ndarray, "3 3"]:

@@ -9,6 +9,7 @@ from e2r.formats import notices
 from e2r.formats.cameras.fields import numbers
 from e2r.formats.file_checks import PathLike
 
+COEFFICIENTS_BY_NUMBER = ("k1", "k2", "k3", "k4", "k5", "k6")
 AZURE_MODES: dict[str, dict[tuple[int, int], tuple[int, int, int, int]]] = {
     "PV0": {
         (1280, 720): (1280, 960, 0, 120),
@@ -29,12 +30,7 @@ AZURE_MODES: dict[str, dict[tuple[int, int], tuple[int, int, int, int]]] = {
 
 Source: mode_specific_calibration.c of the Azure Kinect Sensor SDK.
 """
-AZURE_PARAMETERS = ("cx", "cy", "fx", "fy", "k1", "k2", "k3", "k4", "k5", "k6") + (
-    "codx",
-    "cody",
-    "p2",
-    "p1",
-)
+AZURE_PARAMETERS = ("cx", "cy", "fx", "fy", *COEFFICIENTS_BY_NUMBER, "codx", "cody", "p2", "p1")
 """Order of ModelParameters; a metric radius may follow."""
 ZED_SIZES = {
     "2K": (2208, 1242),
@@ -107,14 +103,14 @@ def read_azure(
         f"holds shares of the picture; the {name} camera is read for {size[0]}x{size[1]} pixels",
     )
     return {
-        **{name: values[name] for name in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")},
+        **{name: values[name] for name in (*COEFFICIENTS_BY_NUMBER, "p1", "p2")},
         "fx": values["fx"] * width,
         "fy": values["fy"] * height,
         "cx": values["cx"] * width - left - 0.5,
         "cy": values["cy"] * height - top - 0.5,
         "width": size[0],
         "height": size[1],
-        "distortion_model": "brown_conrady",
+        "distortion_model": "rational_polynomial",
     }
 
 

@@ -49,14 +49,17 @@ LOOKS_LIKE_DISTORTION = re.compile(
 )
 REMEDY = "give distortion as k1 k2 p1 p2 k3 of OpenCV, or undistort the picture"
 
-Meaning: TypeAlias = Literal["pinhole", "none"] | Model
+Meaning: TypeAlias = Literal["pinhole", "none", "rational"] | Model
 _MEANINGS: Mapping[Meaning, str] = {
     "pinhole": "pinhole perspective simplepinhole linear",
     "none": "none nodistortion undistorted rectified ideal",
     "brown_conrady": (
-        "plumbbob radtan radialtangential brown brownconrady opencv fullopencv rational "
-        "rationalpolynomial rationalpolynomialmodel thinprism thinprismrational tilted "
-        "pinholeradtan pinholeradtan8 radtan8 lensdistortionmodelbrownconrady"
+        "plumbbob radtan radialtangential brown brownconrady opencv pinholeradtan "
+        "lensdistortionmodelbrownconrady"
+    ),
+    "rational": (
+        "rational rationalpolynomial fullopencv thinprism thinprismrational tilted radtan8 "
+        "pinholeradtan8"
     ),
     "modified_brown_conrady": "modifiedbrownconrady inversebrownconrady",
     "equidistant": (
@@ -109,13 +112,17 @@ def read_distortion(fields: Fields) -> tuple[Model, tuple[float, ...]]:
             f"{path}: says that there is no distortion ({flat or 'none'}), yet gives coefficients; "
             "leave one of them out"
         )
-    if meaning in (None, "none", "pinhole"):
-        if named.get("k4") and not (named.get("k5") or named.get("k6")) and meaning is None:
-            raise ValueError(
-                f"{path}: has k4 without k5 and k6, which has several meanings; "
-                "add a distortion_model, such as equidistant or rational_polynomial"
-            )
-    model: Model = "brown_conrady" if meaning in (None, "none", "pinhole") else cast(Model, meaning)
+    if (
+        named.get("k4")
+        and not (named.get("k5") or named.get("k6"))
+        and (meaning in (None, "pinhole", "brown_conrady"))
+    ):
+        raise ValueError(
+            f"{path}: has k4 without k5 and k6, which has several meanings; "
+            "add a distortion_model, such as equidistant or rational_polynomial"
+        )
+    ordinary = meaning in (None, "none", "pinhole", "rational")
+    model: Model = "brown_conrady" if ordinary else cast(Model, meaning)
     label = listed.label if listed else "distortion"
     if listed is not None and values:
         from_list = _by_name(values, model, label=label, path=path)
@@ -238,9 +245,12 @@ def _named(fields: Fields, path: PathLike) -> dict[str, float]:
             found[name] = _checked([value], field.label, path)[0]
     for part, names in (("radial", ("k1", "k2", "k3")), ("tangential", ("p1", "p2"))):
         field = fields.take(
-            part, f"{part}distortion", f"{part}coefficients", f"{part}coeffs",
+            part,
+            f"{part}distortion",
+            f"{part}coefficients",
+            f"{part}coeffs",
             f"{part}distortioncoefficients",
-        )  # fmt: skip
+        )
         if field is None:
             continue
         values = _listed(field, path)

@@ -50,7 +50,7 @@ class Fields:
                 continue
             self.labels.add(str(label))
             old = self._fields.setdefault(plain(label), Field(str(label), value))
-            if not _same(old.value, value):
+            if old.value is not value and not _same(old.value, value):
                 raise ValueError(
                     f"{self.path}: {old.label} and {label} differ; leave the wrong one out"
                 )

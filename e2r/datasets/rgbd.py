@@ -4,7 +4,7 @@ The frame is a folder with a colour image, a depth image aligned to it, and the 
 
     color.png        8-bit RGB (also rgb, image; .jpg)
     depth.png        16 bit (also .tif, .tiff), or depth.npy of any number type; one channel
-    intrinsics.json  (also camera.json) fx, fy, cx, cy, and the optional fields below
+    intrinsics.json  (also camera; .yaml, .xml, .conf) fx, fy, cx, cy, and the optional fields below
 
 or a cloud: PLY (x y z red green blue, perhaps nx ny nz), or PCD (x y z, perhaps rgb, perhaps
 normal_x normal_y normal_z; ascii or binary).

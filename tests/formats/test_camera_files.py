@@ -346,6 +346,12 @@ def test_matlab_counts_pixels_from_one(read, caplog):
     refused(read, "has 4 numbers", MATLAB | {"K": ROWS, "RadialDistortion": [1, 2, 3, 4]})
 
 
+def test_a_matrix_of_the_undistorted_picture_is_said(read, caplog):
+    new = [[550.0, 0, 321.0], [0, 553.0, 242.5], [0, 0, 1]]
+    assert read({"mtx": ROWS, "dist": BENT, "newcameramtx": new})[:4] == GOAL
+    assert "K and newcameramtx differ" in caplog.text
+
+
 # Broken files -------------------------------------------------------------------------------------
 
 BROKEN = {
@@ -366,6 +372,51 @@ BROKEN = {
 def test_broken_files_are_refused_in_one_sentence(read, name):
     content, file, words = BROKEN[name]
     refused(read, words, content, file)
+
+
+PIECES = [
+    "k1",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    "- ",
+    "!!",
+    "&a ",
+    "*a",
+    "null",
+    "1e400",
+    "-1",
+    "nan",
+    "\n",
+    "  ",
+    '"',
+    "[1,[2]]",
+    "D",
+    "K",
+    "0",
+    "2027-13-01",
+    "~",
+    "=",
+    "0x",
+    "_",
+    "\0",
+]
+
+
+def test_changed_files_are_read_or_refused_in_one_sentence(read):
+    rng = np.random.default_rng(0)
+    names = sorted(YAMLS)
+    for number in range(200):
+        text = YAMLS[names[number % len(names)]]
+        start = int(rng.integers(len(text)))
+        end = start + int(rng.choice([0, 1, 10, 60]))
+        try:
+            lens = read(text[:start] + str(rng.choice(PIECES)) + text[end:], "camera.yaml")
+            assert min(lens[:4]) > 0
+        except ValueError as error:
+            assert "camera.yaml: " in str(error) and "\n" not in str(error)
 
 
 def test_a_byte_order_mark_is_no_error(tmp_path):

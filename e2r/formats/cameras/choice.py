@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from e2r.formats import notices
-from e2r.formats.cameras.fields import as_array, is_numbers, plain
+from e2r.formats.cameras.fields import as_array, is_numbers, plain, shown
 from e2r.formats.file_checks import PathLike
 
 FOCAL_NAMES = ("fx", "flx", "fu", "focalx", "focallengthx")
@@ -92,7 +92,7 @@ def _cameras(
 def _children(key: Any, value: Any) -> list[tuple[str, dict[Any, Any]]]:
     """The dictionaries of a field with their names."""
     if isinstance(value, dict):
-        return [(str(key), value)]
+        return [(shown(key), value)]
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return [(_label(key, index, item), item) for index, item in enumerate(value)]
     return []
@@ -102,8 +102,8 @@ def _label(key: Any, index: int, item: dict[Any, Any]) -> str:
     for name, value in item.items():
         words = ("name", "stream", "streamtype", "type", "camera", "cameraname", "id", "sensor")
         if plain(name) in words and isinstance(value, str):
-            return value
-    return f"{key}[{index}]"
+            return shown(value)
+    return f"{shown(key)}[{index}]"
 
 
 def _has_intrinsics(fields: Camera) -> bool:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from e2r.formats import notices
-from e2r.formats.cameras.fields import numbers
+from e2r.formats.cameras.fields import numbers, shown
 from e2r.formats.file_checks import PathLike
 
 COEFFICIENTS_BY_NUMBER = ("k1", "k2", "k3", "k4", "k5", "k6")
@@ -124,7 +124,7 @@ def _azure_parameters(camera: dict[str, Any], path: PathLike) -> dict[str, float
     values = dict(zip(AZURE_PARAMETERS, map(float, parameters), strict=False))
     if values["codx"] or values["cody"] or not kind.endswith("LensDistortionModelBrownConrady"):
         raise ValueError(
-            f"{path}: the lens model {kind[:60] or 'without a name'} is unknown; "
+            f"{path}: the lens model {shown(kind, 60) or 'without a name'} is unknown; "
             "give fx, fy, cx, cy and distortion of the picture"
         )
     return values

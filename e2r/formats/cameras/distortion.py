@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from e2r.formats import notices
-from e2r.formats.cameras.fields import Field, Fields, as_array, numbers, plain
+from e2r.formats.cameras.fields import Field, Fields, as_array, numbers, plain, shown
 from e2r.formats.file_checks import PathLike
 from e2r.geometry.lens_distortion import COEFFICIENTS, MORE_COEFFICIENTS, Model
 
@@ -45,7 +45,7 @@ MAX_COEFFICIENT = 1e4
 LARGE_TANGENTIAL = 0.05
 """Lenses have about 0.001; a radial coefficient in its place is larger."""
 LOOKS_LIKE_DISTORTION = re.compile(
-    r"dist(?!anc)|coef|radial|tangential|prism|^tau|^[bdkpsq]\d{1,2}$|^d$|^[xy]i$"
+    r"dist(?!anc)|coef|radial|tangential|prism|kappa|poly|^tau|^[bdkpsq]\d{1,2}$|^d$|^[xy]i$"
 )
 REMEDY = "give distortion as k1 k2 p1 p2 k3 of OpenCV, or undistort the picture"
 
@@ -145,7 +145,7 @@ def _meaning(fields: Fields) -> Meaning | None:
             meaning = _look_up(field.value)
             if meaning is None:
                 raise ValueError(
-                    f"{fields.path}: {field.label} {str(field.value)[:40]!r} is unknown; {REMEDY}"
+                    f"{fields.path}: {field.label} {shown(field.value)!r} is unknown; {REMEDY}"
                 )
             found.append(meaning)
     for name in ("fisheye", "fisheyemodel", "isfisheye"):
@@ -177,7 +177,7 @@ def _with_vague(
         odd = re.search(r"fish|omni|equi|panoram|spher|mei|eucm|scara", str(field.value).lower())
         if found is None and (odd or (bent and meaning is None)):
             raise ValueError(
-                f"{path}: {field.label} {str(field.value)[:40]!r} is an unknown model; {REMEDY}"
+                f"{path}: {field.label} {shown(field.value)!r} is an unknown model; {REMEDY}"
             )
         if found not in (None, "pinhole") and meaning not in (None, "pinhole", found):
             raise ValueError(
@@ -221,8 +221,11 @@ def _listed(field: Field, path: PathLike) -> list[float]:
     try:
         count = as_array(field.value).size
     except (TypeError, ValueError, OverflowError, KeyError):
-        count = len(field.value) if isinstance(field.value, list) else 0
-        count = max(count, 1)
+        if not isinstance(field.value, list):
+            raise ValueError(
+                f"{path}: {field.label} must be a list of numbers, not {shown(field.value)}"
+            ) from None
+        count = max(len(field.value), 1)
     if count == 0:
         return []
     values = numbers(field.value, count, path=path, name=field.label)
@@ -324,7 +327,7 @@ def _refuse_unknown(field: Field, path: PathLike, *, inside: bool) -> None:
         raise ValueError(f"{path}: {field.label} looks like distortion, but is unknown; {REMEDY}")
     if isinstance(field.value, dict):
         for label, value in field.value.items():
-            _refuse_unknown(Field(str(label), value), path, inside=inside)
+            _refuse_unknown(Field(shown(label), value), path, inside=inside)
 
 
 def _holds(value: Any) -> bool:

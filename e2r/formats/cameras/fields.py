@@ -27,6 +27,16 @@ def plain(name: Any) -> str:
     return re.sub(r"[^a-z0-9]", "", re.sub(r"^cam(era)?\d*\.", "", str(name).lower()))
 
 
+def shown(value: Any, limit: int = 40) -> str:
+    """A name or value for a message: short, and on one line.
+
+    Args:
+      value: any.
+      limit: largest number of characters.
+    """
+    return " ".join(str(value).split())[:limit]
+
+
 class Fields:
     """Fields of one camera, each of which is taken once; ``labels`` are all their names."""
 
@@ -49,10 +59,11 @@ class Fields:
             if value is None:
                 continue
             self.labels.add(str(label))
-            old = self._fields.setdefault(plain(label), Field(str(label), value))
+            spelled = shown(label)
+            old = self._fields.setdefault(plain(label), Field(spelled, value))
             if old.value is not value and not _same(old.value, value):
                 raise ValueError(
-                    f"{self.path}: {old.label} and {label} differ; leave the wrong one out"
+                    f"{self.path}: {old.label} and {spelled} differ; leave the wrong one out"
                 )
 
     def take(self, *names: str) -> Field | None:
@@ -149,5 +160,5 @@ def numbers(value: Any, count: int, *, path: PathLike, name: str) -> np.ndarray:
         array = np.full(1, np.nan)
     if not np.isfinite(array).all():
         wanted = f"{count} numbers" if count else "a number"
-        raise ValueError(f"{path}: {name} must be {wanted}, not {str(value)[:40]}")
+        raise ValueError(f"{path}: {name} must be {wanted}, not {shown(value)}")
     return array.ravel()

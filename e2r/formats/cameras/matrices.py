@@ -9,9 +9,11 @@ import numpy as np
 
 from e2r.formats import notices
 from e2r.formats.cameras.choice import FOCAL_NAMES, MATRIX_NAMES, PAIR_NAMES, PROJECTION_NAMES
-from e2r.formats.cameras.fields import Field, Fields, as_array, is_numbers, numbers
+from e2r.formats.cameras.fields import Field, Fields, as_array, is_numbers, numbers, shown
 from e2r.formats.file_checks import PathLike
 
+NEW_MATRIX_NAMES = ("newcameramatrix", "newcameramtx", "optimalcameramatrix", "newk")
+"""Plain names of the matrix that an undistorted picture has."""
 CENTER_NAMES = ("principalpoint", "cc", "center", "centre")
 WIDTH_NAMES = ("width", "imagewidth", "imgwidth", "w")
 HEIGHT_NAMES = ("height", "imageheight", "imgheight", "h")
@@ -68,7 +70,8 @@ def read_pinhole(fields: Fields) -> Pinhole:
         if not np.allclose(lens, values, rtol=1e-4, atol=1e-2):
             raise ValueError(f"{path}: {label} and {other} differ; leave the wrong one out")
     _refuse_skew(fields)
-    _compare_projection(projection, lens, path)
+    for other_matrix in (projection, fields.take(*NEW_MATRIX_NAMES)):
+        _compare_projection(other_matrix, lens, path)
     if matlab:
         notices.say(
             path, "is of MATLAB, whose first pixel is (1, 1); 1 is subtracted from cx and cy"
@@ -154,9 +157,7 @@ def _entries(field: Field, path: PathLike) -> np.ndarray:
         values = np.full(1, np.nan)
     counts = (9, 12, 16) if field.label.lower() not in ("intrinsics", "intrinsic") else (4, 9, 16)
     if values.size not in counts or not np.isfinite(values).all():
-        raise ValueError(
-            f"{path}: {field.label} must be 3 by 3 numbers, not {str(field.value)[:40]}"
-        )
+        raise ValueError(f"{path}: {field.label} must be 3 by 3 numbers, not {shown(field.value)}")
     return values.ravel()
 
 
@@ -180,15 +181,15 @@ def _compare_projection(projection: Field | None, lens: Pinhole, path: PathLike)
     if projection is None or not is_numbers(projection.value):
         return
     values = as_array(projection.value)
-    if values.size != 12 or not values.any():
+    if values.size not in (9, 12) or not values.any():
         return
-    matrix = values.reshape(3, 4)
+    matrix = values.reshape(3, -1)
     other = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
     if not np.allclose(other, lens, rtol=1e-3, atol=0.5):
         notices.say(
             path,
             f"K and {projection.label} differ; K is read, that of the picture as taken "
-            "(for a rectified picture, give only P)",
+            f"(for a rectified picture, give only {projection.label})",
         )
 
 

@@ -4,7 +4,7 @@ The frame is a folder with a colour image, a depth image aligned to it, and the 
 
     color.png        8-bit RGB (also rgb, image; .jpg)
     depth.png        16 bit (also .tif, .tiff), or depth.npy of any number type; one channel
-    intrinsics.json  (also camera.json) fx, fy, cx, cy, and the optional fields below
+    intrinsics.json  (also camera; .yaml, .xml, .conf) fx, fy, cx, cy, and the optional fields below
 
 or a cloud: PLY (x y z red green blue, perhaps nx ny nz), or PCD (x y z, perhaps rgb, perhaps
 normal_x normal_y normal_z; ascii or binary).
@@ -39,7 +39,8 @@ from e2r.types import Float
 
 COLOR_NAMES, COLOR_SUFFIXES = ("color", "rgb", "image"), (".png", ".jpg", ".jpeg")
 DEPTH_NAMES, DEPTH_SUFFIXES = ("depth",), (".png", ".tif", ".tiff", ".npy")
-LENS_NAMES, LENS_SUFFIXES = ("intrinsics", "camera"), (".json",)
+LENS_NAMES = ("intrinsics", "camera", "camera_info", "calibration")
+LENS_SUFFIXES = (".json", ".yaml", ".yml", ".xml", ".conf")
 
 
 def convert(scene: PathLike, model: PathLike, id: str, *, unit: Unit = "mm") -> Case:
@@ -85,8 +86,9 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm") -> RgbdImage:
     folder = Path(folder)
     color_path = _find_file(folder, COLOR_NAMES, COLOR_SUFFIXES)
     depth_path = _find_file(folder, DEPTH_NAMES, DEPTH_SUFFIXES)
-    lens = camera_files.read_lens(_find_file(folder, LENS_NAMES, LENS_SUFFIXES))
+    lens_path = _find_file(folder, LENS_NAMES, LENS_SUFFIXES)
     color, values = pictures.read_color(color_path), pictures.read_depth(depth_path)
+    lens = camera_files.read_lens(lens_path, (color.shape[1], color.shape[0]))
     size = f"{values.shape[1]}x{values.shape[0]}"
     if values.shape != color.shape[:2]:
         raise ValueError(
@@ -120,7 +122,7 @@ def undistort_image(
       depth: as taken; mm along the optical axis, 0 where unseen.
       lens: of both.
     """
-    if any(lens.distortion):
+    if lens.bends:
         color, depth = lens_distortion.remap(color, depth, lens, ray_map=lens_distortion.distort)
     return RgbdImage(color, depth.astype(np.float32), lens.fx, lens.fy, lens.cx, lens.cy)
 

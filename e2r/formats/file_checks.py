@@ -49,7 +49,7 @@ def read_json(path: PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a case needs it") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -246,7 +246,7 @@ def readers(folder: Path):
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(folder / "a.png")
     line = {"id": "a", "T_camera_model": {"L1": np.eye(4).tolist()}}
     (folder / "a.jsonl").write_text(json.dumps(line) + "\n")
-    (folder / "a.json").write_text(json.dumps({"fx": 9.0, "fy": 9.0, "cx": 2.0, "cy": 2.0}))
+    (folder / "a.json").write_text(json.dumps({"fx": 90.0, "fy": 90.0, "cx": 2.0, "cy": 2.0}))
     (folder / "a.txt").write_text("\n".join(",".join(["1"] * 17) for _ in range(3)))
     (folder / "a.pkl").write_bytes(__import__("pickle").dumps({"a": np.eye(3)}))
     return {

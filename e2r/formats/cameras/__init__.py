@@ -1,0 +1,1 @@
+"""Intrinsics as other programs write them: from a file to the fields of one camera."""

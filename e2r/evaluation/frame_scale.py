@@ -18,8 +18,8 @@ KERNEL_MM = 2.0
 """Width of the robust kernel."""
 STEPS = 10
 """Gauss-Newton steps."""
-MAX_POINTS = 600
-"""Points that are fitted, evenly drawn."""
+MIN_POINTS, MAX_POINTS = 20, 600
+"""Fewer points tell no size; of more, these are fitted, evenly drawn."""
 
 
 class FrameScale(NamedTuple):
@@ -41,7 +41,12 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], surface: Surface, pose: Po
       points: of the mask, mm, camera frame.
       surface: of the model.
       pose: camera from model, as registered.
+
+    Returns:
+      the scales; NaN where there are too few points.
     """
+    if len(points) < MIN_POINTS:
+        return FrameScale(np.nan, np.nan, np.nan, np.nan)
     scene = np.asarray(points, np.float64)[:: max(1, len(points) // MAX_POINTS)]
     model, normals = np.asarray(surface.points, np.float64), np.asarray(surface.normals, np.float64)
     tree = cKDTree(model)

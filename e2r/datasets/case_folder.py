@@ -7,6 +7,7 @@ names the file and the remedy.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,22 @@ from e2r.formats import file_checks, meshes, pictures, ply
 from e2r.formats.file_checks import PathLike
 from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
+from e2r.runtime.atomic_folders import replace_parts
 from e2r.types import Float, Pose
 
 DEPTH_SCALE = 50.0
 """Depth units per mm of the images that e2r writes; 16 bits reach 1310 mm in steps of 0.02 mm."""
 MAX_DEPTH_VALUE = 65535
+CASE_FILES = (
+    "case.json",
+    "color.png",
+    "depth.png",
+    "camera.json",
+    "scene.ply",
+    "truth.json",
+    "bone.png",
+)
+"""The files that a case may hold, beside the surfaces of its levels."""
 CAMERA_FIELDS = ("width", "height", "fx", "fy", "cx", "cy", "depth_scale")
 
 
@@ -42,10 +54,14 @@ def find_cases(folder: PathLike) -> list[Path]:
         raise ValueError(f"{folder}: no such folder; give a case folder or a folder of cases")
     if (folder / "case.json").exists():
         return [folder]
-    found = sorted(path.parent for path in folder.glob("*/case.json"))
+    found = _cases_below(folder)
     if not found:
         raise ValueError(f"{folder}: holds no case (no case.json in it or one level below)")
     return found
+
+
+def _cases_below(folder: Path) -> list[Path]:
+    return file_checks.visible(path.parent for path in folder.glob("*/case.json"))
 
 
 def read_source(folder: PathLike) -> str:
@@ -72,6 +88,21 @@ def read_id(folder: PathLike) -> str:
     except (ValueError, OSError):
         found = None
     return found if isinstance(found, str) and found.strip() else folder.name
+
+
+def written_since(folder: PathLike, seconds: float) -> bool:
+    """Whether anything in a case folder may have been written, moved or copied since a time.
+
+    Args:
+      folder: a case folder.
+      seconds: the time, since 1970.
+    """
+    folder = Path(folder)
+    places = [folder.parent]  # another data set may have been moved here as a whole
+    for above, _, files in os.walk(folder, followlinks=True):
+        places += [Path(above), *(Path(above) / name for name in files)]
+    states = [path.stat() for path in places if path.exists()]
+    return any(max(state.st_mtime, state.st_ctime) >= seconds for state in states)
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -120,10 +151,10 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: {what}; give a case folder")
     path = folder / "case.json"
     if not path.exists():
-        inside = sorted(path.parent.name for path in folder.glob("*/case.json"))
+        inside = _cases_below(folder)
         remedy = "a case folder holds case.json, a scene and model/"
         if inside:
-            remedy = f"it is a data set; name one case, such as {inside[0]}"
+            remedy = f"it is a data set; name one case, such as {inside[0].name}"
         raise ValueError(f"{folder}: not a case, there is no case.json; {remedy}")
     about = file_checks.read_json(path)
     if about.get("unit", "mm") != "mm":
@@ -256,11 +287,46 @@ def write_cases(cases: Iterable[Case], folder: PathLike) -> int:
 def write_case(case: Case, folder: PathLike) -> None:
     """Writes a case folder that :func:`read_case` reads back.
 
+    An older case in the folder is replaced whole and at once. Files that are no part of a case
+    stay.
+
     Args:
       case: the case.
       folder: made if it is missing.
+
+    Raises:
+      ValueError: the folder holds files of a case but no case.json, or cannot be exchanged.
     """
     folder = Path(folder)
+    with replace_parts(folder, _old_parts(folder), last="case.json") as stage:
+        _write_files(case, stage)
+
+
+def _old_parts(folder: Path) -> set[str]:
+    """The files of the case that a folder holds, relative to it; other files are the user's."""
+    if not (folder / "case.json").exists():
+        there = [name for name in CASE_FILES[1:] if (folder / name).exists()]
+        if there:
+            raise ValueError(
+                f"{folder}: holds {there[0]} but no case.json, so it is no case that could be "
+                "replaced; name another folder, or delete this file"
+            )
+        return set()
+    try:
+        levels = file_checks.read_json(folder / "case.json").get("levels")
+    except ValueError:
+        levels = None
+    suffixes = [*meshes.MESH_SUFFIXES, *map(str.upper, meshes.MESH_SUFFIXES)]
+    surfaces = {
+        f"model/{name}{suffix}"
+        for name in (levels if isinstance(levels, list) else [])
+        for suffix in suffixes
+    }
+    return {*CASE_FILES, "model/surface.npz", *surfaces}
+
+
+def _write_files(case: Case, folder: Path) -> None:
+    """Writes the files of a case into an empty folder."""
     meshes.write_meshes(case.model, folder / "model")
     if case.image is not None:
         _write_rgbd_image(case.image, folder)
@@ -280,7 +346,6 @@ def write_case(case: Case, folder: PathLike) -> None:
     }
     if case.exposed is not None:
         about["exposed"] = list(case.exposed)
-    # Last, so that a folder with a case.json is complete.
     (folder / "case.json").write_text(json.dumps(about, indent=1))
 
 

@@ -48,6 +48,7 @@ from e2r.evaluation.results import Failed, Registered
 from e2r.evaluation.summary import summarise_job, summary_table
 from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write
+from e2r.runtime.atomic_folders import written_since
 from e2r.runtime.prefetch import prefetch
 from e2r.runtime.timing import collect_timings, timed, timing_table
 from e2r.simulation import simulator
@@ -139,7 +140,7 @@ def refuse_changed_cases(units: Sequence[WorkUnit], folder: JobFolder) -> None:
     """
     done = {line["id"]: line.get("case_digest") for line in folder.lines()}
     for name, path in ((unit.ids[0], unit.path) for unit in units if unit.path is not None):
-        if not done.get(name) or not case_folder.written_since(path, folder.began):
+        if not done.get(name) or not written_since(path, folder.began):
             continue
         try:
             found = case_digest(case_folder.read_case(path))

@@ -7,7 +7,6 @@ names the file and the remedy.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,21 +87,6 @@ def read_id(folder: PathLike) -> str:
     except (ValueError, OSError):
         found = None
     return found if isinstance(found, str) and found.strip() else folder.name
-
-
-def written_since(folder: PathLike, seconds: float) -> bool:
-    """Whether anything in a case folder may have been written, moved or copied since a time.
-
-    Args:
-      folder: a case folder.
-      seconds: the time, since 1970.
-    """
-    folder = Path(folder)
-    places = [folder.parent]  # another data set may have been moved here as a whole
-    for above, _, files in os.walk(folder, followlinks=True):
-        places += [Path(above), *(Path(above) / name for name in files)]
-    states = [path.stat() for path in places if path.exists()]
-    return any(max(state.st_mtime, state.st_ctime) >= seconds for state in states)
 
 
 # Reading ------------------------------------------------------------------------------------------

@@ -55,6 +55,20 @@ def replace_parts(
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def written_since(folder: Path, seconds: float) -> bool:
+    """Whether anything in a folder may have been written, moved or copied since a time.
+
+    Args:
+      folder: of a data set, for example.
+      seconds: the time, since 1970.
+    """
+    places = [folder.parent]  # it changes where the folder is moved
+    for above, _, files in os.walk(folder, followlinks=True):
+        places += [Path(above), *(Path(above) / name for name in files)]
+    states = [path.stat() for path in places if path.exists()]
+    return any(max(state.st_mtime, state.st_ctime) >= seconds for state in states)
+
+
 def _only(name: str | None) -> list[str]:
     return [] if name is None else [name]
 

@@ -15,6 +15,10 @@ Line: TypeAlias = dict[str, Any]
 """A line of a file of predictions, as JSON values."""
 
 
+MAX_EXPECTED_MM = 1e6
+"""A larger expected TRE is none that e2r wrote."""
+
+
 class StoredPrediction(NamedTuple):
     """What a file of predictions says of one case."""
 
@@ -47,6 +51,7 @@ def read_prediction(path: Path, case: Case) -> StoredPrediction:
     line = find_line(read_lines(path), case, path)
     matrices = line["T_camera_model"]
     expected = line.get("expected_tre_mm")
+    known = isinstance(expected, int | float) and abs(expected) < MAX_EXPECTED_MM
     return StoredPrediction(
         poses={
             str(name): poses.from_matrix(matrix, f"{path}: {case.id}: {name}")
@@ -54,7 +59,7 @@ def read_prediction(path: Path, case: Case) -> StoredPrediction:
         },
         case_digest=line["case_digest"],
         accepted=line.get("accepted") is True,
-        expected_tre_mm=float(expected) if isinstance(expected, int | float) else None,
+        expected_tre_mm=float(expected) if known else None,
     )
 
 

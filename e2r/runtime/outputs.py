@@ -41,11 +41,11 @@ def require_file(path: Path) -> None:
     Raises:
       ValueError: it is a folder, or the system lets nothing be written there.
     """
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name a file in it")
     if _nearest(path) != path:
         require_folder(path.parent)
         return
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file in it")
     try:
         path.open("ab").close()
     except OSError as error:

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from e2r.formats.notices import LOGGER
-
 Options = TypeVar("Options")
 REFUSALS = (ValueError, FloatingPointError, OSError)
 """What a command raises for input that it refuses, or for a place that the system refuses."""
@@ -62,6 +60,8 @@ def sentence(error: BaseException) -> str:
 @contextlib.contextmanager
 def _printed_notices() -> Iterator[None]:
     """Prints what readers say on stderr, and nowhere else."""
+    from e2r.formats.notices import LOGGER
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("e2r: note: %(message)s"))
     LOGGER.addHandler(handler)

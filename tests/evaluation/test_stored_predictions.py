@@ -102,7 +102,9 @@ def test_a_case_keeps_its_digest_where_it_is_written_renamed_or_moved(cloud, tmp
 @pytest.mark.parametrize("start", [b"", BOM])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
 def test_two_patients_of_one_id_get_their_own_poses(patients, swapped, start, end, tmp_path):
-    lines = [prediction_line(case, shift) for case, shift in zip(patients, (1.0, 144.0))]
+    lines = [
+        prediction_line(case, shift) for case, shift in zip(patients, (1.0, 144.0), strict=True)
+    ]
     path = tmp_path / "p.jsonl"
     write_lines(path, *(reversed(lines) if swapped else lines), start=start, end=end)
     assert exported_x(path, patients[0]) == {1.0}

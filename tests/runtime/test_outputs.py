@@ -43,7 +43,7 @@ def circle(top):
 def test_a_folder_that_cannot_be_made_is_refused(name, tmp_path):
     place = PLACES[name](tmp_path)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="needed|cannot be written|too long|circle") as caught:
+    with pytest.raises(ValueError, match=r"needed|cannot be written|too long|circle") as caught:
         outputs.require_folder(place)
     assert "Errno" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == before
@@ -51,7 +51,7 @@ def test_a_folder_that_cannot_be_made_is_refused(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in PLACES if name.startswith("below")])
 def test_a_file_that_cannot_be_made_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match="needed|cannot be written|too long"):
+    with pytest.raises(ValueError, match=r"needed|cannot be written|too long"):
         outputs.require_file(PLACES[name](tmp_path) / "predictions.jsonl")
 
 

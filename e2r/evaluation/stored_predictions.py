@@ -51,7 +51,8 @@ def read_prediction(path: Path, case: Case) -> StoredPrediction:
     line = find_line(read_lines(path), case, path)
     matrices = line["T_camera_model"]
     expected = line.get("expected_tre_mm")
-    known = isinstance(expected, int | float) and abs(expected) < MAX_EXPECTED_MM
+    if not (isinstance(expected, int | float) and abs(expected) < MAX_EXPECTED_MM):
+        expected = None
     return StoredPrediction(
         poses={
             str(name): poses.from_matrix(matrix, f"{path}: {case.id}: {name}")
@@ -59,7 +60,7 @@ def read_prediction(path: Path, case: Case) -> StoredPrediction:
         },
         case_digest=line["case_digest"],
         accepted=line.get("accepted") is True,
-        expected_tre_mm=float(expected) if known else None,
+        expected_tre_mm=None if expected is None else float(expected),
     )
 
 

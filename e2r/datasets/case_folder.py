@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from e2r.datasets import case_files
 from e2r.datasets.case import Case, make_case
 from e2r.formats import file_checks, meshes, pictures, ply
 from e2r.formats.file_checks import PathLike
@@ -26,16 +27,6 @@ from e2r.types import Float, Pose
 DEPTH_SCALE = 50.0
 """Depth units per mm of the images that e2r writes; 16 bits reach 1310 mm in steps of 0.02 mm."""
 MAX_DEPTH_VALUE = 65535
-CASE_FILES = (
-    "case.json",
-    "color.png",
-    "depth.png",
-    "camera.json",
-    "scene.ply",
-    "truth.json",
-    "bone.png",
-)
-"""The files that a case may hold, beside the surfaces of its levels."""
 CAMERA_FIELDS = ("width", "height", "fx", "fy", "cx", "cy", "depth_scale")
 
 
@@ -53,14 +44,10 @@ def find_cases(folder: PathLike) -> list[Path]:
         raise ValueError(f"{folder}: no such folder; give a case folder or a folder of cases")
     if (folder / "case.json").exists():
         return [folder]
-    found = _cases_below(folder)
+    found = case_files.cases_below(folder)
     if not found:
         raise ValueError(f"{folder}: holds no case (no case.json in it or one level below)")
     return found
-
-
-def _cases_below(folder: Path) -> list[Path]:
-    return file_checks.visible(path.parent for path in folder.glob("*/case.json"))
 
 
 def read_source(folder: PathLike) -> str:
@@ -135,7 +122,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: {what}; give a case folder")
     path = folder / "case.json"
     if not path.exists():
-        inside = _cases_below(folder)
+        inside = case_files.cases_below(folder)
         remedy = "a case folder holds case.json, a scene and model/"
         if inside:
             remedy = f"it is a data set; name one case, such as {inside[0].name}"
@@ -260,7 +247,11 @@ def write_cases(cases: Iterable[Case], folder: PathLike) -> int:
 
     Returns:
       The number of cases.
+
+    Raises:
+      ValueError: the folder is a case.
     """
+    case_files.require_data_set(Path(folder))
     count = 0
     for case in cases:
         write_case(case, Path(folder) / case.id)
@@ -282,31 +273,8 @@ def write_case(case: Case, folder: PathLike) -> None:
       ValueError: the folder holds files of a case but no case.json, or cannot be exchanged.
     """
     folder = Path(folder)
-    with replace_parts(folder, _old_parts(folder), last="case.json") as stage:
+    with replace_parts(folder, case_files.old_parts(folder), last="case.json") as stage:
         _write_files(case, stage)
-
-
-def _old_parts(folder: Path) -> set[str]:
-    """The files of the case that a folder holds, relative to it; other files are the user's."""
-    if not (folder / "case.json").exists():
-        there = [name for name in CASE_FILES[1:] if (folder / name).exists()]
-        if there:
-            raise ValueError(
-                f"{folder}: holds {there[0]} but no case.json, so it is no case that could be "
-                "replaced; name another folder, or delete this file"
-            )
-        return set()
-    try:
-        levels = file_checks.read_json(folder / "case.json").get("levels")
-    except ValueError:
-        levels = None
-    suffixes = [*meshes.MESH_SUFFIXES, *map(str.upper, meshes.MESH_SUFFIXES)]
-    surfaces = {
-        f"model/{name}{suffix}"
-        for name in (levels if isinstance(levels, list) else [])
-        for suffix in suffixes
-    }
-    return {*CASE_FILES, "model/surface.npz", *surfaces}
 
 
 def _write_files(case: Case, folder: Path) -> None:

@@ -115,6 +115,16 @@ def test_a_frame_of_a_camera_is_no_case_to_replace(name, tmp_path):
     assert files(tmp_path) == [name] and (tmp_path / name).read_text() == "precious"
 
 
+def test_cases_and_folders_of_cases_are_not_nested(tmp_path):
+    """The outer one would hide the inner ones."""
+    case_folder.write_cases([OLD], tmp_path / "set")
+    with pytest.raises(ValueError, match="is a folder of cases, such as old"):
+        case_folder.write_case(OLD, tmp_path / "set")
+    with pytest.raises(ValueError, match="is a case; name a folder that holds cases"):
+        case_folder.write_cases([OLD], tmp_path / "set" / "old")
+    assert [path.name for path in case_folder.find_cases(tmp_path / "set")] == ["old"]
+
+
 def test_a_model_that_was_made_first_is_taken_over(tmp_path):
     """``e2r convert ct MAP case/model``, then ``e2r convert rgbd FRAME case``."""
     meshes.write_meshes(OLD.model, tmp_path / "model")

@@ -46,7 +46,7 @@ def old_parts(folder: Path) -> set[str]:
         if there:
             raise ValueError(
                 f"{folder}: holds {there[0]} but no case.json, so it is no case that could be "
-                "replaced; name another folder, or delete this file"
+                "replaced; name another folder, or move this file away"
             )
         return set()
     try:

@@ -35,6 +35,7 @@ from e2r.evaluation.calibration import (
     success_probability,
 )
 from e2r.evaluation.results import Registered
+from e2r.runtime import outputs
 from e2r.simulation import simulator
 from e2r.training.trained_model import load_trained
 from e2r.types import Bool, Float, Params
@@ -145,6 +146,7 @@ def register_calibration_cases(
 def calibrate(options: Calibrate) -> int:
     """Runs the calibration."""
     config, params = load_trained(options.checkpoint)
+    outputs.require_file(options.checkpoint / CALIBRATION_FILE)
     by_case = [
         hypothesis_errors(result) for result in register_calibration_cases(options, config, params)
     ]

@@ -32,9 +32,10 @@ from tqdm import tqdm
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets import case_folder
-from e2r.datasets.case import Case
+from e2r.datasets.case import Case, case_digest
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
+from e2r.evaluation.initial_poses import read_initial_poses
 from e2r.evaluation.job_folder import JobFolder, open_job
 from e2r.evaluation.predictions import (
     CaseScores,
@@ -43,10 +44,11 @@ from e2r.evaluation.predictions import (
     make_prediction,
     score_case,
 )
-from e2r.evaluation.preparation import read_initial_pose
 from e2r.evaluation.results import Failed, Registered
 from e2r.evaluation.summary import summarise_job, summary_table
+from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write
+from e2r.runtime.atomic_folders import written_since
 from e2r.runtime.prefetch import prefetch
 from e2r.runtime.timing import collect_timings, timed, timing_table
 from e2r.simulation import simulator
@@ -87,6 +89,7 @@ class WorkUnit(NamedTuple):
 
     ids: tuple[str, ...]
     load: Callable[[], Sequence[Case | Failed]]
+    path: Path | None = None  # of the one case, if it is on disk
 
 
 def work_units(options: Evaluate, simulation: simulator.SimulationConfig) -> list[WorkUnit]:
@@ -111,7 +114,7 @@ def work_units(options: Evaluate, simulation: simulator.SimulationConfig) -> lis
             sentence = f"{path / 'case.json'}: another case has the id {name!r}; give it its own"
             name = f"{name} ({path.name})"
             load = partial(list, [Failed(name, sentence)])
-        units[name] = WorkUnit((name,), load)
+        units[name] = WorkUnit((name,), load, path)
     return list(units.values())
 
 
@@ -121,6 +124,33 @@ def _read(path: Path) -> list[Case | Failed]:
             return [case_folder.read_case(path)]
     except (ValueError, OSError) as error:
         return [Failed(case_folder.read_id(path), str(error))]
+
+
+def refuse_changed_cases(units: Sequence[WorkUnit], folder: JobFolder) -> None:
+    """Refuses to continue a job whose done cases are no longer those in the folder.
+
+    Only cases that were written to since the job began are read again.
+
+    Args:
+      units: of the job.
+      folder: of the job.
+
+    Raises:
+      ValueError: a case has another model or frame than the one that was registered.
+    """
+    done = {line["id"]: line.get("case_digest") for line in folder.lines()}
+    for name, path in ((unit.ids[0], unit.path) for unit in units if unit.path is not None):
+        if not done.get(name) or not written_since(path, folder.began):
+            continue
+        try:
+            found = case_digest(case_folder.read_case(path))
+        except (ValueError, OSError):
+            found = "not readable any more"
+        if found != done[name]:
+            raise ValueError(
+                f"{path}: is another case than the one of this id that was registered; "
+                "name another --output, or put the old one back"
+            )
 
 
 def unclaimed(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[WorkUnit]:
@@ -154,7 +184,8 @@ def remaining_cases(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[Ca
 def evaluate(options: Evaluate) -> int:
     """Runs the evaluation, or the rest of it."""
     job = options.job
-    read_initial_pose(job.start)  # a bad pose file is refused before anything is written
+    outputs.require_folder(options.output)
+    read_initial_poses(job.start)  # a bad pose file is refused before anything is written
     config, params = load_trained(options.checkpoint)
     calibration = load_calibration(options.checkpoint)
     units = work_units(options, config.scenes.simulation)
@@ -166,6 +197,7 @@ def evaluate(options: Evaluate) -> int:
     del settings["output"], settings["timings"]
     failed = False
     with open_job(options.output, settings) as folder, collect_timings() as seconds:
+        refuse_changed_cases(units, folder)
         total = sum(len(unit.ids) for unit in units)
         with tqdm(total=total, initial=len(folder.done()), desc="evaluate", unit="case") as bar:
             cases = remaining_cases(units, folder)

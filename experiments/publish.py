@@ -13,6 +13,7 @@ from pathlib import Path
 
 from e2r.cli.errors import parse_options, run_command
 from e2r.evaluation.calibration import load_calibration, save_calibration
+from e2r.runtime import outputs
 from e2r.training.trained_model import export_trained
 
 
@@ -28,6 +29,7 @@ class Publish:
 
 def publish(options: Publish) -> int:
     """Writes the parameters, the settings and, where there is one, the calibration."""
+    outputs.require_folder(options.output)
     step = export_trained(options.checkpoint, options.output)
     calibration = load_calibration(options.checkpoint)
     if calibration is not None:

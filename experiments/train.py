@@ -22,7 +22,7 @@ import tyro
 from e2r.analysis import nan_tracing, training_probe
 from e2r.cli.errors import run_command
 from e2r.config import NAMED_CONFIGS, TrainingConfig
-from e2r.runtime import sharding
+from e2r.runtime import outputs, sharding
 from e2r.runtime.provenance import versions
 from e2r.training import batches, checkpoints, loop, sources
 from e2r.training.batches import Batches
@@ -70,6 +70,8 @@ class Train:
 def train(options: Train) -> int:
     """Runs the training. All that can be refused is refused before scenes are made."""
     sharding.join_processes(options.coordinator, options.processes, options.process)
+    if sharding.is_primary():
+        outputs.require_folder(options.output)
     config = options.config
     loop.make_training_mesh(config.optimisation)
     initial_params = None

@@ -14,7 +14,7 @@ STARTED = time.perf_counter()
 """When the program began; the imports of a command come later, and take a second or two."""
 COMMANDS = {
     "simulate": "Write simulated cases: RGB-D frames of open spine surgery, models and truth.",
-    "register": "Register one case: find the pose of every level in the camera frame.",
+    "register": "Register cases: find the pose of every level in the camera frame.",
     "export": "Export a prediction: transforms for ITK and 3D Slicer, surfaces, markups.",
     "view": "View a registration in the browser: its steps and its layers.",
     "convert": "Convert other formats: CT label maps, data sets, frames of any RGB-D camera.",

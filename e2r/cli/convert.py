@@ -103,6 +103,8 @@ class Rgbd:
     """folder of surfaces, one a level, mm"""
     unit: Literal["mm", "m"] = "mm"
     """unit of the frame"""
+    more: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """of several frames, the last path is the folder for their case folders"""
 
 
 Conversion: TypeAlias = (
@@ -123,7 +125,12 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs ``e2r convert``."""
-    return CONVERSIONS[type(options.conversion)](options.conversion)
+    from e2r.runtime import outputs
+
+    conversion = options.conversion
+    more = conversion.more if isinstance(conversion, Rgbd) else ()
+    outputs.require_folder((conversion.output, *more)[-1])
+    return CONVERSIONS[type(conversion)](conversion)
 
 
 def _convert_ct(options: Ct) -> int:
@@ -190,13 +197,23 @@ def _convert_spinealign(options: Spinealign) -> int:
 
 
 def _convert_rgbd(options: Rgbd) -> int:
+    from e2r.cli import named_cases
+
+    paths = [options.source, options.output, *options.more]
+    sources, output = named_cases.find_named(paths[:-1]), paths[-1]
+    places = named_cases.case_folders_below(output, sources)
+    return named_cases.for_each(
+        sources, lambda source: _convert_frame(options, source, places[source])
+    )
+
+
+def _convert_frame(options: Rgbd, source: Path, output: Path) -> None:
     from e2r.datasets import case_folder, rgbd
 
-    name = options.output.resolve().name
-    case = rgbd.convert(options.source, options.model, name, unit=options.unit)
-    case_folder.write_case(case, options.output)
-    print(f"{len(case.points)} points, levels {', '.join(case.model)}, in {options.output}")
-    return 0
+    name = output.resolve().name
+    case = rgbd.convert(source, options.model, name, unit=options.unit)
+    case_folder.write_case(case, output)
+    print(f"{len(case.points)} points, levels {', '.join(case.model)}, in {output}")
 
 
 CONVERSIONS: dict[type, Callable[[Any], int]] = {

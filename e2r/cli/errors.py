@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from e2r.formats.notices import LOGGER
-
 Options = TypeVar("Options")
+REFUSALS = (ValueError, FloatingPointError, OSError)
+"""What a command raises for input that it refuses, or for a place that the system refuses."""
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -31,10 +31,10 @@ def run_command(command: Callable[[], int]) -> int:
     try:
         with _printed_notices():
             return command()
-    except (ValueError, FloatingPointError, OSError) as error:
+    except REFUSALS as error:
         if os.environ.get("E2R_DEBUG"):
             raise
-        print(f"e2r: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"e2r: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -45,9 +45,23 @@ def run_command(command: Callable[[], int]) -> int:
         return 130
 
 
+def sentence(error: BaseException) -> str:
+    """What is printed of an error: its text, or for one of the system a sentence with a remedy.
+
+    Args:
+      error: one of :data:`REFUSALS`.
+    """
+    from e2r.runtime.system_errors import explain
+
+    text = explain(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split())
+
+
 @contextlib.contextmanager
 def _printed_notices() -> Iterator[None]:
     """Prints what readers say on stderr, and nowhere else."""
+    from e2r.formats.notices import LOGGER
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("e2r: note: %(message)s"))
     LOGGER.addHandler(handler)

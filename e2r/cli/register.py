@@ -1,8 +1,9 @@
-"""``e2r register``: registers one case."""
+"""``e2r register``: registers one case, or several one after the other."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,30 +13,34 @@ import numpy as np
 import tyro
 
 from e2r import api
-from e2r.cli import STARTED
+from e2r.cli import STARTED, named_cases
 from e2r.config import EvaluationConfig
 from e2r.datasets.case_folder import read_case
+from e2r.evaluation.initial_poses import read_initial_poses
+from e2r.runtime import outputs
 from e2r.runtime.timing import collect_timings, timed, timing_table
 
 
 @dataclass(frozen=True)
 class Options:
-    """Register one case: find the pose of every level in the camera frame.
+    """Register cases: find the pose of every level in the camera frame.
 
-    Prints the poses, and their error if the case has a truth.json.
+    Prints the poses, and their error if the case has a truth.json. Of several cases, one line each.
 
     Example: e2r register cases/seed0_0000_000
     """
 
     case: Annotated[Path, tyro.conf.Positional]
-    """the case folder"""
+    """the case folder; or a data set, or a pattern such as 'cases/*'"""
     checkpoint: Path | None = None
     """output folder of experiments.train; by default, the model that comes with e2r"""
     output: Path = Path("predictions.jsonl")
-    """file to which the prediction is appended, one JSON line"""
+    """file to which the prediction is appended, one JSON line a case"""
     timings: bool = False
     """also print a table of the seconds that each part took"""
     job: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig(batch=1)
+    more: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """more cases"""
 
 
 def run(options: Options) -> int:
@@ -43,23 +48,62 @@ def run(options: Options) -> int:
     imports = time.perf_counter() - STARTED
     with collect_timings() as seconds:
         with timed("other"):
-            _register(options)
+            code = _register(options)
         if options.timings:
             print(timing_table({"imports": imports, **seconds}))
-    return 0
+    return code
 
 
-def _register(options: Options) -> None:
-    with timed("case"):
-        case = read_case(options.case)
-    with timed("trained model"):
-        model = api.load_model(options.checkpoint)
-    result = api.register(case, model, job=options.job)
-    _print_result(result)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("a") as file:
-        file.write(json.dumps(result.prediction.to_json()) + "\n")
-    print(f"prediction appended to {options.output}")
+def _register(options: Options) -> int:
+    folders = named_cases.find_named_cases([options.case, *options.more])
+    outputs.require_file(options.output)
+    read_initial_poses(options.job.start)  # a bad pose file is refused before the work
+    models: list[api.Model] = []
+    registered: list[str] = []
+
+    def load_model() -> api.Model:
+        if not models:
+            with timed("trained model"):
+                models.append(api.load_model(options.checkpoint))
+        return models[0]
+
+    def register(folder: Path) -> None:
+        with timed("case"):
+            case = read_case(folder)
+        result = api.register(case, load_model(), job=options.job)
+        if len(folders) == 1:
+            _print_result(result)
+        else:
+            print(_line(folder, result), flush=True)
+        _append(options.output, json.dumps(result.prediction.to_json()))
+        registered.append(result.prediction.id)
+
+    if len(folders) > 1:
+        load_model()  # a bad checkpoint is no fault of the cases
+    code = named_cases.for_each(folders, register)
+    if registered:
+        what = "prediction" if len(registered) == 1 else f"{len(registered)} predictions"
+        print(f"{what} appended to {options.output}")
+    return code
+
+
+def _append(path: Path, line: str) -> None:
+    """Appends a line, also to a file whose last line has no end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if path.is_file() and file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")
+
+
+def _line(folder: Path, result: api.RegistrationResult) -> str:
+    """One of several results in one line."""
+    expected = {"expected TRE": result.expected_tre_mm, "TRE against truth.json": result.tre_mm}
+    errors = [f"{name} {value:.2f} mm" for name, value in expected.items() if value is not None]
+    verdict = "accepted" if result.accepted else "not accepted"
+    return f"{folder}: {', '.join([verdict, *errors])}"
 
 
 def _print_result(result: api.RegistrationResult) -> None:

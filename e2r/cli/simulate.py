@@ -11,9 +11,10 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from e2r.datasets import case_folder
+from e2r.datasets import case_files, case_folder
 from e2r.datasets.case import Case
 from e2r.formats import meshes
+from e2r.runtime import outputs
 from e2r.simulation import simulator, specimens
 from e2r.simulation.simulator import SimulationConfig
 
@@ -44,6 +45,8 @@ def run(options: Options) -> int:
     """Runs ``e2r simulate``."""
     if options.count < 1 or options.frames < 1:
         raise ValueError("--count and --frames must be 1 or more")
+    outputs.require_folder(options.output)
+    case_files.require_data_set(options.output)
     written = 0
     with tqdm(total=options.count, desc="cases", unit="case") as bar:
         for group in _specimens(options):

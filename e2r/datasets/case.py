@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -99,6 +101,31 @@ def make_case(
         source=source,
         bone=bone,
     )
+
+
+def case_digest(case: Case) -> str:
+    """A digest of a case's model and frame, which ties a prediction to its case.
+
+    It depends on the levels' names and triangles, and on the scene's points, colours and normals:
+    on all that a pose is found from, and on no path or name. A moved or copied case keeps it.
+
+    Args:
+      case: the case.
+    """
+    digest = hashlib.sha256(b"case 1")
+    for name, mesh in sorted(case.model.items()):
+        _add_array(digest, name, mesh.triangles)
+    _add_array(digest, "points", case.points)
+    _add_array(digest, "colors", case.colors)
+    if case.normals is not None:
+        _add_array(digest, "normals", case.normals)
+    return digest.hexdigest()
+
+
+def _add_array(digest: Any, name: str, values: np.ndarray) -> None:
+    """Adds an array with its name and shape, in the precision that files keep."""
+    digest.update(f"{name} {values.shape}".encode())
+    digest.update(np.ascontiguousarray(values, np.float32).tobytes())
 
 
 def scored_targets(case: Case) -> dict[str, Float[np.ndarray, "_ 3"]]:

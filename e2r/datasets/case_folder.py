@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from e2r.datasets import case_files
 from e2r.datasets.case import Case, make_case
 from e2r.formats import file_checks, meshes, pictures, ply
 from e2r.formats.file_checks import PathLike
 from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
+from e2r.runtime.atomic_folders import replace_parts
 from e2r.types import Float, Pose
 
 DEPTH_SCALE = 50.0
@@ -42,7 +44,7 @@ def find_cases(folder: PathLike) -> list[Path]:
         raise ValueError(f"{folder}: no such folder; give a case folder or a folder of cases")
     if (folder / "case.json").exists():
         return [folder]
-    found = sorted(path.parent for path in folder.glob("*/case.json"))
+    found = case_files.cases_below(folder)
     if not found:
         raise ValueError(f"{folder}: holds no case (no case.json in it or one level below)")
     return found
@@ -120,10 +122,10 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: {what}; give a case folder")
     path = folder / "case.json"
     if not path.exists():
-        inside = sorted(path.parent.name for path in folder.glob("*/case.json"))
+        inside = case_files.cases_below(folder)
         remedy = "a case folder holds case.json, a scene and model/"
         if inside:
-            remedy = f"it is a data set; name one case, such as {inside[0]}"
+            remedy = f"it is a data set; name one case, such as {inside[0].name}"
         raise ValueError(f"{folder}: not a case, there is no case.json; {remedy}")
     about = file_checks.read_json(path)
     if about.get("unit", "mm") != "mm":
@@ -245,7 +247,11 @@ def write_cases(cases: Iterable[Case], folder: PathLike) -> int:
 
     Returns:
       The number of cases.
+
+    Raises:
+      ValueError: the folder is a case.
     """
+    case_files.require_data_set(Path(folder))
     count = 0
     for case in cases:
         write_case(case, Path(folder) / case.id)
@@ -256,11 +262,23 @@ def write_cases(cases: Iterable[Case], folder: PathLike) -> int:
 def write_case(case: Case, folder: PathLike) -> None:
     """Writes a case folder that :func:`read_case` reads back.
 
+    An older case in the folder is replaced whole and at once. Files that are no part of a case
+    stay.
+
     Args:
       case: the case.
       folder: made if it is missing.
+
+    Raises:
+      ValueError: the folder holds files of a case but no case.json, or cannot be exchanged.
     """
     folder = Path(folder)
+    with replace_parts(folder, case_files.old_parts(folder), last="case.json") as stage:
+        _write_files(case, stage)
+
+
+def _write_files(case: Case, folder: Path) -> None:
+    """Writes the files of a case into an empty folder."""
     meshes.write_meshes(case.model, folder / "model")
     if case.image is not None:
         _write_rgbd_image(case.image, folder)
@@ -280,7 +298,6 @@ def write_case(case: Case, folder: PathLike) -> None:
     }
     if case.exposed is not None:
         about["exposed"] = list(case.exposed)
-    # Last, so that a folder with a case.json is complete.
     (folder / "case.json").write_text(json.dumps(about, indent=1))
 
 

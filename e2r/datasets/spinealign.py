@@ -147,7 +147,7 @@ def find_index(root: PathLike) -> Path:
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; give the one that holds index_data_map*.pkl")
-    found = sorted(root.rglob("index_data_map*.pkl"))
+    found = file_checks.visible(root.rglob("index_data_map*.pkl"))
     if len(found) != 1:
         raise ValueError(
             f"{root}: holds {len(found)} files index_data_map*.pkl; leave the one to convert"
@@ -170,7 +170,7 @@ def read_index(root: PathLike) -> list[IndexEntry]:
     if not isinstance(table, dict) or not table:
         raise ValueError(f"{path}: must hold a dict of frames; download it again")
     files: dict[str, list[Path]] = {}
-    for file in root.rglob("*"):
+    for file in file_checks.visible(root.rglob("*")):
         files.setdefault(file.name, []).append(file)
     located: dict[str, Path] = {}  # the frames of a sequence name one file of closest points
     entries = []

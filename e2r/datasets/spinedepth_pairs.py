@@ -129,7 +129,7 @@ def _list_files(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder}: no such folder; give the folder that holds preoperative and intraoperative"
         )
-    return sorted(folder.iterdir())
+    return file_checks.visible(folder.iterdir())
 
 
 def _read_pair(pair: PairId, files: PairFiles) -> Case:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from e2r.runtime.atomic_files import check_settings
 
-PREDICTIONS, ERRORS = "predictions.jsonl", "errors.jsonl"
+PREDICTIONS, ERRORS, SETTINGS = "predictions.jsonl", "errors.jsonl", "job.json"
 
 Line: TypeAlias = dict[str, Any]
 """A line of a file, as JSON values."""
@@ -50,6 +50,11 @@ class JobFolder:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+    @property
+    def began(self) -> float:
+        """When the job began: time of ``job.json``, in seconds since 1970."""
+        return (self.folder / SETTINGS).stat().st_mtime
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -114,7 +119,7 @@ def open_job(folder: Path, settings: Mapping[str, Any]) -> Iterator[JobFolder]:
     try:
         job_folder = JobFolder(folder, locks)
         with job_folder.alone():
-            settings_file, predictions = folder / "job.json", folder / PREDICTIONS
+            settings_file, predictions = folder / SETTINGS, folder / PREDICTIONS
             if not settings_file.exists() and predictions.exists() and predictions.stat().st_size:
                 raise ValueError(
                     f"{predictions}: belongs to a job without job.json, which cannot be continued; "

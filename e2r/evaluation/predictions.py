@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from e2r.datasets.case import case_digest
 from e2r.evaluation.calibration import (
     Calibration,
     expected_tre,
@@ -62,11 +61,14 @@ class Prediction:
     seconds: float
     error: str | None = None
     """why the case failed, in one sentence"""
+    case_digest: str | None = None
+    """of the model and the frame; None where the case failed, or an older e2r wrote the line"""
 
     def to_json(self) -> dict[str, Any]:
         """The prediction as JSON values."""
         return {
             "id": self.id,
+            "case_digest": self.case_digest,
             "T_camera_model": {k: poses.to_matrix(p).tolist() for k, p in self.poses.items()},
             "accepted": self.accepted,
             "expected_tre_mm": self.expected_tre_mm,
@@ -97,6 +99,7 @@ class Prediction:
             ),
             seconds=value["seconds"],
             error=value["error"],
+            case_digest=value.get("case_digest"),
         )
 
 
@@ -149,42 +152,8 @@ def make_prediction(
             for k in np.flatnonzero(hypotheses.distinct)
         ),
         seconds=result.seconds,
+        case_digest=case_digest(result.case),
     )
-
-
-def read_prediction(path: Path, case_id: str) -> dict[str, Pose]:
-    """The poses of the last prediction of a case: level -> camera from model.
-
-    Args:
-      path: a ``predictions.jsonl``.
-      case_id: of the case.
-
-    Raises:
-      ValueError: no such file, a broken line, or no prediction of this case.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run python -m e2r register first")
-    found = None
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-    ):
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            raise ValueError(f"{path}: line {number} is not JSON; delete it") from None
-        if isinstance(value, dict) and value.get("id") == case_id:
-            found = value
-    if found is None:
-        raise ValueError(f"{path}: has no prediction of {case_id}; register it first")
-    matrices = found.get("T_camera_model")
-    if not isinstance(matrices, dict) or not matrices:
-        raise ValueError(
-            f"{path}: {case_id} has no poses ({found.get('error')}); register it again"
-        )
-    return {
-        str(name): poses.from_matrix(matrix, f"{path}: {case_id}: {name}")
-        for name, matrix in matrices.items()
-    }
 
 
 # Errors -------------------------------------------------------------------------------------------

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -71,36 +69,6 @@ def stable_seed(text: str, attempt: int = 0) -> int:
     return zlib.crc32(text.encode(), attempt)
 
 
-def read_initial_pose(start: str) -> Pose | None:
-    """The pose in the file that ``--start`` names, or None for ``auto`` and ``truth``.
-
-    Args:
-      start: auto, truth, or the path of a file with a 4x4 matrix, or of a file of predictions.
-
-    Raises:
-      ValueError: no such file, or a file without a pose.
-    """
-    if start in ("auto", "truth"):
-        return None
-    path = Path(start)
-    if not path.is_file():
-        raise ValueError(f"--start {start}: use auto, truth, or the path of a pose file")
-    try:
-        text = path.read_text().strip()
-        try:
-            value: Any = json.loads(text)
-        except json.JSONDecodeError:  # a file of predictions: its last line
-            value = json.loads(text.splitlines()[-1])
-    except (UnicodeDecodeError, json.JSONDecodeError, IndexError, RecursionError):
-        raise ValueError(f"{path}: is not JSON; write a 4x4 matrix, row-major") from None
-    if isinstance(value, dict):
-        value = value.get("T_camera_model")
-    if isinstance(value, dict) and value:  # one matrix a level: the middle level's
-        matrices = list(value.values())
-        value = matrices[len(matrices) // 2]
-    return poses.from_matrix(value, f"{path}: T_camera_model")
-
-
 def prepare_case(
     case: Case,
     sample: SampledScene,
@@ -117,7 +85,7 @@ def prepare_case(
       sample: its scene points.
       surface: its model.
       job: initial pose, masks and seed.
-      given_pose: the pose of :func:`read_initial_pose`.
+      given_pose: the initial pose from a file.
       attempt: each attempt draws other random numbers; beyond 0 the learnt mask is stricter.
 
     Raises:

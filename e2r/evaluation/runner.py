@@ -23,7 +23,8 @@ from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
 from e2r.evaluation import metrics
 from e2r.evaluation.frame_scale import FrameScale, fit_frame_scale
-from e2r.evaluation.preparation import SharedSurfaces, prepare_case, read_initial_pose, stable_seed
+from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
+from e2r.evaluation.preparation import SharedSurfaces, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.formats import meshes
@@ -45,7 +46,7 @@ class JobContext(NamedTuple):
     network: NetworkConfig
     params: Params  # on the devices
     job: EvaluationConfig
-    given_pose: Pose | None  # initial pose of all cases, from a file
+    given_poses: InitialPoses  # from a file
     programs: Programs
     surfaces: SharedSurfaces
     attempt: int = 0  # each attempt takes other samples
@@ -57,6 +58,7 @@ class LoadedCase(NamedTuple):
     case: Case
     surface: Surface
     sample: SampledScene
+    given_pose: Pose | None  # the initial pose from a file
     seconds: float  # host's time so far
 
 
@@ -108,7 +110,7 @@ def run(
         network=config.network,
         params=sharding.replicate(params, programs.mesh),
         job=job,
-        given_pose=read_initial_pose(job.start),
+        given_poses=read_initial_poses(job.start),
         programs=programs,
         surfaces=SharedSurfaces(
             exact=job.program.schedule.correspondence == "closest", file=surface_file
@@ -178,6 +180,7 @@ def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
     if isinstance(item, Failed):
         return item
     try:
+        given_pose = context.given_poses.of(item)
         surface = context.surfaces.get(item.model)
         began = time.perf_counter()
         with timed("first look, host"):
@@ -185,7 +188,7 @@ def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
             sample = sample_scene_points(item, context.network, seed=seed)
     except ValueError as error:
         return Failed(item.id, str(error))
-    return LoadedCase(item, surface, sample, time.perf_counter() - began)
+    return LoadedCase(item, surface, sample, given_pose, time.perf_counter() - began)
 
 
 # Locate -------------------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> Loc
                 sample,
                 loaded.surface,
                 job=context.job,
-                given_pose=context.given_pose,
+                given_pose=loaded.given_pose,
                 attempt=context.attempt,
             )
     except ValueError as error:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +18,8 @@ PathLike: TypeAlias = str | os.PathLike[str]
 """A path as a text or as a ``pathlib.Path``."""
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 """Names of levels and cases; they become file names."""
+LEFT_BY_FILE_MANAGERS = ("thumbs.db", "desktop.ini", "__macosx")
+"""Names, in lower case, of files that Windows and macOS leave in folders."""
 MIN_POINTS = 32
 """Smallest number of points of a scene."""
 Unit: TypeAlias = Literal["mm", "m"]
@@ -35,6 +37,19 @@ def one_line(error: BaseException, limit: int = 100) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """The paths, sorted, without hidden ones and those that file managers leave in folders.
+
+    Args:
+      paths: the content of a folder, for example.
+    """
+    return sorted(
+        path
+        for path in paths
+        if not path.name.startswith(".") and path.name.lower() not in LEFT_BY_FILE_MANAGERS
+    )
+
+
 # Texts --------------------------------------------------------------------------------------------
 
 
@@ -49,10 +64,10 @@ def read_json(path: PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without its mark
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a case needs it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is not JSON ({error}); write it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold one JSON object, not a {type(value).__name__}")

@@ -13,6 +13,7 @@ import trimesh
 
 from e2r.formats import file_checks
 from e2r.formats.file_checks import PathLike
+from e2r.runtime import atomic_folders
 
 MESH_SUFFIXES = (".stl", ".ply", ".obj")
 COLLECT_EVERY = 61
@@ -82,7 +83,7 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of STL, PLY or OBJ surfaces")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in MESH_SUFFIXES)
+    paths = [p for p in file_checks.visible(folder.iterdir()) if p.suffix.lower() in MESH_SUFFIXES]
     file_checks.check_names([path.stem for path in paths], folder, "the surfaces' file names")
     if not paths:
         raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
@@ -94,17 +95,30 @@ def write_meshes(meshes: Mapping[str, trimesh.Trimesh], folder: PathLike) -> lis
 
     Args:
       meshes: level -> surface, mm.
-      folder: made if it is missing.
+      folder: made if it is missing. Surfaces of these levels are replaced, all at once.
 
     Returns:
       The files.
+
+    Raises:
+      ValueError: the folder holds other surfaces, which would be taken for levels of this model.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.stl" for name in meshes]
-    for path, mesh in zip(paths, meshes.values(), strict=True):
-        mesh.export(path)
-    return paths
+    names = [f"{name}.stl" for name in meshes]
+    others = [
+        path.name
+        for path in file_checks.visible(folder.iterdir() if folder.is_dir() else ())
+        if path.suffix.lower() in MESH_SUFFIXES and path.name not in names
+    ]
+    if others:
+        raise ValueError(
+            f"{folder}: holds {', '.join(others)}, which would be taken for levels of this model; "
+            "name another folder, or delete them"
+        )
+    with atomic_folders.replace_parts(folder) as stage:
+        for name, mesh in zip(names, meshes.values(), strict=True):
+            mesh.export(stage / name)
+    return [folder / name for name in names]
 
 
 def collect_meshes(number: int) -> None:

@@ -49,7 +49,11 @@ def check_settings(path: Path, settings: Mapping[str, Any], what: str = "other s
       ValueError: the file holds different settings.
     """
     text = json.dumps(settings, indent=1).encode()
-    if path.exists() and path.read_bytes() != text:
-        raise ValueError(f"{path}: holds {what}; name another output folder, or delete this one")
+    if path.exists():
+        if path.read_bytes() != text:
+            raise ValueError(
+                f"{path}: holds {what}; name another output folder, or delete this one"
+            )
+        return
     with atomic_write(path) as part:
         part.write_bytes(text)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from e2r.datasets.case import scored_targets
 from e2r.evaluation.results import Registered, level_poses
+from e2r.formats.file_checks import visible
 from e2r.geometry.closest_points import distance_to_mesh
 from e2r.geometry.poses import apply_host
 from e2r.runtime.atomic_files import atomic_write
@@ -158,7 +159,7 @@ def keep_worst(
     """
     badness = error_or_disagreement(result, mask)
     name = f"{badness:012.4f}_{zlib.crc32(result.case.id.encode()):08x}.npz"
-    kept = sorted(path.name for path in folder.glob("*.npz"))
+    kept = [path.name for path in visible(folder.glob("*.npz"))]
     if name in kept or (len(kept) >= max_snapshots and name <= kept[0]):
         return
     write_snapshot(make_snapshot(result, mask), folder / name)
@@ -168,7 +169,7 @@ def keep_worst(
 
 def read_worst(folder: Path) -> list[Snapshot]:
     """The snapshots of a folder, the worst case first."""
-    return [read_snapshot(path) for path in sorted(folder.glob("*.npz"), reverse=True)]
+    return [read_snapshot(path) for path in reversed(visible(folder.glob("*.npz")))]
 
 
 def read_worst_of_job(output: Path) -> list[Snapshot]:

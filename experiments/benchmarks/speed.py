@@ -28,6 +28,7 @@ from e2r.cli.errors import parse_options, run_command
 from e2r.config import NAMED_CONFIGS
 from e2r.evaluation.benchmark import Timing, median_times, write_timings
 from e2r.geometry import procrustes, surfaces
+from e2r.runtime import outputs
 from e2r.simulation import rendering, simulator, specimens
 from e2r.training import sources
 from e2r.training.step import init_state, train_step
@@ -159,6 +160,7 @@ def _roma_calls(h: np.ndarray, cotangent: np.ndarray) -> dict[str, Callable[[int
 
 def benchmark(options: Speed) -> int:
     """Measures the chosen parts and writes the table."""
+    outputs.require_file(options.output)
     rows: list[Timing] = []
     if "stages" in options.parts:
         rows += time_stages(options.repeats)

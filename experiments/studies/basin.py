@@ -38,6 +38,7 @@ from e2r.registration import iterate
 from e2r.registration.kernels import KERNELS
 from e2r.registration.schedule import Schedule
 from e2r.registration.steps import STEPS
+from e2r.runtime import outputs
 from e2r.runtime.provenance import versions
 from e2r.simulation import simulator, specimens
 from e2r.training import examples, losses
@@ -186,6 +187,7 @@ def rate_maps(options: Basin, rates: Rates) -> go.Figure:
 
 def map_basin(options: Basin) -> int:
     """Measures the rates of every step and kernel, and writes them."""
+    outputs.require_folder(options.output)
     key = jax.random.key(options.seed)
     if options.anatomy is None:
         specimen = specimens.procedural_specimen(jax.random.fold_in(key, 0), "basin")

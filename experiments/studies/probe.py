@@ -53,6 +53,7 @@ from e2r.geometry import surfaces
 from e2r.networks import mask_estimators
 from e2r.registration import iterate
 from e2r.registration.schedule import Schedule, apply_mask
+from e2r.runtime import outputs
 from e2r.runtime.provenance import versions
 from e2r.training import examples, losses
 from e2r.training.trained_model import PACKAGED, load_trained
@@ -328,6 +329,7 @@ def plain(value: Any) -> Any:
 
 def probe(options: Probe) -> int:
     """Runs the chosen probes, and writes their figures."""
+    outputs.require_file(options.output)
     config, params = load_trained(options.checkpoint)
     example, centres = read_example(options, config)
     with jax.enable_x64(True):

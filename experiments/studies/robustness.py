@@ -41,6 +41,7 @@ from e2r.evaluation.summary import summarise_job
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import anatomical_frame, poses
 from e2r.pipeline import ProgramConfig
+from e2r.runtime import outputs
 from e2r.runtime.provenance import versions
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
@@ -192,6 +193,7 @@ def study_change(options: Robustness) -> int:
     Raises:
       ValueError: a case cannot be changed or registered.
     """
+    outputs.require_folder(options.output)
     change = CHANGES[options.change]
     config, params = load_trained(options.checkpoint)
     calibration = load_calibration(options.checkpoint)

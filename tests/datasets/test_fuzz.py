@@ -19,6 +19,7 @@ import trimesh
 from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
+from small_cases import prediction_line, small_case, write_lines
 
 from e2r.cli import main
 from e2r.config import EvaluationConfig, OptimisationConfig, config_from_json, config_to_json
@@ -26,9 +27,10 @@ from e2r.datasets import case_folder, ct, safe_pickle, spinedepth_files, spinede
 from e2r.datasets.case import make_case
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
-from e2r.evaluation.predictions import make_prediction, read_prediction
-from e2r.evaluation.preparation import read_initial_pose
+from e2r.evaluation.initial_poses import read_initial_poses
+from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.results import Failed
+from e2r.evaluation.stored_predictions import read_prediction
 from e2r.formats import camera_files, meshes, pcd, pictures, ply
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
@@ -244,8 +246,7 @@ def readers(folder: Path):
     trimesh.PointCloud(points).export(folder / "a.ply")
     np.savetxt(folder / "a.xyz", points)
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(folder / "a.png")
-    line = {"id": "a", "T_camera_model": {"L1": np.eye(4).tolist()}}
-    (folder / "a.jsonl").write_text(json.dumps(line) + "\n")
+    write_lines(folder / "a.jsonl", prediction_line(small_case("a")))
     (folder / "a.json").write_text(json.dumps({"fx": 90.0, "fy": 90.0, "cx": 2.0, "cy": 2.0}))
     (folder / "a.txt").write_text("\n".join(",".join(["1"] * 17) for _ in range(3)))
     (folder / "a.pkl").write_bytes(__import__("pickle").dumps({"a": np.eye(3)}))
@@ -256,13 +257,13 @@ def readers(folder: Path):
         "a.xyz": spinedepth_pairs.read_xyz,
         "a.png": pictures.read_image,
         "a.json": camera_files.read_lens,
-        "a.jsonl": lambda path: read_prediction(path, "a"),
+        "a.jsonl": lambda path: read_prediction(path, small_case("a")),
         "a.txt": spinedepth_files.read_poses,
         "a.pkl": safe_pickle.read,
         "calibration.json": lambda path: load_calibration(path.parent),
         "a.nii": ct.read_labels,
         "a.view": snapshots.read_snapshot,
-        "pose.json": lambda path: read_initial_pose(str(path)),
+        "pose.json": lambda path: read_initial_poses(str(path)),
     }
 
 

@@ -54,6 +54,7 @@ def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
     for line in lines:
         assert set(line) == {
             "id",
+            "case_digest",
             "T_camera_model",
             "accepted",
             "expected_tre_mm",

@@ -1,0 +1,128 @@
+"""Predictions in a file, each found by the digest of its case: an id names a case only at home."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from e2r.datasets.case import Case, case_digest
+from e2r.geometry import poses
+from e2r.types import Pose
+
+Line: TypeAlias = dict[str, Any]
+"""A line of a file of predictions, as JSON values."""
+
+
+MAX_EXPECTED_MM = 1e6
+"""A larger expected TRE is none that e2r wrote."""
+
+
+class StoredPrediction(NamedTuple):
+    """What a file of predictions says of one case."""
+
+    poses: dict[str, Pose]  # level -> camera from model
+    case_digest: str  # of the case that was registered
+    accepted: bool  # whether the poses may be used
+    expected_tre_mm: float | None  # None without a calibration
+
+    @property
+    def verdict(self) -> str:
+        """Whether the poses may be used, and their expected error, in a few words."""
+        words = "accepted" if self.accepted else "not accepted"
+        if self.expected_tre_mm is None:
+            return words
+        return f"{words}, expected TRE {self.expected_tre_mm:.1f} mm"
+
+
+def read_prediction(path: Path, case: Case) -> StoredPrediction:
+    """Reads the last prediction of a case.
+
+    Args:
+      path: a ``predictions.jsonl``.
+      case: the case; the line must hold its digest.
+
+    Raises:
+      ValueError: no such file, a broken line, or no prediction of this very case.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run e2r register first")
+    line = find_line(read_lines(path), case, path)
+    matrices = line["T_camera_model"]
+    expected = line.get("expected_tre_mm")
+    if not (isinstance(expected, int | float) and abs(expected) < MAX_EXPECTED_MM):
+        expected = None
+    return StoredPrediction(
+        poses={
+            str(name): poses.from_matrix(matrix, f"{path}: {case.id}: {name}")
+            for name, matrix in matrices.items()
+        },
+        case_digest=line["case_digest"],
+        accepted=line.get("accepted") is True,
+        expected_tre_mm=None if expected is None else float(expected),
+    )
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Reads the lines of a file of predictions; empty ones are skipped.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ValueError: a line is not a JSON object.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = []
+    for number, row in enumerate(text.split("\n"), 1):
+        if not row.strip():
+            continue
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path}: line {number} is not JSON; delete it") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: line {number} is no JSON object; delete it")
+        lines.append(value)
+    return lines
+
+
+def find_line(lines: Sequence[Line], case: Case, path: Path) -> Line:
+    """Finds the last line with poses of a case.
+
+    A line counts for a case if it holds the case's digest. A line of the same id is refused if it
+    holds another digest, and if it holds none: another patient's case may have the same id.
+
+    Args:
+      lines: of the file.
+      case: the case.
+      path: the file, for the message.
+
+    Raises:
+      ValueError: there is no such line.
+    """
+    digest = case_digest(case)
+    own = [line for line in lines if line.get("case_digest") == digest and _has_poses(line)]
+    if own:
+        return own[-1]
+    named = [line for line in lines if line.get("id") == case.id]
+    if not named:
+        raise ValueError(f"{path}: has no prediction of {case.id}; register it first")
+    last = named[-1]
+    if not _has_poses(last):
+        raise ValueError(f"{path}: {case.id} has no poses ({last.get('error')}); register it again")
+    if not isinstance(last.get("case_digest"), str):
+        raise ValueError(
+            f"{path}: the prediction of {case.id} does not say of which model and frame it is "
+            "(an older e2r wrote it); register it again"
+        )
+    raise ValueError(
+        f"{path}: the prediction of {case.id} is of another case of this id, with another model "
+        "or frame; register this one"
+    )
+
+
+def _has_poses(line: Line) -> bool:
+    matrices = line.get("T_camera_model")
+    return isinstance(matrices, dict) and bool(matrices)

@@ -73,6 +73,7 @@ def _register(options: Options) -> int:
         result = api.register(case, load_model(), job=options.job)
         if len(folders) == 1:
             _print_result(result)
+            _print_cause(result, load_model())
         else:
             print(_line(folder, result), flush=True)
         _append(options.output, json.dumps(result.prediction.to_json()))
@@ -85,6 +86,16 @@ def _register(options: Options) -> int:
         what = "prediction" if len(registered) == 1 else f"{len(registered)} predictions"
         print(f"{what} appended to {options.output}")
     return code
+
+
+def _print_cause(result: api.RegistrationResult, model: api.Model) -> None:
+    """Says why a registration was not accepted, where one can tell."""
+    if result.accepted or result.job.start != "auto":
+        return
+    print("looking for the cause ...", flush=True)
+    cause = api.find_cause(result, model)
+    said = "no cause was found; another sample may do: try --seed 1"
+    print(said if cause is None else f"likely cause: {cause.sentence}")
 
 
 def _append(path: Path, line: str) -> None:

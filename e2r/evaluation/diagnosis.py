@@ -29,7 +29,7 @@ class Trial(NamedTuple):
     """A change of the inputs under which a case may register."""
 
     name: str
-    factor: float  # of the size or of the focal lengths; -1 for the mirrored model
+    factor: float  # of the size or of the focal lengths; -1 for the mirrored scene
     case: Case
 
 
@@ -58,7 +58,10 @@ def find_cause(
     ]
     if found:
         trial, again = max(found, key=lambda pair: pair[1].inlier_share(mask))
-        return _cause_of(trial, again, mask)
+        factor = trial.factor * (again.scales[mask].lateral if trial.name == "size" else 1.0)
+        return _cause(trial.name, factor)
+    if not result.scales[mask].plausible:
+        return _cause("size", result.scales[mask].lateral)
     if result.interest < 0:
         return Cause(
             "no wound",
@@ -93,22 +96,17 @@ def trials(case: Case) -> list[Trial]:
     ]
 
 
-def _cause_of(trial: Trial, again: Registered, mask: str) -> Cause:
-    """The sentence of an accepted trial."""
-    if trial.name == "mirrored":
-        return Cause(
-            trial.name,
-            "the mirror image of the model fits; export it in axes that are not mirrored",
-        )
-    if trial.name == "size":
-        size = trial.factor * again.scales[mask].lateral
-        return Cause(
-            trial.name,
-            f"the frame shows the model {size:.2f} times as large; check the depth's scale, and "
-            "the unit and voxel size of the model",
-        )
-    return Cause(
-        trial.name,
-        f"the frame fits with focal lengths about {trial.factor:.2f} times as large; check fx and "
-        "fy, and whether they are those of this picture size",
-    )
+def _cause(name: str, factor: float) -> Cause:
+    """The sentence of a cause that a trial or the fitted size tells."""
+    sentences = {
+        "mirrored": "the mirror image of the model fits; export it in axes that are not mirrored",
+        "size": (
+            f"the frame shows the model {factor:.2f} times as large; check the depth's scale, and "
+            "the unit and voxel size of the model"
+        ),
+        "focal length": (
+            f"the frame fits with focal lengths about {factor:.2f} times as large; check fx and "
+            "fy, and whether they belong to this picture size"
+        ),
+    }
+    return Cause(name, sentences[name])

@@ -122,7 +122,8 @@ def make_prediction(
     """The prediction of a registered case under one mask.
 
     With a calibration, a pose is accepted if it is right with the probability that the calibration
-    asks for. Without one, it is accepted if enough of the mask's points agree.
+    asks for. Without one, it is accepted if enough of the mask's points agree. It is never accepted
+    where the frame has another size than the model.
 
     Args:
       result: the registered case.
@@ -142,6 +143,7 @@ def make_prediction(
         best = float(probabilities[0] or 0.0)
         expected = expected_tre(calibration, features[0], best)
         accepted = inliers >= MIN_INLIERS and best >= calibration.threshold
+    accepted = accepted and result.scales[mask].plausible
     return Prediction(
         id=result.case.id,
         poses=level_poses(result.case, levels),

@@ -21,8 +21,7 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
-from e2r.evaluation import metrics
-from e2r.evaluation.frame_scale import FrameScale, fit_frame_scale
+from e2r.evaluation import frame_scale, metrics
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
 from e2r.evaluation.preparation import SharedSurfaces, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
@@ -344,34 +343,21 @@ def _finish(running: RunningBatch) -> Iterator[Registered | Failed]:
         if not all(np.isfinite(leaf).all() for leaf in leaves):
             yield Failed(case.id, f"{case.id}: the registration is not finite; is its scene in mm?")
             continue
+        cloud = point_clouds.flatten_samples(located.sample.cloud)
         yield Registered(
             case=case,
-            cloud=point_clouds.flatten_samples(located.sample.cloud),
+            cloud=cloud,
             rows=located.sample.rows.ravel(),
             registrations=one.registrations,
             levels=one.levels,
             hypotheses=one.hypotheses,
             weights={mask: np.asarray(one.weights[mask]) for mask in one.weights},
             errors=_errors(case, one),
-            scales=_scales(located, one),
+            scales=frame_scale.fit_frame_scales(one, located.prepared.surface, cloud.points),
             interest=located.interest,
             num_degenerate=int(located.prepared.surface.num_degenerate),
             seconds=located.seconds + seconds,
         )
-
-
-def _scales(located: LocatedCase, predictions: CasePredictions) -> dict[str, FrameScale]:
-    """The size of a frame over that of its model, under each mask."""
-    points = np.asarray(point_clouds.flatten_samples(located.sample.cloud).points)
-    with timed("frame scale"):
-        return {
-            mask: fit_frame_scale(
-                points[np.asarray(weights) > 0.5],
-                located.prepared.surface,
-                predictions.registrations[mask].pose,
-            )
-            for mask, weights in predictions.weights.items()
-        }
 
 
 def _errors(case: Case, predictions: CasePredictions) -> dict[str, metrics.CaseErrors]:

@@ -17,7 +17,7 @@ POSE = Pose(
 @pytest.fixture(scope="module")
 def surface():
     """Two crossing ellipsoids: no symmetry hides a scale."""
-    ball = trimesh.creation.icosphere(4, 1.0)
+    ball = trimesh.creation.icosphere(5, 1.0)
     body, process = ball.copy(), ball.copy()
     body.apply_scale([24.0, 17.0, 13.0])
     process.apply_scale([9.0, 30.0, 8.0])
@@ -36,15 +36,24 @@ def seen(surface, stretch, rng, noise=0.3):
 
 
 @pytest.mark.parametrize(
-    "stretch", [(1, 1, 1), (1.1, 1.1, 1.1), (0.9, 0.9, 0.9), (1.08, 1.08, 1), (1, 1, 0.94)]
+    "stretch", [(1, 1, 1), (1.1, 1.1, 1.1), (0.9, 0.9, 0.9), (1.08, 1.08, 1), (1, 1, 0.85)]
 )
 def test_lateral_and_depth_scales_are_found(surface, rng, stretch):
+    """Noise makes the depth's scale too large, by 6 % at 0.3 mm: the relief is a tenth as deep."""
     centre = POSE.translation * stretch - POSE.translation
     shifted = POSE._replace(translation=POSE.translation + centre.astype(np.float32))
     found = fit_frame_scale(seen(surface, np.array(stretch, float), rng), surface, shifted)
     assert found.lateral == pytest.approx(stretch[0], abs=0.02)
-    assert found.depth == pytest.approx(stretch[2], abs=0.03)
+    assert found.depth == pytest.approx(stretch[2], abs=0.09)
     assert 0 < found.lateral_sd < 0.02 and 0 < found.depth_sd < 0.03
+
+
+def test_without_noise_both_scales_are_exact(surface, rng):
+    stretch = np.array([1.08, 1.08, 0.95])
+    shifted = POSE._replace(translation=POSE.translation * stretch.astype(np.float32))
+    found = fit_frame_scale(seen(surface, stretch, rng, noise=0.0), surface, shifted)
+    assert found.lateral == pytest.approx(1.08, abs=2e-3)
+    assert found.depth == pytest.approx(0.95, abs=5e-3)
 
 
 def test_points_that_are_not_of_the_model_change_little(surface, rng):

@@ -21,9 +21,11 @@ CONTENTS = {
     ".tfm": "ITK transform from model to camera, LPS, mm",
     ".txt": "4x4 matrix by rows, camera from model, mm, in the axes of the case's files",
     ".mrk.json": "the targets under the predicted pose, camera frame, LPS, mm",
-    ".ply": "registered surface, camera frame",
-    ".stl": "registered surface, camera frame",
-    ".glb": "registered surfaces of all levels, camera frame",
+    ".ply": "registered surface, camera frame, mm; its header says SPACE=RAS, so that 3D Slicer "
+    "keeps its numbers",
+    ".stl": "registered surface, camera frame, mm; its header says SPACE=RAS, so that 3D Slicer "
+    "keeps its numbers",
+    ".glb": "registered surfaces of all levels, axes of the camera frame, metres as glTF demands",
 }
 """End of a file's name -> what it holds. The first end that fits counts."""
 

@@ -1,8 +1,9 @@
 """Exports poses for ITK and 3D Slicer, and as registered surfaces.
 
-Case folders hold models and poses in the axes of their source, usually the scanner's RAS axes (x
-right, y anterior, z superior). ITK's and Slicer's files use LPS axes: x and y change sign. Both
-sides of a transform are converted: ``M_lps = F M F`` with ``F = diag(-1, -1, 1)``.
+Case folders hold models and poses in RAS axes (x right, y anterior, z superior). ITK's transforms
+and Slicer's markups use LPS axes: x and y change sign. Both sides of a transform are converted:
+``M_lps = F M F`` with ``F = diag(-1, -1, 1)``. Surfaces keep their numbers, and their header says
+``SPACE=RAS``, without which Slicer takes them for LPS. Only glTF is in metres.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from e2r.formats import mesh_space
+from e2r.formats.glb import MM_PER_METRE
+from e2r.formats.mesh_space import LPS_TO_RAS
 from e2r.geometry import poses
 from e2r.types import Float, Pose
 
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Maps RAS to LPS, and LPS to RAS."""
 SURFACE_FORMATS = ("ply", "stl", "glb")
 
 
@@ -42,7 +44,7 @@ def write_itk(path: Path, pose: Pose) -> None:
       path: of the file.
       pose: the motion, mm, in the case's own axes.
     """
-    matrix = RAS_TO_LPS @ poses.to_matrix(pose) @ RAS_TO_LPS
+    matrix = LPS_TO_RAS @ poses.to_matrix(pose) @ LPS_TO_RAS
     numbers = [*matrix[:3, :3].ravel(), *matrix[:3, 3]]
     path.write_text(
         "#Insight Transform File V1.0\n"
@@ -87,7 +89,7 @@ def write_markups(path: Path, points: Mapping[str, Float[np.ndarray, "_ 3"]]) ->
 def _labelled(points: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     """Label and LPS position of each point."""
     return [
-        (f"{name}-{i}", row * RAS_TO_LPS.diagonal()[:3])
+        (f"{name}-{i}", row * LPS_TO_RAS.diagonal()[:3])
         for name, rows in points.items()
         for i, row in enumerate(np.asarray(rows, np.float64), 1)
     ]
@@ -122,7 +124,7 @@ def export_prediction(
 
     Each level, for example L1, has these files: ``L1.txt`` (4x4 matrix), ``L1.tfm`` (ITK transform
     from model to camera), ``L1_slicer.tfm`` (moves the model to the camera in Slicer) and
-    ``L1.ply`` (registered surface). ``levels.glb`` holds all registered surfaces.
+    ``L1.ply`` (registered surface). ``levels.glb`` holds all registered surfaces, in metres.
     ``targets.mrk.json`` holds the targets in the camera frame.
 
     Args:
@@ -157,10 +159,11 @@ def export_prediction(
         written += [folder / f"{name}{end}" for end in (".txt", ".tfm", "_slicer.tfm")]
         for kind in set(surfaces) - {"glb"}:
             path = folder / f"{name}.{kind}"
-            scene.geometry[name].export(path)
+            title = f"registered {name[:20]}, camera frame, mm"
+            path.write_bytes(mesh_space.encode(scene.geometry[name], f".{kind}", title))
             written.append(path)
     if "glb" in surfaces:
-        scene.export(folder / "levels.glb")
+        scene.scaled(1.0 / MM_PER_METRE).export(folder / "levels.glb")
         written.append(folder / "levels.glb")
     if targets:
         goals = {name: poses.apply_host(predicted[name], rows) for name, rows in targets.items()}

@@ -1,4 +1,4 @@
-"""Surfaces on disk: STL, PLY and OBJ, in mm."""
+"""Surfaces on disk: STL, PLY and OBJ in mm, and GLB in metres."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.formats import file_checks
+from e2r.formats import file_checks, glb, mesh_space, notices
 from e2r.formats.file_checks import PathLike
 from e2r.runtime import atomic_folders
 
-MESH_SUFFIXES = (".stl", ".ply", ".obj")
+MESH_SUFFIXES = (".stl", ".ply", ".obj", ".glb")
 COLLECT_EVERY = 61
 """Cases between two collections of dropped meshes. It is prime, so that each of several workers
 collects as often, although each reads only every n-th case."""
@@ -25,7 +25,7 @@ def read_mesh(path: PathLike, *, merge: bool = True) -> trimesh.Trimesh:
     """Reads the surface of one level; its normals point outwards.
 
     Args:
-      path: STL, PLY or OBJ, mm.
+      path: STL, PLY or OBJ in mm, or GLB in metres.
       merge: merge the vertices at one place; otherwise they keep the order of the file.
 
     Raises:
@@ -36,19 +36,29 @@ def read_mesh(path: PathLike, *, merge: bool = True) -> trimesh.Trimesh:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; export the level's surface there") from None
+    suffix = path.suffix.lower()
     try:
-        return _parse_mesh(content, path.suffix.lower(), merge).copy()
+        mesh = _parse_mesh(content, suffix, merge).copy()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if mesh_space.declared_space(content, suffix) == "LPS":
+        mesh.apply_transform(mesh_space.LPS_TO_RAS)
+        notices.say(path, "is in LPS axes by its header; it was turned to RAS")
+    return mesh
+
+
+def _load(content: bytes, suffix: str) -> object:
+    """What trimesh makes of a file."""
+    try:
+        return trimesh.load(io.BytesIO(content), file_type=suffix[1:], force="mesh", process=False)
+    except Exception as error:  # trimesh raises whatever its parsers do
+        raise ValueError(f"cannot be read as a mesh ({error}); export it again") from None
 
 
 @lru_cache(maxsize=32)
 def _parse_mesh(content: bytes, suffix: str, merge: bool) -> trimesh.Trimesh:
     """Parses a surface. The cases of one specimen hold equal files, which are parsed once."""
-    try:
-        mesh = trimesh.load(io.BytesIO(content), file_type=suffix[1:], force="mesh", process=False)
-    except Exception as error:  # trimesh raises whatever its parsers do
-        raise ValueError(f"cannot be read as a mesh ({error}); export it again") from None
+    mesh = glb.read_whole(content) if suffix == ".glb" else _load(content, suffix)
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise ValueError("holds no triangle; export the level's surface as triangles")
     if not np.isfinite(mesh.vertices).all():
@@ -69,10 +79,11 @@ def _parse_mesh(content: bytes, suffix: str, merge: bool) -> trimesh.Trimesh:
 
 
 def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
-    """Reads all surfaces of a folder.
+    """Reads all surfaces of a folder, or of one GLB file.
 
     Args:
-      folder: one STL, PLY or OBJ file a level; the file's name is the level's.
+      folder: one STL, PLY, OBJ or GLB file a level; the file's name is the level's. Or one GLB
+        file, in which a node's name is the level's.
 
     Returns:
       level -> surface, mm.
@@ -81,6 +92,8 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
       ValueError: there is no such folder, no surface in it, or a broken one.
     """
     folder = Path(folder)
+    if folder.suffix.lower() == ".glb" and folder.is_file():
+        return _read_nodes(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of STL, PLY or OBJ surfaces")
     paths = [p for p in file_checks.visible(folder.iterdir()) if p.suffix.lower() in MESH_SUFFIXES]
@@ -88,6 +101,20 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
     if not paths:
         raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
     return {path.stem: read_mesh(path) for path in paths}
+
+
+def _read_nodes(path: Path) -> dict[str, trimesh.Trimesh]:
+    """The surfaces of a GLB file, by name of the node."""
+    try:
+        levels = glb.read_levels(path.read_bytes())
+        file_checks.check_names(list(levels), path, "the nodes' names")
+        return {
+            name: _parse_mesh(bytes(mesh.export(file_type="stl")), ".stl", True).copy()
+            for name, mesh in levels.items()
+        }
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
 
 
 def write_meshes(meshes: Mapping[str, trimesh.Trimesh], folder: PathLike) -> list[Path]:
@@ -117,7 +144,8 @@ def write_meshes(meshes: Mapping[str, trimesh.Trimesh], folder: PathLike) -> lis
         )
     with atomic_folders.replace_parts(folder) as stage:
         for name, mesh in zip(names, meshes.values(), strict=True):
-            mesh.export(stage / name)
+            content = mesh_space.encode(mesh, ".stl", f"model {name[:-4][:30]}, mm")
+            (stage / name).write_bytes(content)
     return [folder / name for name in names]
 
 

@@ -47,10 +47,8 @@ def mm_per_unit(distance: float, unit: Unit, *, path: Path, remedy: str) -> floa
     return factor
 
 
-def depth_mm_per_unit(
-    median: float, scale: float, unit: Unit, *, whole: bool, path: Path
-) -> float:
-    """The factor from the numbers of a depth picture to mm.
+def depth_mm_per_unit(median: float, scale: float, unit: Unit, *, whole: bool, path: Path) -> float:
+    """The factor to mm from the numbers of a depth picture divided by its scale.
 
     The scale of e2r is in depth units per mm. Other programs write metres per unit (RealSense),
     units per metre (Open3D) or mm per unit: where the distance shows it, the scale to use is named.
@@ -72,16 +70,14 @@ def depth_mm_per_unit(
     if to_use is not None:
         remedy += f": {to_use:.6g} {why}"
     if to_use is not None and scale != 1.0 and not is_plausible(given):
-        raise ValueError(
-            f"{path}: is {given / 1000:.3g} m away, which is no wound; {remedy}"
-        )
+        raise ValueError(f"{path}: is {given / 1000:.3g} m away, which is no wound; {remedy}")
     factor = mm_per_unit(distance, unit, path=path, remedy=remedy)
     if whole and unit == "mm" and scale < 0.999:
         raise ValueError(
             f"{path}: has a depth_scale of {scale:.6g} units per mm, so steps of {1 / scale:.3g} "
             f"mm, which no camera has; give {1 / scale:.6g} if a unit is {scale:.6g} mm"
         )
-    return factor / scale
+    return factor
 
 
 def _better_scale(median: float, scale: float) -> tuple[float | None, str]:

@@ -147,7 +147,9 @@ def _parse_rows(body: bytes, header: _Header, path: Path) -> np.ndarray:
     except (ValueError, struct.error):
         rows = np.zeros(0, header.row)
     if len(rows) != header.num_points:
-        remedy = "" if header.encoding != "binary_compressed" else "; save it again as plain binary PCD"
+        remedy = (
+            "" if header.encoding != "binary_compressed" else "; save it again as plain binary PCD"
+        )
         raise ValueError(
             f"{path}: is cut short or broken; it should hold {header.num_points} points{remedy}"
         )

@@ -138,7 +138,7 @@ def _read_exr(path: Path) -> np.ndarray:
     except Exception as error:  # OpenEXR raises whatever it meets
         reason = file_checks.one_line(error)
         raise ValueError(f"{path}: cannot be read as an EXR ({reason}); write it again") from None
-    if not np.array_equal(*windows):
+    if not np.array_equal(windows[0], windows[1]):
         raise ValueError(f"{path}: is cut out of a larger picture; save it whole")
     return _depth_channel(arrays, path)
 

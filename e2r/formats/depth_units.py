@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2r.formats import file_checks
+from e2r.formats import file_checks, notices
 from e2r.formats.file_checks import Unit
 
 NEAREST_MM = 60.0
 """No RGB-D camera measures nearer than this; a RealSense D405 begins at 70 mm."""
 FARTHEST_MM = 2000.0
 """No camera over a wound hangs farther away than this."""
+FAR_MM = 1200.0
+"""From here on, 16-bit numbers may as well be in units of 0.1 mm: this is said, not refused."""
 
 
 def is_plausible(distance_mm: float) -> bool:
@@ -76,6 +78,12 @@ def depth_mm_per_unit(median: float, scale: float, unit: Unit, *, whole: bool, p
         raise ValueError(
             f"{path}: has a depth_scale of {scale:.6g} units per mm, so steps of {1 / scale:.3g} "
             f"mm, which no camera has; give {1 / scale:.6g} if a unit is {scale:.6g} mm"
+        )
+    if whole and scale == 1.0 and factor * distance > FAR_MM:
+        notices.say(
+            path,
+            f"is {factor * distance / 1000:.3g} m away, far for a wound; give a depth_scale of 10 "
+            "if its units are 0.1 mm, as of a RealSense D405",
         )
     return factor
 

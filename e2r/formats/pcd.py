@@ -128,7 +128,7 @@ def _row_type(lines: Mapping[str, list[str]]) -> np.dtype:
         zip(names, lines["SIZE"], lines["TYPE"], counts, strict=True)
     ):
         kind = {"F": "f", "U": "u", "I": "i"}[letter.upper()]
-        unique = name if count == "1" and name != "_" else f"_{i}"
+        unique = name if name != "_" else f"_{i}"
         fields.append((unique, f"<{kind}{size}", (int(count),) if count != "1" else ()))
     if not {"x", "y", "z"} <= {field[0] for field in fields}:
         raise ValueError("it has no x y z")

@@ -61,15 +61,14 @@ def unmeasured(values: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                names = list(loaded)
-                chosen = names[0] if len(names) == 1 else "depth"
-                if chosen in names:
-                    return np.asarray(loaded[chosen])
-        else:
-            return loaded
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            names = list(loaded)
+            chosen = names[0] if len(names) == 1 else "depth"
+            if chosen in names:
+                return np.asarray(loaded[chosen])
     except Exception as error:  # numpy raises whatever it meets
         reason = file_checks.one_line(error)
         raise ValueError(f"{path}: cannot be read ({reason}); save it with numpy.save") from None
@@ -132,9 +131,9 @@ def _read_exr(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: cannot be read as an EXR; write it again")
     try:
         with OpenEXR.File(str(path), separate_channels=True) as file:
-            header, channels = file.header(), file.channels()
+            header, channels = file.header(), file.channels()  # both are empty once it is closed
+            windows = [np.array(header[name]) for name in ("dataWindow", "displayWindow")]
             arrays = {name: np.array(channel.pixels) for name, channel in channels.items()}
-        windows = [np.array(header[name]) for name in ("dataWindow", "displayWindow")]
     except Exception as error:  # OpenEXR raises whatever it meets
         reason = file_checks.one_line(error)
         raise ValueError(f"{path}: cannot be read as an EXR ({reason}); write it again") from None

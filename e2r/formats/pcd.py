@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -137,11 +137,12 @@ def _row_type(lines: Mapping[str, list[str]]) -> np.dtype:
 
 def _parse_rows(body: bytes, header: _Header, path: Path) -> np.ndarray:
     """The points, one a row."""
+    lzf = _import_lzf(path) if header.encoding == "binary_compressed" else None
     try:
         if header.encoding == "binary":
             rows = np.frombuffer(body, header.row, header.num_points)
         elif header.encoding == "binary_compressed":
-            rows = _decompress(body, header, path)
+            rows = _decompress(body, header, lzf)
         else:
             rows = _parse_ascii(body, header.row)
     except (ValueError, struct.error):
@@ -156,14 +157,18 @@ def _parse_rows(body: bytes, header: _Header, path: Path) -> np.ndarray:
     return rows
 
 
-def _decompress(body: bytes, header: _Header, path: Path) -> np.ndarray:
-    """Rows from LZF: two sizes, then all values of the first field, of the second, and so on."""
+def _import_lzf(path: Path) -> Any:
     try:
         import lzf  # type: ignore # noqa: PLC0415 - for these files alone
     except ImportError:
         raise ValueError(
             f"{path}: is compressed; install python-neo-lzf, or save it as plain binary PCD"
         ) from None
+    return lzf
+
+
+def _decompress(body: bytes, header: _Header, lzf: Any) -> np.ndarray:
+    """Rows from LZF: two sizes, then all values of the first field, of the second, and so on."""
     packed, size = struct.unpack("<II", body[:8])
     count = header.num_points
     whole = size == count * header.row.itemsize and len(body) >= 8 + packed

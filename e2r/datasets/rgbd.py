@@ -234,9 +234,10 @@ def _say_shift(
     """Warns about a depth whose edges do not lie on those of the colour."""
     shift = picture_alignment.find_shift(color, depth)
     if shift is not None and shift.is_certain:
+        larger = f"is {shift.scale:.2f} times as large and " if shift.scale != 1.0 else ""
         notices.say(
             path,
-            f"seems not to be aligned: its edges fit the colour best when it moves by "
+            f"seems not to be aligned: its edges fit the colour best when it {larger}moves by "
             f"{shift.right} pixels to the right and {shift.down} down; align the depth to the "
             f"colour, or give {DEPTH_LENS_NAMES[0]}.json and {MOTION_NAMES[0]}.json",
         )

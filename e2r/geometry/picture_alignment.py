@@ -22,6 +22,8 @@ MIN_PEAK, MIN_GAIN = 4.5, 2.0
 """A shift is believed if its score is so large, and so much larger than that of no shift."""
 SCALES = tuple(float(scale) for scale in np.exp(0.02 * np.arange(-22, 23)) if scale != 1.0)
 """Focal lengths of the colour, in those of the depth; 1.43 for a RealSense D435."""
+GOOD = 8.0
+"""At such a score at rest no scale is tried."""
 SCALED_GAIN = 3.5
 """As MIN_GAIN, where many scales were tried."""
 MIN_EDGES = 200
@@ -75,9 +77,9 @@ def find_shift(color: UInt8[np.ndarray, "h w 3"], depth: Float[np.ndarray, "h w"
     spectrum = fft.rfft2(gradient, _padded(gradient.shape))
     scores = {1.0: _scores(spectrum, edges)}
     rest = scores[1.0][REACH - NEAR : REACH + NEAR + 1, REACH - NEAR : REACH + NEAR + 1].max()
-    if rest < MIN_PEAK:
+    if rest < GOOD:
         scores |= {scale: _scores(spectrum, _enlarge(edges, scale)) for scale in SCALES}
-    scale = max(scores, key=lambda key: scores[key].max())
+    scale = max(scores, key=lambda key: scores[key].max() - (SCALED_GAIN - MIN_GAIN) * (key != 1.0))
     best = scores[scale]
     down, right = np.unravel_index(int(best.argmax()), best.shape)
     return Shift(

@@ -211,12 +211,19 @@ def _register(
             f"{camera.path}: moves all depth out of the colour; is it depth to colour?"
         )
     fit = picture_alignment.score_at_rest(straight, found)
-    inverse = np.linalg.inv(camera.color_from_depth)
-    if picture_alignment.is_better(picture_alignment.score_at_rest(straight, moved(inverse)), fit):
-        raise ValueError(
-            f"{camera.path}: fits the pictures better the other way round; give the motion from "
-            "depth to colour, not from colour to depth"
-        )
+    transposed = camera.color_from_depth.copy()
+    transposed[:3, :3] = transposed[:3, :3].T
+    others = {
+        "the other way round; give the motion from depth to colour": np.linalg.inv(
+            camera.color_from_depth
+        ),
+        "with its rotation transposed; write it as three rows": transposed,
+    }
+    for how, matrix in others.items() if fit < picture_alignment.GOOD else ():
+        if picture_alignment.is_better(
+            picture_alignment.score_at_rest(straight, moved(matrix)), fit
+        ):
+            raise ValueError(f"{camera.path}: fits the pictures better {how}")
     if depth.shape == color.shape[:2]:
         given = undistort_image(color, depth, lens).depth
         if picture_alignment.is_better(picture_alignment.score_at_rest(straight, given), fit):

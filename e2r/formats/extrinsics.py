@@ -38,6 +38,7 @@ MATRICES = (
     "extrinsic_matrix",
     "depth2color",
     "depth_to_rgb",
+    "rt",
     "data",
 )
 INVERSES = ("color_to_depth", "depth_from_color", "t_depth_color", "color2depth", "rgb_to_depth")
@@ -148,7 +149,7 @@ def _find(value: Any, path: PathLike) -> _Motion:
     turn = next((given[name] for name in ROTATIONS if name in given), None)
     shift = next((given[name] for name in TRANSLATIONS if name in given), None)
     if turn is not None and shift is not None:
-        found = _from_parts(turn, shift, given, path=path)
+        found = _from_parts(turn, shift, value, path=path)
     elif "rows" in given and "data" in given:  # a matrix of OpenCV
         found = _from_matrix(given["data"], path)
     else:
@@ -179,8 +180,8 @@ def _from_matrix(value: Any, path: PathLike) -> _Motion:
     return _Motion(numbers[:3, :3], numbers[:3, 3], None, how)
 
 
-def _from_parts(turn: Any, shift: Any, given: Mapping[str, Any], *, path: PathLike) -> _Motion:
-    """Of a rotation and a translation, in any of their forms."""
+def _from_parts(turn: Any, shift: Any, written: Mapping[str, Any], *, path: PathLike) -> _Motion:
+    """Of a rotation and a translation, in any of their forms; Kinects write Rotation, by rows."""
     if isinstance(shift, Mapping) and "data" not in shift:
         shift = [shift.get(axis) for axis in "xyz"]
     translation = _numbers(shift, path).ravel()
@@ -199,7 +200,7 @@ def _from_parts(turn: Any, shift: Any, given: Mapping[str, Any], *, path: PathLi
             )
         rotation = rotation.reshape(3, 3)
         metres = float(np.linalg.norm(translation)) < 0.5
-        if numbers.ndim == 1 and metres and "rotation" in given and not isinstance(turn, Mapping):
+        if numbers.ndim == 1 and metres and "rotation" in written and not isinstance(turn, Mapping):
             rotation, how = rotation.T, "a rotation by columns, as librealsense writes it"
     if translation.shape != (3,):
         raise ValueError(f"{path}: translation holds {translation.size} numbers; write x y z")

@@ -34,15 +34,15 @@ def scene():
     return depth, paint
 
 
-def taken(scene, lens=LENS, size=(320, 240)):
+def taken(scene, lens=LENS, size=(320, 240), motion=MOTION):
     """The colour camera's picture: each channel is carried by the depth."""
     depth, paint = scene
     found = depth_registration.register_depth(
-        depth, MOTION, depth_lens=OWN, color_lens=lens, size=size
+        depth, motion, depth_lens=OWN, color_lens=lens, size=size
     )
     # A surface has one depth, so its colour is found by it.
     known, index = np.unique(depth.ravel(), return_index=True)
-    back = np.linalg.inv(MOTION)
+    back = np.linalg.inv(motion)
     v, u = np.indices(found.shape)
     rays = np.stack([(u - lens.cx) / lens.fx, (v - lens.cy) / lens.fy, np.ones(u.shape)], -1)
     there = (rays * found[..., None]) @ back[2, :3] + back[2, 3]
@@ -138,6 +138,16 @@ def inverted(folder, scene):
     (folder / "depth_to_color.json").write_text(json.dumps(np.linalg.inv(MOTION).tolist()))
 
 
+def by_rows(folder, scene):
+    """Where librealsense writes columns; the cameras of this frame are turned by 5 degrees."""
+    motion = MOTION.copy()
+    motion[:3, :3] = Rotation.from_rotvec([-0.09, 0.0, 0.0]).as_matrix()
+    Image.fromarray(taken(scene, motion=motion)[0]).save(folder / "color.png")
+    value = {"rotation": motion[:3, :3].ravel().tolist()}
+    value["translation"] = (motion[:3, 3] / 1000).tolist()
+    (folder / "depth_to_color.json").write_text(json.dumps(value))
+
+
 REFUSED = {
     "no lens of the depth": (
         lambda f, _: (f / "depth_intrinsics.json").unlink(),
@@ -159,6 +169,7 @@ REFUSED = {
         "depth_scale is 4 for the colour and 10 for the depth",
     ),
     "aligned already": (aligned, "lies on the colour already; remove depth_to_color.json"),
+    "rows for columns": (by_rows, "better with its rotation transposed; write it as three rows"),
     "the other way round": (inverted, "fits the pictures better the other way round"),
 }
 

@@ -72,6 +72,7 @@ SPELLINGS = {
     "pyk4a": {"R": TURN.as_matrix().tolist(), "t": METRES},
     "Azure Kinect factory": kinect(),
     "a device that is not its depth camera": kinect(depth=BACK),
+    "Rt of an Azure Kinect": {"Rt": {"Rotation": ROWS, "Translation": METRES}},
     "Orbbec": {"depthIntrinsic": {}, "transform": {"rot": ROWS, "trans": MM}, "isMirrored": False},
     "ROS": ros(EXACT, COLOR, DEPTH),
     "ROS, the other way round": ros(BACK, DEPTH, COLOR),

@@ -90,7 +90,8 @@ class Rgbd:
     """Convert a frame of any RGB-D camera, and a model, to a case folder.
 
     The frame is a folder of color.png, depth.png (or .npy) and intrinsics.json, or a PLY or PCD
-    cloud. Lens distortion is removed.
+    cloud. Lens distortion is removed. A depth that is not aligned to the colour needs
+    depth_intrinsics.json and depth_to_color.json beside it.
 
     Example: e2r convert rgbd FRAME cases/mine --model STLS --unit m
     """

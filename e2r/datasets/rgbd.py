@@ -2,21 +2,18 @@
 
 The frame is a folder with a colour image, a depth image aligned to it, and the lens::
 
-    color.png        8-bit RGB (also rgb, image; .jpg)
-    depth.png        16 bit (also .tif, .tiff), or depth.npy of any number type; one channel
-    intrinsics.json  (also camera; .yaml, .xml, .conf) fx, fy, cx, cy, and the optional fields below
+    color.png        8-bit RGB (also rgb, image; .jpg, .tif, .bmp)
+    depth.png        16 bit (also .tif, .pfm, .pgm), or depth.npy, .npz, .exr of any number type
+    intrinsics.json  (also camera; .yaml, .xml, .conf) of the colour; see
+                     e2r.formats.camera_files
 
-or a cloud: PLY (x y z red green blue, perhaps nx ny nz), or PCD (x y z, perhaps rgb, perhaps
-normal_x normal_y normal_z; ascii or binary).
+A depth that is not aligned comes with the depth camera's own lens and with the motion between both
+cameras; it is moved to the colour camera::
 
-Fields of intrinsics.json:
+    depth_intrinsics.json  (also depth_camera.json) of the depth
+    depth_to_color.json    (also extrinsics.json; .yaml, .txt); see e2r.formats.extrinsics
 
-- ``fx``, ``fy``, ``cx``, ``cy``; or ``ppx``, ``ppy``; or ``camera_matrix`` (3 rows); or Open3D's
-  ``intrinsic_matrix`` (9 numbers by columns);
-- ``width``, ``height``: optional;
-- ``depth_scale``: depth units per mm, 1 by default;
-- ``k1`` ``k2`` ``p1`` ``p2`` ``k3`` ``k4`` ``k5`` ``k6``: 0 by default; or a list in this order,
-  ``distortion`` (also ``coeffs``, ``dist_coeffs``).
+Or the frame is a cloud: PLY or PCD with x y z, colours, and perhaps normals.
 
 A depth of 0 or less, of 65535, or that is not finite is no measurement. Neither is a point whose z
 is such. Lengths are millimetres, or metres if the caller says so.
@@ -25,22 +22,45 @@ is such. Lengths are millimetres, or metres if the caller says so.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple, overload
 
 import numpy as np
 from jaxtyping import UInt8
 
 from e2r.datasets.case import Case, make_case
-from e2r.formats import camera_files, clouds, file_checks, meshes, pictures
+from e2r.formats import (
+    camera_files,
+    clouds,
+    depth_files,
+    depth_units,
+    extrinsics,
+    file_checks,
+    meshes,
+    notices,
+    pictures,
+)
 from e2r.formats.file_checks import PathLike, Unit
 from e2r.formats.scenes import RgbdImage
-from e2r.geometry import lens_distortion
+from e2r.geometry import depth_registration, lens_distortion, picture_alignment
 from e2r.geometry.lens_distortion import Lens
-from e2r.types import Float
+from e2r.types import Float, Shaped
 
-COLOR_NAMES, COLOR_SUFFIXES = ("color", "rgb", "image"), (".png", ".jpg", ".jpeg")
-DEPTH_NAMES, DEPTH_SUFFIXES = ("depth",), (".png", ".tif", ".tiff", ".npy")
+COLOR_NAMES = ("color", "rgb", "image")
+COLOR_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+DEPTH_NAMES = ("depth",)
+DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".npz", ".exr", ".pfm", ".pgm")
 LENS_NAMES = ("intrinsics", "camera", "camera_info", "calibration")
+DEPTH_LENS_NAMES = ("depth_intrinsics", "depth_camera")
 LENS_SUFFIXES = (".json", ".yaml", ".yml", ".xml", ".conf")
+MOTION_NAMES, MOTION_SUFFIXES = ("depth_to_color", "extrinsics"), (".json", ".yaml", ".yml", ".txt")
+
+
+class DepthCamera(NamedTuple):
+    """The camera of a depth image that is not aligned to the colour."""
+
+    lens: Lens
+    color_from_depth: Float[np.ndarray, "4 4"]  # mm
+    path: Path  # of the motion
 
 
 def convert(scene: PathLike, model: PathLike, id: str, *, unit: Unit = "mm") -> Case:
@@ -86,30 +106,35 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm") -> RgbdImage:
     folder = Path(folder)
     color_path = _find_file(folder, COLOR_NAMES, COLOR_SUFFIXES)
     depth_path = _find_file(folder, DEPTH_NAMES, DEPTH_SUFFIXES)
-    lens_path = _find_file(folder, LENS_NAMES, LENS_SUFFIXES)
-    color, values = pictures.read_color(color_path), pictures.read_depth(depth_path)
-    lens = camera_files.read_lens(lens_path, (color.shape[1], color.shape[0]))
-    size = f"{values.shape[1]}x{values.shape[0]}"
-    if values.shape != color.shape[:2]:
-        raise ValueError(
-            f"{depth_path}: is {size}, but {color_path.name} is "
-            f"{color.shape[1]}x{color.shape[0]}; align the depth to the colour"
-        )
-    if lens.size is not None and lens.size != values.shape[::-1]:
-        raise ValueError(
-            f"{depth_path}: is {size}, but the intrinsics are for "
-            f"{lens.size[0]}x{lens.size[1]}; give those of this size"
-        )
-    unseen = ~np.isfinite(values) | (values <= 0)
-    if values.dtype.kind in "ui":
-        unseen |= values == 65535
+    for path in (color_path, depth_path):
+        pictures.check_orientation(path)
+    color, values = pictures.read_color(color_path), depth_files.read_depth(depth_path)
+    height, width = color.shape[:2]
+    lens = camera_files.read_lens(_find_file(folder, LENS_NAMES, LENS_SUFFIXES), (width, height))
+    camera = _find_depth_camera(folder, values.shape)
+    if camera is None:
+        _check_aligned_size(color_path, color.shape[:2], depth_path, values.shape)
+    _check_size(depth_path if camera is None else color_path, color.shape[:2], lens)
+    if camera is not None:
+        _check_size(depth_path, values.shape, camera.lens)
+    depth = _to_mm(values, _depth_scale(lens, camera, folder), unit, path=depth_path)
+    if camera is None:
+        _say_shift(color, depth, depth_path)
+        return undistort_image(color, depth, lens)
+    return _register(color, depth, camera, lens=lens, path=depth_path)
+
+
+def _to_mm(
+    values: Shaped[np.ndarray, "h w"], scale: float, unit: Unit, *, path: Path
+) -> Float[np.ndarray, "h w"]:
+    """Depth in mm from the numbers of its file; 0 where unseen."""
+    unseen = depth_files.unmeasured(values)
     if unseen.all():
-        raise ValueError(f"{depth_path}: no pixel has a depth; is it the right image?")
-    depth = np.where(unseen, 0.0, values) / lens.depth_scale
-    distance = float(np.median(depth[~unseen]))
-    remedy = "give its depth_scale, in units per mm"
-    depth = depth * file_checks.mm_per_unit(distance, unit, path=depth_path, remedy=remedy)
-    return undistort_image(color, depth, lens)
+        raise ValueError(f"{path}: no pixel has a depth; is it the right image?")
+    depth = np.where(unseen, 0.0, values)
+    median, whole = float(np.median(depth[~unseen])), values.dtype.kind in "ui"
+    factor = depth_units.depth_mm_per_unit(median, scale, unit, whole=whole, path=path)
+    return depth / scale * factor
 
 
 def undistort_image(
@@ -127,11 +152,150 @@ def undistort_image(
     return RgbdImage(color, depth.astype(np.float32), lens.fx, lens.fy, lens.cx, lens.cy)
 
 
-def _find_file(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Path:
+# Depth of another camera ------------------------------------------------------------------------
+
+
+def _find_depth_camera(folder: Path, shape: tuple[int, ...]) -> DepthCamera | None:
+    """The depth camera's own lens and its motion to the colour, if the folder holds both."""
+    height, width = shape
+    lens = _find_file(folder, DEPTH_LENS_NAMES, LENS_SUFFIXES, needed=False)
+    motion = _find_file(folder, MOTION_NAMES, MOTION_SUFFIXES, needed=False)
+    if lens is not None and motion is not None:
+        matrix = extrinsics.read_color_from_depth(motion)
+        return DepthCamera(camera_files.read_lens(lens, (width, height)), matrix, motion)
+    if lens is not None:
+        raise ValueError(
+            f"{folder / MOTION_NAMES[0]}.json: no such file, but {lens.name} is there; put the "
+            f"motion from depth to colour there, or remove {lens.name} if the depth is aligned"
+        )
+    if motion is not None and motion.stem.lower() == MOTION_NAMES[0]:
+        raise ValueError(
+            f"{folder / DEPTH_LENS_NAMES[0]}.json: no such file, but {motion.name} is there; put "
+            f"the depth camera's lens there, or remove {motion.name} if the depth is aligned"
+        )
+    if motion is not None:
+        notices.say(motion, f"was not used; it needs {DEPTH_LENS_NAMES[0]}.json beside it")
+    return None
+
+
+def _depth_scale(lens: Lens, camera: DepthCamera | None, folder: Path) -> float:
+    """Units per mm: of the depth camera's lens, or else of the colour's."""
+    if camera is None or camera.lens.depth_scale in (1.0, lens.depth_scale):
+        return lens.depth_scale
+    if lens.depth_scale == 1.0:
+        return camera.lens.depth_scale
+    raise ValueError(
+        f"{folder}: depth_scale is {lens.depth_scale:g} for the colour and "
+        f"{camera.lens.depth_scale:g} for the depth; give it once, with the depth"
+    )
+
+
+def _register(
+    color: UInt8[np.ndarray, "h w 3"],
+    depth: Float[np.ndarray, "_ _"],
+    camera: DepthCamera,
+    *,
+    lens: Lens,
+    path: Path,
+) -> RgbdImage:
+    """Moves the depth to the colour camera, and refuses a motion that spoils an aligned depth."""
+    height, width = color.shape[:2]
+    plain = Lens(lens.fx, lens.fy, lens.cx, lens.cy)
+
+    def moved(matrix: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w"]:
+        return depth_registration.register_depth(
+            depth, matrix, depth_lens=camera.lens, color_lens=plain, size=(width, height)
+        )
+
+    unseen = np.zeros((height, width), np.float32)
+    straight = undistort_image(color, unseen, lens).color
+    found = moved(camera.color_from_depth)
+    if not (found > 0).any():
+        raise ValueError(
+            f"{camera.path}: moves all depth out of the colour; is it depth to colour?"
+        )
+    fit = picture_alignment.score_at_rest(straight, found)
+    transposed = camera.color_from_depth.copy()
+    transposed[:3, :3] = transposed[:3, :3].T
+    others = {
+        "the other way round; give the motion from depth to colour": np.linalg.inv(
+            camera.color_from_depth
+        ),
+        "with its rotation transposed; write it as three rows": transposed,
+    }
+    for how, matrix in others.items() if fit < picture_alignment.GOOD else ():
+        if picture_alignment.is_better(
+            picture_alignment.score_at_rest(straight, moved(matrix)), fit
+        ):
+            raise ValueError(f"{camera.path}: fits the pictures better {how}")
+    if depth.shape == color.shape[:2]:
+        given = undistort_image(color, depth, lens).depth
+        if picture_alignment.is_better(picture_alignment.score_at_rest(straight, given), fit):
+            raise ValueError(
+                f"{path}: lies on the colour already; remove {camera.path.name} and the depth "
+                "camera's lens"
+            )
+    _say_shift(straight, found, path)
+    return RgbdImage(straight, found, lens.fx, lens.fy, lens.cx, lens.cy)
+
+
+def _say_shift(
+    color: UInt8[np.ndarray, "h w 3"], depth: Float[np.ndarray, "h w"], path: Path
+) -> None:
+    """Warns about a depth whose edges do not lie on those of the colour."""
+    shift = picture_alignment.find_shift(color, depth)
+    if shift is not None and shift.is_certain:
+        larger = f"is {shift.scale:.2f} times as large and " if shift.scale != 1.0 else ""
+        notices.say(
+            path,
+            f"seems not to be aligned: its edges fit the colour best when it {larger}moves by "
+            f"{shift.right} pixels to the right and {shift.down} down; align the depth to the "
+            f"colour, or give {DEPTH_LENS_NAMES[0]}.json and {MOTION_NAMES[0]}.json",
+        )
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def _check_aligned_size(
+    color_path: Path, color: tuple[int, ...], depth_path: Path, depth: tuple[int, ...]
+) -> None:
+    if color != depth:
+        raise ValueError(
+            f"{depth_path}: is {depth[1]}x{depth[0]}, but {color_path.name} is "
+            f"{color[1]}x{color[0]}; align the depth to the colour, or give the depth camera's "
+            f"{DEPTH_LENS_NAMES[0]}.json and {MOTION_NAMES[0]}.json"
+        )
+
+
+def _check_size(path: Path, shape: tuple[int, ...], lens: Lens) -> None:
+    if lens.size is not None and lens.size != shape[::-1]:
+        raise ValueError(
+            f"{path}: is {shape[1]}x{shape[0]}, but the intrinsics are for "
+            f"{lens.size[0]}x{lens.size[1]}; give those of this size"
+        )
+
+
+@overload
+def _find_file(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Path: ...
+
+
+@overload
+def _find_file(
+    folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...], *, needed: bool
+) -> Path | None: ...
+
+
+def _find_file(
+    folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...], *, needed: bool = True
+) -> Path | None:
     """The first file of these names, in any case."""
     inside = {path.name.lower(): path for path in folder.iterdir()}
     wanted = [name + suffix for name in names for suffix in suffixes]
     found = [inside[name] for name in wanted if name in inside]
-    if not found:
+    if not found and needed:
         raise ValueError(f"{folder / wanted[0]}: no such file; put it there")
-    return found[0]
+    if len(found) > 1:
+        others = ", ".join(path.name for path in found[1:])
+        notices.say(found[0], f"was read, and {others} beside it was not")
+    return found[0] if found else None

@@ -16,7 +16,7 @@ SMOOTHING_MM = 0.6
 """Standard deviation of the Gaussian that smooths the voxel steps of a label."""
 MIN_VOLUME_MM3 = 200.0
 """Smaller pieces of a label are noise."""
-NEAR_MM = 5.0
+NEAR_MM = 3.0
 """A piece at most this far from its vertebra belongs to it: a gap in a thin arch."""
 SECOND_BODY = 0.25
 """A far piece with this share of the vertebra's volume is another vertebra."""
@@ -74,13 +74,14 @@ def _without_islands(
     sizes = np.bincount(pieces.ravel())[1:] * voxel
     largest = int(sizes.argmax()) + 1
     tree = cKDTree(np.argwhere(pieces == largest) @ volume.affine[:3, :3].T)
-    far, distance = [], 0.0
+    far, near, distance = [], [], 0.0
     for piece in range(1, count + 1):
         if piece == largest:
             continue
         points = np.argwhere(pieces == piece) @ volume.affine[:3, :3].T
         apart = float(tree.query(points)[0].min())
         if apart <= NEAR_MM:
+            near += [piece] if sizes[piece - 1] > MIN_VOLUME_MM3 else []
             continue
         if sizes[piece - 1] > SECOND_BODY * sizes[largest - 1]:
             raise ValueError(
@@ -90,13 +91,10 @@ def _without_islands(
             )
         far.append(piece)
         distance = max(distance, apart)
-    if far:
-        total = sizes[np.array(far) - 1].sum()
-        notices.say(
-            path,
-            f"{len(far)} island{'s' * (len(far) > 1)} of {level}, {total:.0f} mm3 in all and up to "
-            f"{distance:.0f} mm from it, {'were' if len(far) > 1 else 'was'} left out",
-        )
+    for some, what in ((far, f"up to {distance:.0f} mm from it, left out"), (near, "kept")):
+        if some:
+            total = sizes[np.array(some) - 1].sum()
+            notices.say(path, f"{level} has islands: {len(some)} of {total:.0f} mm3 in all, {what}")
     return mask & ~np.isin(pieces, far)
 
 

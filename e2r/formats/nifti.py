@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from e2r.formats import file_checks, label_tables, notices
@@ -54,10 +55,13 @@ def read(path: PathLike) -> LabelVolume:
         image: Any = nibabel.load(path)
         if not isinstance(image, nibabel.nifti1.Nifti1Pair):  # Analyze says not which way is left
             raise ImageFileError(f"it is {type(image).__name__}")
-        header = image.header
+        header = image.header  # nibabel has mended pixdim here
         unit = header.get_xyzt_units()[0]
         values = np.asanyarray(image.dataobj)
         extensions = [bytes(extension) for extension in _contents(header)]
+        files = image.file_map
+        with ImageOpener(files.get("header", files["image"]).filename) as file:
+            pixdim = type(header).from_fileobj(file, check=False)["pixdim"][1:4]
     except ERRORS as error:
         raise ValueError(
             f"{path}: cannot be read as NIfTI ({file_checks.one_line(error, 120)}); "
@@ -66,7 +70,7 @@ def read(path: PathLike) -> LabelVolume:
     labels = whole_numbers(values, path)
     if unit in ("meter", "micron"):
         raise ValueError(f"{path}: is in {unit}s; convert it to mm")
-    affine = choose_affine(header, labels.shape, path=path)
+    affine = choose_affine(header, labels.shape, pixdim=pixdim.astype(np.float64), path=path)
     names = label_tables.read_extensions(extensions)
     return LabelVolume(labels, check_affine(affine, path), names, {})
 
@@ -80,7 +84,7 @@ def _contents(header: Any) -> list[bytes]:
 
 
 def choose_affine(
-    header: Any, shape: tuple[int, ...], *, path: PathLike
+    header: Any, shape: tuple[int, ...], *, pixdim: Float[np.ndarray, "3"], path: PathLike
 ) -> Float[np.ndarray, "4 4"]:
     """The affine from voxels to RAS mm, by the header's codes.
 
@@ -92,14 +96,14 @@ def choose_affine(
     Args:
       header: nibabel's.
       shape: of the volume, in voxels.
+      pixdim: voxel sizes as the file has them, mm.
       path: the file, for messages.
 
     Raises:
       ValueError: no usable form, or one whose voxels have another size than ``pixdim`` says.
     """
-    pixdim = np.asarray(header["pixdim"][1:4], np.float64)
     q_code, s_code = int(header["qform_code"]), int(header["sform_code"])
-    if not (np.isfinite(pixdim).all() and (pixdim > 0).all()):
+    if s_code not in (SCANNER, ALIGNED) and not (np.isfinite(pixdim) & (pixdim > 0)).all():
         raise ValueError(
             f"{path}: its affine cannot be known, as pixdim is {pixdim.round(4).tolist()}; export "
             "the label map again"
@@ -112,7 +116,7 @@ def choose_affine(
         )
         return np.diag([*pixdim, 1.0])
     sform = np.asarray(header.get_sform(), np.float64) if s_code in (SCANNER, ALIGNED) else None
-    qform = _qform(header, path) if q_code in (SCANNER, ALIGNED) else None
+    qform = _qform(header, path) if q_code in (SCANNER, ALIGNED) and (pixdim > 0).all() else None
     if sform is None and qform is None:
         raise ValueError(
             f"{path}: lies in an atlas's space (qform_code {q_code}, sform_code {s_code}), whose "
@@ -162,7 +166,7 @@ def _check_sizes(
 ) -> None:
     """Refuses an affine whose voxels have other sizes than ``pixdim`` says."""
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if (np.abs(sizes - pixdim) * np.array(shape)).max() > TOLERANCE_MM:
+    if not (np.abs(sizes - np.abs(pixdim)) * np.array(shape)).max() <= TOLERANCE_MM:
         ours, theirs = (" x ".join(f"{size:.4g}" for size in some) for some in (sizes, pixdim))
         raise ValueError(
             f"{path}: has voxels of {ours} mm by its affine (sform), but of {theirs} mm by pixdim; "

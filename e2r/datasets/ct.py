@@ -152,7 +152,7 @@ def _check(
     kept = {}
     for level, (i, label) in chosen.items():
         body = bodies[i][label]
-        if len(chosen) > 1 and label_bodies.is_fragment(level, body):
+        if len(chosen) > 1 and body.touches and label_bodies.is_small(level, body):
             notices.say(
                 path, f"{level} was left out: {body.volume_cm3:.3g} cm3 at the volume's edge"
             )

@@ -26,7 +26,7 @@ MAX_HEIGHT_MM = 95.0
 """No vertebra is higher along the spine, spinous process included."""
 MAX_STEP_MM = 100.0
 """Neighbouring levels lie nearer to each other."""
-LIKELY_STEPS_MM = {"C": (5.0, 40.0), "T": (10.0, 55.0), "L": (10.0, 60.0), "S": (10.0, 90.0)}
+LIKELY_STEPS_MM = {"C": (5.0, 30.0), "T": (10.0, 55.0), "L": (10.0, 60.0), "S": (10.0, 90.0)}
 """Distance from a level to the next one below, where the numbering itself is in doubt."""
 UPRIGHT = 0.4
 """Share of the head-foot axis in the spine's direction from which on it says what is above."""
@@ -86,14 +86,14 @@ def find_bodies(volume: LabelVolume) -> dict[int, Body]:
     return bodies
 
 
-def is_fragment(level: str, body: Body) -> bool:
-    """Whether the scan's edge leaves too little of a level.
+def is_small(level: str, body: Body) -> bool:
+    """Whether a label is too small for its level: a fragment, or what the scan's edge left.
 
     Args:
       level: its name.
       body: its voxels.
     """
-    return body.touches and body.volume_cm3 < LIMITS_CM3.get(level[0], LIMITS_CM3["T"])[0]
+    return body.volume_cm3 < LIMITS_CM3[level[0] if level in LEVEL_ORDER else "L"][0]
 
 
 def complaint(levels: Mapping[str, Body], *, guessed: bool = False) -> str | None:
@@ -109,6 +109,7 @@ def complaint(levels: Mapping[str, Body], *, guessed: bool = False) -> str | Non
     for level, body in levels.items():
         known = level if level in LEVEL_ORDER else "L0"
         low, high = LIMITS_CM3[known[0]]
+        high = USUAL_CM3[known[0]][1] if guessed and known[0] != "S" else high
         if not low <= body.volume_cm3 <= high:
             usual = USUAL_CM3[known[0]]
             kind = REGION_NAMES.get(known[0], "sacrum") if known == level else "vertebra"

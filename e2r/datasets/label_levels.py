@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from e2r.datasets.label_bodies import Body, complaint, is_fragment
+from e2r.datasets.label_bodies import Body, complaint, is_small
 from e2r.formats import label_numberings, notices
 from e2r.formats.file_checks import PathLike
 from e2r.formats.label_numberings import NUMBERINGS, VERSE, Numbering
@@ -93,20 +93,23 @@ def by_evidence(
       ValueError: no numbering fits, or several do.
     """
     known = {name: _levels(bodies, name) for name in LIKELY}
+    whole = {
+        name: {k: level for k, level in levels.items() if not is_small(level, bodies[k])}
+        for name, levels in known.items()
+    }
     verse = known["verse"]
     if not verse and max((len(some) for some in known.values()), default=0) < 2:
         there = ", ".join(map(str, bodies)) or "none"
         raise ValueError(f"{path}: has none of the labels {sorted(VERSE)} (but {there}); {REMEDY}")
-    why = {name: _complaint(bodies, some, name) for name, some in known.items()}
-    fitting = {name: known[name] for name in LIKELY if known[name] and why[name] is None}
+    why = {name: _complaint(bodies, whole[name] or known[name], name) for name in LIKELY}
+    fitting = {name: whole[name] for name in LIKELY if whole[name] and why[name] is None}
     if len(fitting) > 1:
         fitting = _narrow(fitting, bodies, path)
-    if len(fitting) == 1 and (len(bodies) > 1 or "verse" in fitting):
+    if len(fitting) == 1:
         ((name, levels),) = fitting.items()
-        if name != "verse" and len(levels) < 2:
-            fitting = {}
-        else:
-            return _said(name, levels, bodies, path=path)
+        if len(levels) > 1 or (name == "verse" and next(iter(levels.values()))[0] == "L"):
+            return _said(name, known[name], bodies, path=path)
+        fitting = {}
     missing = [level for level in wanted if level not in verse.values()]
     if not fitting and missing and verse:
         raise ValueError(
@@ -117,7 +120,7 @@ def by_evidence(
     if fitting:
         some = "; ".join(f"{name}: {_list(levels)}" for name, levels in fitting.items())
         raise ValueError(f"{path}: its labels {there} fit several numberings ({some}); {REMEDY}")
-    first: Numbering = next((name for name in LIKELY if known[name]), "verse")
+    first: Numbering = max(LIKELY, key=lambda name: len(known[name]))
     reason = why[first] or "one level alone proves nothing"
     raise ValueError(
         f"{path}: its labels {there} fit no known numbering (by {first}, {reason}); {REMEDY}, or "
@@ -126,12 +129,11 @@ def by_evidence(
 
 
 def _levels(bodies: Mapping[int, Body], name: Numbering) -> dict[int, str]:
-    """label -> level under a numbering, without fragments."""
+    """label -> level under a numbering."""
     levels = {label: level for label, level in NUMBERINGS[name].items() if label in bodies}
     if name == "totalsegmentator-v2" and DOUBTFUL_IN_V2[1] in bodies:
         levels = {label: level for label, level in levels.items() if label not in DOUBTFUL_IN_V2}
-    levels = settle_sacrum(levels)
-    return {k: level for k, level in levels.items() if not is_fragment(level, bodies[k])}
+    return settle_sacrum(levels)
 
 
 def _complaint(

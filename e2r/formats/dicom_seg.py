@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from e2r.formats.voxels import LPS_TO_RAS, LabelVolume, check_affine
 
 SEG, LABELMAP_SEG = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 RT_STRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+MAX_GAP = 2
+"""More empty slices than this lie between two bodies."""
+MIN_SHARED_PIXELS = 10
+"""Slices on both sides of a gap that share as many pixels show one body, not an island."""
 
 
 def is_dicom(path: PathLike) -> bool:
@@ -96,7 +101,7 @@ def _read(path: Path, numbers: Collection[int]) -> list[LabelVolume]:
         try:
             parts = [seg.get_volume(combine_segments=True, segment_numbers=chosen)]
         except RuntimeError:  # segments overlap
-            parts = [seg.get_volume(combine_segments=True, segment_numbers=[n]) for n in chosen]
+            parts = [_read_segment(path, number) for number in chosen]
     else:
         parts = [seg.get_volume(segment_numbers=[n]) for n in chosen]
     volumes = []
@@ -108,8 +113,35 @@ def _read(path: Path, numbers: Collection[int]) -> list[LabelVolume]:
         if kind == "FRACTIONAL":
             labels = np.where(labels[..., 0] > 0.5, chosen[i], 0)
         labels = np.where(np.isin(labels, chosen), labels, 0).astype(np.int32)
+        for number in chosen:
+            _check_gaps(labels == number)
         volumes.append(LabelVolume(labels, affine, names, codes))
     return volumes
+
+
+def _read_segment(path: Path, number: int) -> Any:
+    """One segment's volume, from a file opened anew.
+
+    highdicom 0.28 leaves its database locked after it met an overlap.
+    """
+    import highdicom  # noqa: PLC0415
+
+    seg = highdicom.seg.segread(path)
+    return seg.get_volume(combine_segments=True, segment_numbers=[number])
+
+
+def _check_gaps(mask: np.ndarray) -> None:
+    """Refuses a segment with an empty slice between two that show the same pixels.
+
+    highdicom takes uneven distances for slices left out, and fills them with nothing.
+    """
+    shown = np.flatnonzero(mask.any((1, 2)))
+    for above, below in pairwise(shown):
+        if (
+            1 < below - above <= 1 + MAX_GAP
+            and (mask[above] & mask[below]).sum() >= MIN_SHARED_PIXELS
+        ):
+            raise ValueError("a slice is missing inside a segment, or slices lie unevenly")
 
 
 def _level(item: Any) -> str | None:

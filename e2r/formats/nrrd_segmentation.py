@@ -16,6 +16,7 @@ from e2r.formats.voxels import LPS_TO_RAS, LabelVolume, check_affine, whole_numb
 SPACES = ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior")
 """Values of NRRD's field ``space`` that say where the patient's left is; ITK turns them all."""
 MAX_LAYERS = 100
+MAX_HEADER_BYTES = 1_000_000
 
 
 def read(path: PathLike) -> list[LabelVolume]:
@@ -83,9 +84,14 @@ def _check_space(header: Mapping[str, str], path: Path) -> None:
             f"{path}: its field `space` {what}, so left and right are unknown; save it with "
             "`space: left-posterior-superior`"
         )
-    units = re.findall(r"[^\s\"']+", header.get("NRRD_space units", ""))
-    if any(unit.lower() not in ("mm", "millimeter", "???") for unit in units):
-        raise ValueError(f"{path}: is in {units[0]}; convert it to mm")
+    with path.open("rb") as file:  # ITK drops the units
+        text = file.read(MAX_HEADER_BYTES).split(b"\n\n")[0].decode("latin-1")
+    for line in text.splitlines():
+        field, _, value = line.partition(":")
+        units = re.findall(r"[^\s\"]+", value) if field.lower() == "space units" else []
+        for unit in units:
+            if unit.lower() not in ("mm", "millimeter", "millimeters", "???", "none"):
+                raise ValueError(f"{path}: is in {unit}; convert it to mm")
 
 
 def _segments(header: Mapping[str, str], path: Path) -> list[dict[str, Any]]:

@@ -132,7 +132,8 @@ def _recognise(
         by_file = label_levels.by_names(label_volumes.name_by_file(volumes[0], path), path)
         if by_file:
             return [by_file]
-    return [label_levels.by_evidence(bodies[0], path, wanted=levels)]
+    oriented = volumes[0].oriented
+    return [label_levels.by_evidence(bodies[0], path, wanted=levels, oriented=oriented)]
 
 
 def _describe(volumes: Sequence[LabelVolume], bodies: Sequence[Mapping[int, Body]]) -> list[str]:

@@ -74,7 +74,7 @@ def settle_sacrum(levels: Mapping[int, str]) -> dict[int, str]:
 
 
 def by_evidence(
-    bodies: Mapping[int, Body], path: PathLike, *, wanted: Sequence[str] = ()
+    bodies: Mapping[int, Body], path: PathLike, *, wanted: Sequence[str] = (), oriented: bool = True
 ) -> dict[int, str]:
     """Levels by the only numbering under which the labels make a spine.
 
@@ -85,6 +85,7 @@ def by_evidence(
       bodies: label -> its voxels.
       path: the file, for messages and hints.
       wanted: levels that the user names.
+      oriented: whether the file says where the head is. If not, only VerSe's numbers are accepted.
 
     Returns:
       label -> level.
@@ -103,6 +104,9 @@ def by_evidence(
         raise ValueError(f"{path}: has none of the labels {sorted(VERSE)} (but {there}); {REMEDY}")
     why = {name: _complaint(bodies, whole[name] or known[name], name) for name in LIKELY}
     fitting = {name: whole[name] for name in LIKELY if whole[name] and why[name] is None}
+    if not oriented and len(bodies) > 1 and any(name != "verse" for name in fitting):
+        why = {**why, **dict.fromkeys(fitting, "the file does not say where the head is")}
+        fitting = {name: levels for name, levels in fitting.items() if name == "verse"}
     if len(fitting) > 1:
         fitting = _narrow(fitting, bodies, path)
     if len(fitting) == 1:

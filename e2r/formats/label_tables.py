@@ -134,7 +134,7 @@ def _from_lines(text: str) -> dict[int, str]:
             raise ValueError("it has no column `name`")
     for row in rows:
         snap = re.fullmatch(r'(\d+)(?:\s+[\d.]+){6}\s+"([^"]*)"', row)
-        slicer = re.fullmatch(r"(\d+)\s+(.+?)(?:\s+[\d.]+){3,4}", row)
+        slicer = re.fullmatch(r"(\d+)\s+(\S*[A-Za-z].*?)(?:\s+\d{1,3}){3,4}", row)
         cells = row.split("\t")
         if column is not None and len(cells) > column and cells[0].isdecimal():
             names[int(cells[0])] = cells[column]

@@ -72,7 +72,8 @@ def read(path: PathLike) -> LabelVolume:
         raise ValueError(f"{path}: is in {unit}s; convert it to mm")
     affine = choose_affine(header, labels.shape, pixdim=pixdim.astype(np.float64), path=path)
     names = label_tables.read_extensions(extensions)
-    return LabelVolume(labels, check_affine(affine, path), names, {})
+    oriented = bool(header["qform_code"] or header["sform_code"])
+    return LabelVolume(labels, check_affine(affine, path), names, {}, oriented)
 
 
 def _contents(header: Any) -> list[bytes]:

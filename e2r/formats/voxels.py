@@ -24,12 +24,14 @@ class LabelVolume(NamedTuple):
       affine: voxel index to mm in the patient's axes: right, anterior, superior (RAS).
       names: label -> name, as the file itself gives it; empty if it gives none.
       codes: label -> level, as the file's coded concepts say.
+      oriented: whether the file says how its axes lie in the patient.
     """
 
     labels: Int[np.ndarray, "x y z"]
     affine: Float[np.ndarray, "4 4"]
     names: Mapping[int, str]
     codes: Mapping[int, str]
+    oriented: bool = True
 
 
 def whole_numbers(values: np.ndarray, path: PathLike) -> Int[np.ndarray, "x y z"]:

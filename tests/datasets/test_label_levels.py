@@ -1,6 +1,10 @@
 """Which label is which level: numberings told apart by what the labels look like, or refused."""
 
+import gzip
+
 import made_up_spines
+import nibabel
+import numpy as np
 import pytest
 from made_up_spines import LUMBAR, stack, write_nifti
 
@@ -149,6 +153,23 @@ def test_label_26_of_v2_is_left_out_until_a_numbering_is_named(tmp_path, caplog)
     assert list(ct.read_labels(path)) == list(LUMBAR)
     assert "S1 in TotalSegmentator v2 and L6 in v3" in caplog.text
     assert list(ct.read_labels(path, numbering="totalsegmentator-v2"))[-1] == "S1"
+
+
+def test_without_orientation_only_verses_order_is_accepted(tmp_path):
+    """Where the head is unknown, counting upwards proves nothing."""
+    for numbering in ("verse", "totalsegmentator-v2"):
+        image = nibabel.Nifti1Image(stack(numbers(numbering, LUMBAR)), np.diag([2.0, 2, 2, 1]))
+        image.header["qform_code"] = image.header["sform_code"] = 0
+        image.to_filename(tmp_path / "a.nii.gz")
+        data = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+        data[252:256] = bytes(4)  # both codes; nibabel sets them again
+        (tmp_path / "a.nii").write_bytes(data)
+        if numbering == "verse":
+            assert list(ct.read_labels(tmp_path / "a.nii")) == list(LUMBAR)
+        else:
+            with pytest.raises(ValueError, match="does not say where the head is"):
+                ct.read_labels(tmp_path / "a.nii")
+        assert list(ct.read_labels(tmp_path / "a.nii", numbering=numbering)) == list(LUMBAR)
 
 
 def test_names_in_the_file_count_before_numbers(tmp_path):

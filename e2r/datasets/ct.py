@@ -165,8 +165,6 @@ def _check(
             f"{path}: {complaint}; correct the map, leave the level out with --levels, or name the "
             "numbers with --numbering, or with --labels and --levels"
         )
-    for level, (i, label) in kept.items():
-        if not label_bodies.is_usual(level, bodies[i][label]):
-            volume = bodies[i][label].volume_cm3
-            notices.say(path, f"{level} has {volume:.3g} cm3, which is unusual; look at it")
+    for level, remark in label_bodies.remarks({k: bodies[i][n] for k, (i, n) in kept.items()}):
+        notices.say(path, f"{level} {remark}; look at it")
     return kept

@@ -19,6 +19,10 @@ LIMITS_CM3 = {"C": (2.0, 45.0), "T": (3.0, 90.0), "L": (3.0, 140.0), "S": (5.0, 
 """A label outside these is not this vertebra: a fragment, an organ, two vertebrae, a wrong unit."""
 USUAL_CM3 = {"C": (4.0, 35.0), "T": (8.0, 75.0), "L": (15.0, 120.0), "S": (30.0, 350.0)}
 """Adults' vertebrae; a phantom or a child's may lie outside, which is said."""
+UPPER_THORACIC, UPPER_THORACIC_CM3 = {f"T{i}" for i in range(1, 9)}, (8.0, 42.0)
+"""T1 to T8 are smaller than lumbar vertebrae."""
+UNLIKE = 1.8
+"""Neighbouring levels whose volumes differ by more are not alike."""
 REGION_NAMES = {"C": "cervical vertebra", "T": "thoracic vertebra", "L": "lumbar vertebra"}
 MAX_LENGTH_MM = 150.0
 """No vertebra is longer; its transverse processes are about 100 mm apart."""
@@ -109,9 +113,9 @@ def complaint(levels: Mapping[str, Body], *, guessed: bool = False) -> str | Non
     for level, body in levels.items():
         known = level if level in LEVEL_ORDER else "L0"
         low, high = LIMITS_CM3[known[0]]
-        high = USUAL_CM3[known[0]][1] if guessed and known[0] != "S" else high
+        high = usual_range(known)[1] if guessed and known[0] != "S" else high
         if not low <= body.volume_cm3 <= high:
-            usual = USUAL_CM3[known[0]]
+            usual = usual_range(known)
             kind = REGION_NAMES.get(known[0], "sacrum") if known == level else "vertebra"
             return (
                 f"{level} has {body.volume_cm3:.3g} cm3, but a {kind} has "
@@ -151,12 +155,37 @@ def _order_complaint(levels: Mapping[str, Body], guessed: bool) -> str | None:
     return None
 
 
-def is_usual(level: str, body: Body) -> bool:
-    """Whether a level has the volume of an adult's.
+def usual_range(level: str) -> tuple[float, float]:
+    """The least and the largest volume of an adult's vertebra, cm^3.
 
     Args:
       level: its name.
-      body: its voxels.
     """
-    low, high = USUAL_CM3[level[0] if level in LEVEL_ORDER else "L"]
-    return low <= body.volume_cm3 <= high
+    if level in UPPER_THORACIC:
+        return UPPER_THORACIC_CM3
+    return USUAL_CM3[level[0] if level in LEVEL_ORDER else "L"]
+
+
+def remarks(levels: Mapping[str, Body]) -> list[tuple[str, str]]:
+    """What is unusual about levels, though possible.
+
+    Args:
+      levels: level -> voxels.
+
+    Returns:
+      Level and clause, such as ``has 4.6 cm3, which is unusual``.
+    """
+    found = []
+    for level, body in levels.items():
+        low, high = usual_range(level)
+        if not low <= body.volume_cm3 <= high:
+            found.append((level, f"has {body.volume_cm3:.3g} cm3, which is unusual"))
+    for above, below in pairwise(sort_levels(list(levels))):
+        pair = levels[above], levels[below]
+        if below == "S1" or any(body.touches for body in pair):
+            continue
+        large, small = (above, below) if pair[0].volume_cm3 > pair[1].volume_cm3 else (below, above)
+        ratio = levels[large].volume_cm3 / levels[small].volume_cm3
+        if ratio > UNLIKE:
+            found.append((large, f"has {ratio:.1f} times the volume of {small}"))
+    return found

@@ -17,9 +17,6 @@ from e2r.geometry.anatomical_frame import sort_levels
 REMEDY = "name the numbers with --numbering, or with --labels and --levels"
 DEFAULT_NAMES = re.compile(r"(label|segment)[ _-]?\d*", re.IGNORECASE)
 """Names that ITK-SNAP and 3D Slicer give to unnamed labels."""
-USUAL_MAX_CM3 = {"C": 30.0, "T": 75.0, "L": 120.0, "S": 400.0}
-UPPER_THORACIC, UPPER_THORACIC_MAX_CM3 = {f"T{i}" for i in range(1, 9)}, 42.0
-"""T1 to T8 are smaller than lumbar vertebrae."""
 LIKELY: tuple[Numbering, ...] = (
     "verse",
     "totalsegmentator-v1",
@@ -104,9 +101,11 @@ def by_evidence(
         raise ValueError(f"{path}: has none of the labels {sorted(VERSE)} (but {there}); {REMEDY}")
     why = {name: _complaint(bodies, whole[name] or known[name], name) for name in LIKELY}
     fitting = {name: whole[name] for name in LIKELY if whole[name] and why[name] is None}
-    if not oriented and len(bodies) > 1 and any(name != "verse" for name in fitting):
-        why = {**why, **dict.fromkeys(fitting, "the file does not say where the head is")}
-        fitting = {name: levels for name, levels in fitting.items() if name == "verse"}
+    if not oriented and len(bodies) > 1 and fitting and "verse" not in fitting:
+        raise ValueError(
+            f"{path}: its labels lie as {' or '.join(fitting)} numbers them, but the file does not "
+            f"say where the head is; {REMEDY}"
+        )
     if len(fitting) > 1:
         fitting = _narrow(fitting, bodies, path)
     if len(fitting) == 1:
@@ -158,20 +157,14 @@ def _narrow(
 ) -> dict[Numbering, dict[int, str]]:
     """The numberings that remain of those that fit.
 
-    One that explains more labels beats those that explain a part of these. One whose levels have
-    usual volumes beats those whose levels are too large. The file's name may name one.
+    One that explains more labels beats those that explain a part of these. The file's name may
+    name one.
     """
     most = {
         name: levels
         for name, levels in fitting.items()
         if not any(set(levels) < set(other) for other in fitting.values())
     }
-    usual = {
-        name: levels
-        for name, levels in most.items()
-        if all(bodies[label].volume_cm3 <= _usual_max(level) for label, level in levels.items())
-    }
-    most = usual or most
     hint = Path(path).name.lower()
     hinted = {name: levels for name, levels in most.items() if name in hint}
     if len(most) > 1 and not hinted:
@@ -221,7 +214,3 @@ def _said(
 def _list(levels: Mapping[int, str]) -> str:
     """``27 is L5, 28 is L4``."""
     return ", ".join(f"{label} is {level}" for label, level in levels.items())
-
-
-def _usual_max(level: str) -> float:
-    return UPPER_THORACIC_MAX_CM3 if level in UPPER_THORACIC else USUAL_MAX_CM3[level[0]]

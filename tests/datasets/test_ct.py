@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import igl
@@ -221,6 +222,15 @@ def test_levels_out_of_order_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="out of order"):
         ct.read_labels(upside_down, {5: "L1", 6: "L2", 7: "L3"})
+
+
+def test_two_vertebrae_in_one_label_are_said(tmp_path, caplog):
+    labels = made_up_spines.stack({"L1": 20, "L2": 21, "L3": 22, "L4": 22, "L5": 24})
+    for low, high in pairwise(np.flatnonzero((labels == 22).any((0, 1)))):
+        labels[28:32, 30:34, low:high] = 22  # a bridge
+    path = made_up_spines.write_nifti(tmp_path / "a.nii.gz", labels)
+    assert list(ct.read_labels(path)) == ["L1", "L2", "L3", "L5"]
+    assert "L3 has 2" in caplog.text and "times the volume of L2" in caplog.text
 
 
 def test_islands_are_left_out_and_it_is_said(tmp_path, caplog):

@@ -130,8 +130,8 @@ def test_a_mask_of_one_structure_is_refused_unless_its_name_says_the_level(tmp_p
             ct.read_labels(write_nifti(tmp_path / name, labels))
 
 
-def test_own_numbers_from_one_on_are_not_taken_for_cervical_ones(tmp_path):
-    for start in (1, 3):
+def test_own_numbers_of_lumbar_levels_are_not_taken_for_higher_ones(tmp_path):
+    for start in (1, 3, 8):
         own = {level: start + i for i, level in enumerate(LUMBAR)}
         with pytest.raises(ValueError, match="fit no known numbering"):
             ct.read_labels(write_nifti(tmp_path / "a.nii.gz", stack(own)))

@@ -15,19 +15,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ct:
-    """Convert a CT label map (NIfTI) to a preoperative model: one STL a level, mm.
+    """Convert a label map to a preoperative model: one STL a level, mm.
+
+    Names in the file count first, then the file's own name. Without either, the numbers must lie
+    as VerSe or TotalSegmentator has them.
 
     Example: e2r convert ct spine_seg.nii.gz cases/mine/model --levels L2 L3 L4
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """the label map, .nii or .nii.gz"""
+    """the label map (NIfTI, NRRD, MetaImage, DICOM SEG), or a folder of one file a level"""
     output: Annotated[Path, tyro.conf.Positional]
     """folder for the surfaces"""
     levels: tuple[str, ...] = ()
     """levels to write; all of the map by default"""
     labels: tuple[int, ...] = ()
-    """label number of each of --levels; by default, VerSe's numbers"""
+    """label number of each of --levels"""
+    numbering: (
+        Literal[
+            "verse",
+            "totalsegmentator-v1",
+            "totalsegmentator-v2",
+            "totalsegmentator-v3",
+            "totalsegmentator-mr",
+        ]
+        | None
+    ) = None
+    """whose numbers the labels are, where the file does not say it"""
+    table: Path | None = None
+    """file of label names: ITK-SNAP, 3D Slicer, BIDS or nnU-Net, or JSON"""
 
 
 @dataclass(frozen=True)
@@ -136,20 +152,25 @@ def run(options: Options) -> int:
 
 def _convert_ct(options: Ct) -> int:
     from e2r.datasets import ct
-    from e2r.formats import meshes
+    from e2r.formats import file_checks, meshes
+    from e2r.geometry.anatomical_frame import LEVEL_ORDER
 
-    if options.labels and len(options.labels) != len(options.levels):
+    levels = [name.upper() if name.upper() in LEVEL_ORDER else name for name in options.levels]
+    file_checks.check_names(levels, "--levels", "the list")
+    if options.labels and len(options.labels) != len(levels):
         raise ValueError("--labels: give one number for each of --levels")
-    names = dict(zip(options.labels, options.levels, strict=True)) if options.labels else ct.VERSE
-    model = ct.read_labels(options.source, names)
-    missing = [name for name in options.levels if name not in model]
-    if missing:
-        raise ValueError(
-            f"{options.source}: has no {', '.join(missing)} (but {', '.join(model)}); "
-            "name other --levels, or give their numbers by --labels"
-        )
-    chosen = {name: mesh for name, mesh in model.items() if name in (options.levels or model)}
-    for path in meshes.write_meshes(chosen, options.output):
+    if len(set(options.labels)) < len(options.labels) or min(options.labels, default=1) < 1:
+        raise ValueError("--labels: give each number once, from 1 on")
+    if sum(map(bool, (options.labels, options.numbering, options.table))) > 1:
+        raise ValueError("--labels, --numbering and --table each name the labels; give one of them")
+    model = ct.read_labels(
+        options.source,
+        dict(zip(options.labels, levels, strict=True)) if options.labels else None,
+        levels=levels,
+        numbering=options.numbering,
+        table=options.table,
+    )
+    for path in meshes.write_meshes(model, options.output):
         print(path)
     return 0
 

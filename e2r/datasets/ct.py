@@ -1,147 +1,170 @@
-"""A preoperative model from a CT label map: one closed surface a level, in mm (RAS)."""
+"""A preoperative model from a label map: one closed surface a level, in mm (RAS)."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import nibabel
-import numpy as np
 import trimesh
-from nibabel.filebasedimages import ImageFileError
-from scipy.ndimage import find_objects, gaussian_filter
-from skimage.measure import marching_cubes
 
-from e2r.formats import file_checks
+from e2r.datasets import label_bodies, label_levels, label_surfaces
+from e2r.datasets.label_bodies import Body
+from e2r.formats import label_tables, label_volumes, notices
 from e2r.formats.file_checks import PathLike
+from e2r.formats.label_numberings import NUMBERINGS, VERSE, Numbering
+from e2r.formats.voxels import LabelVolume
 from e2r.geometry import anatomical_frame
-from e2r.types import Float, Int
 
-VERSE: dict[int, str] = {
-    **{i: f"C{i}" for i in range(1, 8)},
-    **{7 + i: f"T{i}" for i in range(1, 13)},
-    **{19 + i: f"L{i}" for i in range(1, 7)},
-    26: "S1",
-    28: "T13",
-}
-"""VerSe's label numbers (Sekuboyina et al., Medical Image Analysis 2021); 26 is the sacrum."""
-SMOOTHING_MM = 0.6
-"""Standard deviation of the Gaussian that smooths the voxel steps of a label."""
-MIN_VOLUME_MM3 = 200.0
-"""Smaller pieces of a label are noise."""
-NIFTI_ERRORS = (
-    ImageFileError,
-    OSError,
-    EOFError,
-    ValueError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    zlib.error,
-)
-"""What nibabel raises for a broken file."""
+__all__ = ["VERSE", "read_labels"]
 
 
 def read_labels(
-    path: PathLike, names: Mapping[int, str] | None = None
+    path: PathLike,
+    names: Mapping[int, str] | None = None,
+    *,
+    levels: Sequence[str] = (),
+    numbering: Numbering | None = None,
+    table: PathLike | None = None,
 ) -> dict[str, trimesh.Trimesh]:
-    """Reads a NIfTI label map as surfaces.
+    """Reads a label map as surfaces.
+
+    What the arguments say counts first, then names in the file, then its own name. Then the labels
+    must lie as one known numbering has them, and no other.
 
     Args:
-      path: ``.nii`` or ``.nii.gz``, whole numbers, three axes.
-      names: label number -> level; VerSe's numbers by default.
+      path: NIfTI, NRRD, MetaImage or DICOM SEG, or a folder of one file a level.
+      names: label number -> level.
+      levels: levels to read; by default, all.
+      numbering: whose numbers the labels are.
+      table: file of label names, as ITK-SNAP, 3D Slicer, BIDS or nnU-Net write them.
 
     Returns:
       level -> closed surface with outward normals, sorted from head to foot. Coordinates are mm in
-      the file's world axes (RAS by NIfTI's convention).
+      the patient's axes: right, anterior, superior.
 
     Raises:
-      ValueError: the file is no label map, or has none of the labels.
+      ValueError: the file is no label map, its labels may be several levels, or what it calls a
+        level is none.
     """
-    path = Path(path)
-    labels, affine = _read_voxels(path)
-    names = VERSE if names is None else names
-    boxes = find_objects(labels)
-    found = {}
-    for number, name in names.items():
-        if 0 < number <= len(boxes) and boxes[number - 1] is not None:
-            mesh = _extract_surface(labels, number, boxes[number - 1], affine=affine)
-            if mesh is not None:
-                found[name] = mesh
-    if not found:
-        there = ", ".join(str(i + 1) for i, box in enumerate(boxes) if box is not None) or "none"
+    volumes = label_volumes.read(path, numbers=names or ())
+    if table is not None:
+        names_of = label_tables.read_table(table)
+        volumes = [volume._replace(names=names_of, codes={}) for volume in volumes]
+    bodies = [label_bodies.find_bodies(volume) for volume in volumes]
+    found = _find_levels(
+        volumes, bodies, path=path, names=names, numbering=numbering, levels=levels
+    )
+    missing = [level for level in levels if level not in found]
+    if missing:
         raise ValueError(
-            f"{path}: has none of the labels {sorted(names)} (but {there}); "
+            f"{path}: has no {', '.join(missing)} (but {', '.join(found)}); "
+            "name other --levels, or give their numbers by --labels"
+        )
+    chosen = {level: place for level, place in found.items() if level in (levels or found)}
+    chosen = _check(chosen, bodies, path)
+    return {
+        level: label_surfaces.extract(volumes[i], number, level=level, path=path)
+        for level, (i, number) in chosen.items()
+    }
+
+
+def _find_levels(
+    volumes: Sequence[LabelVolume],
+    bodies: Sequence[Mapping[int, Body]],
+    *,
+    path: PathLike,
+    names: Mapping[int, str] | None,
+    numbering: Numbering | None,
+    levels: Sequence[str],
+) -> dict[str, tuple[int, int]]:
+    """level -> volume and label, sorted from head to foot."""
+    named: Sequence[Mapping[int, str]]
+    if names is not None:
+        named = [names for _ in volumes]
+    elif numbering is not None:
+        named = [NUMBERINGS[numbering] for _ in volumes]
+    else:
+        named = _recognise(volumes, bodies, path=path, levels=levels)
+    present = [
+        {label: level for label, level in some.items() if label in here}
+        for some, here in zip(named, bodies, strict=True)
+    ]
+    has_s1 = any("S1" in some.values() for some in present)
+    found: dict[str, tuple[int, int]] = {}
+    for i, some in enumerate(present):
+        for label, level in label_levels.settle_sacrum(some).items():
+            if has_s1 and level == "S1" and some[label] != "S1":
+                continue
+            if level in found:
+                raise ValueError(
+                    f"{path}: has {level} twice (labels {found[level][1]} and {label}); say which "
+                    "with --labels and --levels"
+                )
+            found[level] = (i, label)
+    if not found:
+        expected = sorted({label for some in named for label in some})
+        there = ", ".join(_describe(volumes, bodies)) or "none"
+        raise ValueError(
+            f"{path}: has none of the labels {expected} (but {there}); "
             "name the right ones with --labels and --levels"
         )
-    return {name: found[name] for name in anatomical_frame.sort_levels(list(found))}
+    return {level: found[level] for level in anatomical_frame.sort_levels(list(found))}
 
 
-def _read_voxels(path: Path) -> tuple[Int[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """Labels (int32), and the affine from voxels to mm."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give a NIfTI label map (.nii or .nii.gz)")
-    try:
-        image: Any = nibabel.load(path)
-        values = np.asanyarray(image.dataobj)
-        affine = np.asarray(image.affine, np.float64)
-        unit = image.header.get_xyzt_units()[0]
-    except NIFTI_ERRORS as error:
+def _recognise(
+    volumes: Sequence[LabelVolume],
+    bodies: Sequence[Mapping[int, Body]],
+    *,
+    path: PathLike,
+    levels: Sequence[str],
+) -> list[dict[int, str]]:
+    """label -> level of each volume, from the files alone."""
+    named = [label_levels.by_names(volume, path) for volume in volumes]
+    if any(some for some in named):
+        return [some or {} for some in named]
+    if any(some is not None for some in named) or len(volumes) != 1:
+        there = ", ".join(_describe(volumes, bodies)) or "none"
         raise ValueError(
-            f"{path}: cannot be read as NIfTI ({file_checks.one_line(error, 120)}); "
-            "export the label map again"
-        ) from None
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        raise ValueError(f"{path}: has {values.ndim} axes; give one label map with three")
-    if unit in ("meter", "micron"):
-        raise ValueError(f"{path}: is in {unit}s; convert it to mm")
-    voxel = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
-    if not 1e-3 < voxel < 1e3:
-        raise ValueError(
-            f"{path}: its affine makes voxels of {voxel:.3g} mm^3; export it with its geometry in "
-            "mm"
+            f"{path}: none of its labels has a level's name (but {there}); "
+            "name the right ones with --labels and --levels"
         )
-    return _whole_numbers(values, path), affine
+    if Path(path).is_file():
+        by_file = label_levels.by_names(label_volumes.name_by_file(volumes[0], path), path)
+        if by_file:
+            return [by_file]
+    oriented = volumes[0].oriented
+    return [label_levels.by_evidence(bodies[0], path, wanted=levels, oriented=oriented)]
 
 
-def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    """Voxel values as labels (int32)."""
-    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        raise ValueError(f"{path}: holds values that are no numbers; give whole-number labels")
-    labels = np.rint(values)
-    if np.abs(labels - values).max(initial=0) > 1e-3 or not 0 <= labels.max(initial=0) < 2**15:
-        raise ValueError(f"{path}: holds values that are no labels; give the label map, not the CT")
-    if labels.min(initial=0) < 0:
-        raise ValueError(f"{path}: holds negative values; give the label map, not the CT")
-    return labels.astype(np.int32)
-
-
-def _extract_surface(
-    labels: np.ndarray, number: int, box: tuple[slice, ...], *, affine: np.ndarray
-) -> trimesh.Trimesh | None:
-    """The closed surface of a label in mm; None if the label is noise."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    margin = np.ceil(3.0 * SMOOTHING_MM / spacing).astype(int) + 1
-    corner = np.array([axis.start for axis in box])
-    inside = np.pad((labels[box] == number).astype(np.float32), [(m, m) for m in margin])
-    if inside.sum() * np.prod(spacing) < MIN_VOLUME_MM3:
-        return None
-    smooth = gaussian_filter(inside, SMOOTHING_MM / spacing)
-    vertices, faces, _, _ = marching_cubes(smooth, 0.5)
-    vertices = (vertices + corner - margin) @ affine[:3, :3].T + affine[:3, 3]
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
-    pieces = [
-        piece for piece in mesh.split(only_watertight=True) if abs(piece.volume) > MIN_VOLUME_MM3
+def _describe(volumes: Sequence[LabelVolume], bodies: Sequence[Mapping[int, Body]]) -> list[str]:
+    """The labels that are there, with their names."""
+    texts = [
+        f"{label} {volume.names.get(label, '')}".strip()
+        for volume, some in zip(volumes, bodies, strict=True)
+        for label in some
     ]
-    if not pieces:
-        return None
-    mesh = trimesh.util.concatenate(pieces)
-    if mesh.volume < 0:  # the affine may mirror the axes that marching cubes winds triangles by
-        mesh.invert()
-    return mesh
+    return texts if len(texts) <= 12 else [*texts[:12], "..."]
+
+
+def _check(
+    chosen: Mapping[str, tuple[int, int]], bodies: Sequence[Mapping[int, Body]], path: PathLike
+) -> dict[str, tuple[int, int]]:
+    """Refuses what cannot be a spine; leaves out what the scan's edge cut off."""
+    kept = {}
+    for level, (i, label) in chosen.items():
+        body = bodies[i][label]
+        if len(chosen) > 1 and body.touches and label_bodies.is_small(level, body):
+            notices.say(
+                path, f"{level} was left out: {body.volume_cm3:.3g} cm3 at the volume's edge"
+            )
+        else:
+            kept[level] = (i, label)
+    complaint = label_bodies.complaint({k: bodies[i][label] for k, (i, label) in kept.items()})
+    if complaint:
+        raise ValueError(
+            f"{path}: {complaint}; correct the map, leave the level out with --levels, or name the "
+            "numbers with --numbering, or with --labels and --levels"
+        )
+    for level, remark in label_bodies.remarks({k: bodies[i][n] for k, (i, n) in kept.items()}):
+        notices.say(path, f"{level} {remark}; look at it")
+    return kept

@@ -15,6 +15,7 @@ import numpy as np
 import trimesh
 
 from e2r.geometry import anatomical_frame, poses
+from e2r.simulation.closed_surfaces import close_surface
 from e2r.simulation.spine import LEVELS, sample_spine
 from e2r.simulation.vertebra_distance import signed_distance
 from e2r.types import Array, Float, Int, Pose, PRNGKey, ScalarLike
@@ -79,18 +80,19 @@ def bake_meshes(
     """Bakes real surfaces, in place of a procedural specimen.
 
     Args:
-      surfaces: level name -> closed surface, mm, one common frame. At least two levels.
+      surfaces: level name -> surface, mm, one common frame. At least two levels. Holes are closed.
       nodes: grid nodes per level; they set the spacing.
 
     Returns:
       The bones, and the pose canonical from model.
 
     Raises:
-      ValueError: fewer than two levels.
+      ValueError: fewer than two levels, or a surface that cannot be closed.
     """
     names = anatomical_frame.sort_levels(list(surfaces))
     if len(names) < 2:
         raise ValueError("an anatomy needs at least two levels to tell its cranial direction")
+    surfaces = {name: close_surface(surfaces[name], name) for name in names}
     grids = [_mesh_grid(surfaces[name], nodes) for name in names]
     canonical = anatomical_frame.estimate_frame(surfaces)
     cells = [np.asarray(_cell_corners(values)).reshape(-1, 8) for values, _, _ in grids]

@@ -98,6 +98,8 @@ def _check_ascii_stl(content: bytes) -> None:
     vertices = len(re.findall(rb"\bvertex(?:\s+[-+.0-9a-z]+){3}(?=\s)", text))
     if not facets and b"endsolid" in text:
         raise ValueError("holds no triangle; export the level's surface as triangles")
+    if vertices < 3:
+        raise ValueError("is cut short: it holds no triangle; copy or export it again")
     if b"endsolid" not in text or ends < facets or vertices < 3 * facets:
         raise ValueError(
             f"is cut short: it has {facets} facets, {vertices} whole vertices and "
@@ -126,7 +128,7 @@ class _Element(NamedTuple):
     """One kind of rows of a PLY file."""
 
     name: str
-    count: int
+    rows: int
     properties: list[tuple[str | None, str]]  # type of the length of a list, type of the values
 
 
@@ -174,16 +176,16 @@ def _parse_header(lines: Iterable[list[str]]) -> tuple[str, list[_Element]]:
 def _skip(body: bytes, start: int, *, element: _Element, order: str) -> int:
     """The place after an element's rows."""
     short = ValueError(
-        f"is cut short: the rows of its {element.count} {element.name} entries end early; "
+        f"is cut short: the rows of its {element.rows} {element.name} entries end early; "
         "copy or export it again"
     )
     sizes = [(length, np.dtype(value).itemsize) for length, value in element.properties]
     fixed = sum(size for length, size in sizes if length is None)
     if len(sizes) == sum(length is None for length, _ in sizes):
-        if start + element.count * fixed > len(body):
+        if start + element.rows * fixed > len(body):
             raise short
-        return start + element.count * fixed
-    if element.count > len(body) - start:  # each row takes at least a byte
+        return start + element.rows * fixed
+    if element.rows > len(body) - start:  # each row takes at least a byte
         raise short
 
     def number(at: int, length: str) -> int:
@@ -201,29 +203,29 @@ def _skip(body: bytes, start: int, *, element: _Element, order: str) -> int:
             at += many * size + (0 if length is None else np.dtype(length).itemsize)
         return at
 
-    if element.count and sizes[0][0] is not None and len(sizes) == 1:  # faces of one kind: at once
+    if element.rows and sizes[0][0] is not None and len(sizes) == 1:  # faces of one kind: at once
         step = row(start) - start
         length = np.dtype(order + sizes[0][0])
-        if start + step * element.count <= len(body):
-            rows = np.frombuffer(body, np.uint8, step * element.count, start).reshape(-1, step)
+        if start + step * element.rows <= len(body):
+            rows = np.frombuffer(body, np.uint8, step * element.rows, start).reshape(-1, step)
             lengths = np.ascontiguousarray(rows[:, : length.itemsize]).view(length)
             if (lengths == lengths[0]).all():
-                return start + step * element.count
-    for _ in range(element.count):
+                return start + step * element.rows
+    for _ in range(element.rows):
         start = row(start)
     if start > len(body):
         raise short
-    return start
+    raise ValueError(f"has {element.name} entries of several lengths; export it as triangles")
 
 
 def _check_ascii_ply(body: bytes, elements: list[_Element]) -> None:
     rows = [line for line in body.split(b"\n") if line.strip()]
-    needed = sum(element.count for element in elements)
+    needed = sum(element.rows for element in elements)
     if len(rows) < needed:
         raise ValueError(
             f"is cut short: of {needed} rows it holds {len(rows)}; copy or export it again"
         )
-    last = next((element for element in reversed(elements) if element.count), None)
+    last = next((element for element in reversed(elements) if element.rows), None)
     if last is not None and len(last.properties) == 1 and last.properties[0][0] is not None:
         words = rows[needed - 1].split()
         if not words[0].isdigit() or len(words) < 1 + int(words[0]):
@@ -246,8 +248,7 @@ def _check_obj(content: bytes) -> Checked:
             try:
                 corners = [int(word.split(b"/", 1)[0]) for word in line.split()[1:]]
             except ValueError:
-                raise ValueError(f"has a face that is no list of vertices: {line[:40]!r}; "
-                                 "export it again") from None  # fmt: skip
+                raise ValueError(f"face {faces} is no list of vertices; export it again") from None
             if len(corners) < 3:
                 raise ValueError(f"is cut short: face {faces} is not whole; export it again")
             if 0 in corners or min(corners) < -count:
@@ -282,8 +283,6 @@ def check_extent(mesh: trimesh.Trimesh, name: str) -> None:
             f"is {extent:.3g} mm large, so it is in centimetres; multiply it by 10 "
             "(or by 25.4, if it is in inches)"
         )
-    if not extent < 10_000.0:
-        raise ValueError(f"is {extent:.3g} mm large, which no spine is; export it again, in mm")
     if extent > MAX_SPINE_MM:
         raise ValueError(f"is {extent:.4g} mm large, which no spine is; export it again, in mm")
     if len(levels) == 1 and extent > MAX_LEVEL_MM:

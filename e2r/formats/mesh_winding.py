@@ -37,10 +37,12 @@ def orient(mesh: trimesh.Trimesh) -> tuple[str, ...]:
         rims = len(np.unique(surface_topology.find_rims(topology)[1]))
         notes.append(f"is not closed, it has {rims} open rims; its inside is a guess there")
     if len(closed) > 1 and closed.any():
-        outward = _find_inside_out(mesh, topology.place, piece=piece, closed=closed)
-        if outward.any() and not outward.all():
-            notes.append(f"has {outward.sum()} of {len(closed)} pieces inside out; they were turned")
-        _flip(mesh, topology.place[outward[piece]])
+        inside_out = _find_inside_out(mesh, topology.place, piece=piece, closed=closed)
+        if inside_out.any() and not inside_out.all():
+            notes.append(
+                f"has {outward.sum()} of {len(closed)} pieces inside out; they were turned"
+            )
+        _flip(mesh, topology.place[inside_out[piece]])
         return tuple(notes)
     if _volume(np.asarray(mesh.triangles) - mesh.vertices.mean(0)) < 0:  # a mirrored export
         mesh.invert()

@@ -65,6 +65,9 @@ def _parse_mesh(
         raise ValueError("has triangles of vertices that are not there; export it again")
     if not np.isfinite(mesh.vertices).all():
         raise ValueError("holds vertices that are not finite; export it again")
+    extent = float(np.ptp(mesh.vertices, axis=0).max())
+    if not extent < 10_000.0:  # larger numbers overflow
+        raise ValueError(f"is {extent:.3g} mm large, which no spine is; export it again, in mm")
     if not mesh.area > 0:
         raise ValueError("its surface has no area; export it again")
     if merge:

@@ -35,7 +35,7 @@ def find_topology(mesh: trimesh.Trimesh) -> Topology:
     topology = _edges_of(np.asarray(mesh.faces))
     if not topology.balance.any():
         return topology
-    _, same = trimesh.grouping.unique_rows(mesh.vertices, digits=WELD_DIGITS)
+    _, same = trimesh.grouping.unique_rows(mesh.vertices - mesh.vertices.min(0), digits=WELD_DIGITS)
     return _edges_of(np.asarray(same)[mesh.faces])
 
 
@@ -98,9 +98,7 @@ def _components(
     return int(count), piece.astype(np.int64)
 
 
-def find_rims(
-    topology: Topology,
-) -> tuple[Int[np.ndarray, "r 2"], Int[np.ndarray, "r"]]:
+def find_rims(topology: Topology) -> tuple[Int[np.ndarray, "r 2"], Int[np.ndarray, "r"]]:
     """The open edges as (face, corner), and the rim that each belongs to.
 
     Args:

@@ -61,6 +61,8 @@ def check_content(content: bytes, suffix: str) -> Checked:
             raise ValueError(f"is {what}")
     if re.match(rb"ply\r?\n", content) and suffix != ".ply":
         raise ValueError("is a PLY file; name it .ply")
+    if content.startswith(b"glTF") and suffix != ".glb":
+        raise ValueError("is a GLB file; name it .glb, or export it as STL, PLY or OBJ")
     check = {".stl": _check_stl, ".ply": _check_ply, ".obj": _check_obj}.get(suffix)
     return Checked(content) if check is None else check(content)
 
@@ -94,16 +96,21 @@ def _check_stl(content: bytes) -> Checked:
 
 def _check_ascii_stl(content: bytes) -> None:
     text = content.lower()
-    facets, ends = len(re.findall(rb"\bfacet\s", text)), text.count(b"endfacet")
-    vertices = len(re.findall(rb"\bvertex(?:\s+[-+.0-9a-z]+){3}(?=\s)", text))
+    facets, ends, vertices = (text.count(word) for word in (b"facet", b"endfacet", b"vertex"))
+    facets -= ends
+    if facets != ends or vertices != 3 * facets:  # names of solids may hold these words: slowly
+        facets = len(re.findall(rb"(?m)^\s*facet\b", text))
+        ends = len(re.findall(rb"(?m)^\s*endfacet\b", text))
+        vertices = len(re.findall(rb"(?m)^\s*vertex(?:\s+[-+.0-9a-z]+){3}(?=\s)", text))
     if not facets and b"endsolid" in text:
         raise ValueError("holds no triangle; export the level's surface as triangles")
     if vertices < 3:
         raise ValueError("is cut short: it holds no triangle; copy or export it again")
-    if b"endsolid" not in text or ends < facets or vertices < 3 * facets:
+    solids, endsolids = len(re.findall(rb"(?m)^\s*solid\b", text)), text.count(b"endsolid")
+    if not endsolids or endsolids < solids or ends < facets or vertices < 3 * facets:
         raise ValueError(
             f"is cut short: it has {facets} facets, {vertices} whole vertices and "
-            f"{'no' if b'endsolid' not in text else 'an'} endsolid; copy or export it again"
+            f"{endsolids} of {max(solids, 1)} endsolid; copy or export it again"
         )
     if vertices > 3 * facets:
         raise ValueError("has facets of more than three vertices; export it again")

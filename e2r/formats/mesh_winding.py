@@ -12,6 +12,8 @@ from e2r.types import Bool, Float, Int
 
 WITNESSES = 9
 """So many vertices of a piece tell whether it lies inside another."""
+EMPTY = 1e-6
+"""Share of its box below which a surface encloses nothing."""
 
 
 def orient(mesh: trimesh.Trimesh) -> tuple[str, ...]:
@@ -39,13 +41,15 @@ def orient(mesh: trimesh.Trimesh) -> tuple[str, ...]:
     if len(closed) > 1 and closed.any():
         inside_out = _find_inside_out(mesh, topology.place, piece=piece, closed=closed)
         if inside_out.any() and not inside_out.all():
-            notes.append(
-                f"has {outward.sum()} of {len(closed)} pieces inside out; they were turned"
-            )
+            count = inside_out.sum()
+            notes.append(f"has {count} of {len(closed)} pieces inside out; they were turned")
         _flip(mesh, topology.place[inside_out[piece]])
         return tuple(notes)
-    if _volume(np.asarray(mesh.triangles) - mesh.vertices.mean(0)) < 0:  # a mirrored export
+    volume = _volume(np.asarray(mesh.triangles) - mesh.vertices.mean(0))
+    if volume < 0:  # a mirrored export
         mesh.invert()
+    if closed.all() and abs(volume) < EMPTY * float(np.prod(mesh.extents)):
+        notes.append("encloses nothing, as if each triangle were there both ways; export one side")
     return tuple(notes)
 
 

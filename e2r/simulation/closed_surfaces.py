@@ -27,6 +27,8 @@ def close_surface(mesh: trimesh.Trimesh, name: str) -> trimesh.Trimesh:
     """
     topology = surface_topology.find_topology(mesh)
     if not topology.balance.any():
+        if not _encloses(mesh):
+            raise ValueError(f"{name}: encloses no bone; export its outer side, once")
         return mesh
     rows, rim = surface_topology.find_rims(topology)
     old = np.asarray(mesh.faces)[topology.place]
@@ -46,9 +48,26 @@ def close_surface(mesh: trimesh.Trimesh, name: str) -> trimesh.Trimesh:
             f"{name}: is an open sheet, its holes are {share:.0%} of its surface; close it, "
             "or export the whole bone"
         )
-    if (topology.balance[topology.used == 2] != 0).any() or not closed.volume > 0:
+    if (topology.balance[topology.used == 2] != 0).any() or not _encloses(closed):
         raise ValueError(f"{name}: bounds no bone, even with its holes closed; export it again")
     notices.say(
         name, f"has {len(apex)} holes, {share:.1%} of its surface; they were closed by flat caps"
     )
     return closed
+
+
+def winds_once(mesh: trimesh.Trimesh) -> bool:
+    """Whether a surface is one closed piece, without triangles that are there twice.
+
+    Args:
+      mesh: mm.
+    """
+    topology = surface_topology.find_topology(mesh)
+    _, closed = surface_topology.find_pieces(topology)
+    return bool(len(closed) == 1 and closed[0] and (topology.used == 2).all())
+
+
+def _encloses(mesh: trimesh.Trimesh) -> bool:
+    """Whether a closed surface has a volume, outwards."""
+    corners = np.asarray(mesh.triangles) - np.mean(mesh.bounds, axis=0)
+    return bool(np.linalg.det(corners).sum() > 1e-6 * np.prod(mesh.extents))

@@ -178,6 +178,22 @@ def test_pieces_that_touch_along_an_edge_are_left_as_they_are(tmp_path, caplog):
     assert "1 of 2 pieces inside out" in caplog.text
 
 
+def test_a_surface_of_two_sides_is_told(tmp_path, caplog):
+    both = ball()
+    both.invert()
+    trimesh.util.concatenate([ball(), both]).export(tmp_path / "L3.stl")
+    meshes.read_mesh(tmp_path / "L3.stl")
+    assert "encloses nothing" in caplog.text
+
+
+def test_two_touching_pieces_of_flipped_triangles_are_turned_back(tmp_path):
+    boxes = [trimesh.creation.box(extents=[20.0] * 3).subdivide().subdivide() for _ in range(2)]
+    boxes[1].apply_translation([20.0, 20.0, 0.0])
+    both = trimesh.util.concatenate(boxes)
+    flipped(both, RNG.uniform(size=len(both.faces)) < 0.6).export(tmp_path / "L3.stl")
+    assert meshes.read_mesh(tmp_path / "L3.stl").volume == pytest.approx(16_000.0)
+
+
 # Size and place -----------------------------------------------------------------------------------
 
 SIZES = {
@@ -311,7 +327,16 @@ def test_a_binary_stl_whose_header_says_solid_is_read(tmp_path):
     assert len(meshes.read_mesh(tmp_path / "L3.stl").faces) == 80
 
 
+def test_an_ascii_stl_may_be_named_as_its_words_are(tmp_path):
+    text = exported("stl ascii").split(b"\n", 1)[1].replace(b"endsolid", b"endsolid facet vertex")
+    for end in (b"\n", b"\r\n"):
+        content = b"solid facet vertex\n" + text
+        (tmp_path / "L3.stl").write_bytes(content.replace(b"\n", end))
+        assert len(meshes.read_mesh(tmp_path / "L3.stl").faces) == 80
+
+
 OBJ = exported("obj").decode()
+TWO = exported("stl ascii") + b"\n" + exported("stl ascii")
 CORNERS = "v 0 0 0\nv 30 0 0\nv 0 30 0\nv 0 0 30\nf 1 3 2\nf 1 2 4\nf 2 3 4\n"
 PLY = exported("ply ascii").decode()
 FOREIGN = {
@@ -328,6 +353,8 @@ FOREIGN = {
     "vtp": ("L3.vtp", b'<?xml version="1.0"?>\n<VTKFile>', "export it as STL, PLY or OBJ"),
     "vtp as ply": ("L3.ply", b'<?xml version="1.0"?>\n<VTKFile>', "export it as STL, PLY or OBJ"),
     "ply as stl": ("L3.stl", PLY.encode(), "name it .ply"),
+    "second solid cut": ("L3.stl", TWO[: TWO.rindex(b"endsolid")], "1 of 2 endsolid"),
+    "glb as stl": ("L3.stl", b"glTF" + bytes(range(90)), "is a GLB file"),
     "no triangle": ("L3.stl", bytes(79) + b"x" + bytes(4), "holds no triangle"),
     "text": ("L3.stl", b"hello", "is cut short"),
     "obj with too high a number": ("L3.obj", (CORNERS + "f 1 4 9\n").encode(), "names vertex 9"),

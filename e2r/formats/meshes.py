@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.formats import file_checks, glb, mesh_space, notices
+from e2r.formats import file_checks, glb, mesh_checks, mesh_space, mesh_winding, notices
 from e2r.formats.file_checks import PathLike
 from e2r.runtime import atomic_folders
 
@@ -38,9 +38,13 @@ def read_mesh(path: PathLike, *, merge: bool = True) -> trimesh.Trimesh:
         raise ValueError(f"{path}: no such file; export the level's surface there") from None
     suffix = path.suffix.lower()
     try:
-        mesh = _parse_mesh(content, suffix, merge).copy()
+        mesh, notes = _parse_mesh(content, suffix, merge)
+        mesh_checks.check_extent(mesh, path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    for note in notes:
+        notices.say(path, note)
+    mesh = mesh.copy()
     if mesh_space.declared_space(content, suffix) == "LPS":
         mesh.apply_transform(mesh_space.LPS_TO_RAS)
         notices.say(path, "is in LPS axes by its header; it was turned to RAS")
@@ -56,26 +60,29 @@ def _load(content: bytes, suffix: str) -> object:
 
 
 @lru_cache(maxsize=32)
-def _parse_mesh(content: bytes, suffix: str, merge: bool) -> trimesh.Trimesh:
-    """Parses a surface. The cases of one specimen hold equal files, which are parsed once."""
+def _parse_mesh(
+    content: bytes, suffix: str, merge: bool
+) -> tuple[trimesh.Trimesh, tuple[str, ...]]:
+    """Parses a surface; returns it with what is to be said about it.
+
+    The cases of one specimen hold equal files, which are parsed once.
+    """
+    content, notes = mesh_checks.check_content(content, suffix)
     mesh = glb.read_whole(content) if suffix == ".glb" else _load(content, suffix)
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise ValueError("holds no triangle; export the level's surface as triangles")
+    if not 0 <= mesh.faces.min() <= mesh.faces.max() < len(mesh.vertices):
+        raise ValueError("has triangles of vertices that are not there; export it again")
     if not np.isfinite(mesh.vertices).all():
         raise ValueError("holds vertices that are not finite; export it again")
     extent = float(np.ptp(mesh.vertices, axis=0).max())
-    if extent < 1.0:
-        raise ValueError(f"is {extent:.3g} mm large, so it is in metres; multiply it by 1000")
-    if not extent < 10_000.0:
+    if not extent < 10_000.0:  # larger numbers overflow
         raise ValueError(f"is {extent:.3g} mm large, which no spine is; export it again, in mm")
     if not mesh.area > 0:
         raise ValueError("its surface has no area; export it again")
     if merge:
         mesh.merge_vertices()
-    corners = np.asarray(mesh.triangles) - mesh.vertices.mean(0)
-    if np.linalg.det(corners).sum() < 0:  # six times the volume: a mirrored export is inside out
-        mesh.invert()
-    return mesh
+    return mesh, (*notes, *mesh_winding.orient(mesh))
 
 
 def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
@@ -89,18 +96,23 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
       level -> surface, mm.
 
     Raises:
-      ValueError: there is no such folder, no surface in it, or a broken one.
+      ValueError: there is no such folder, no surface in it, a broken one, or levels that cannot
+        be parts of one spine.
     """
     folder = Path(folder)
     if folder.suffix.lower() == ".glb" and folder.is_file():
         return _read_nodes(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of STL, PLY or OBJ surfaces")
-    paths = [p for p in file_checks.visible(folder.iterdir()) if p.suffix.lower() in MESH_SUFFIXES]
+    found = file_checks.visible(folder.iterdir())
+    mesh_checks.check_folder(found, MESH_SUFFIXES)
+    paths = [path for path in found if path.suffix.lower() in MESH_SUFFIXES]
     file_checks.check_names([path.stem for path in paths], folder, "the surfaces' file names")
     if not paths:
         raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
-    return {path.stem: read_mesh(path) for path in paths}
+    model = {path.stem: read_mesh(path) for path in paths}
+    mesh_checks.check_model(model, folder)
+    return model
 
 
 def _read_nodes(path: Path) -> dict[str, trimesh.Trimesh]:
@@ -108,13 +120,15 @@ def _read_nodes(path: Path) -> dict[str, trimesh.Trimesh]:
     try:
         levels = glb.read_levels(path.read_bytes())
         file_checks.check_names(list(levels), path, "the nodes' names")
-        return {
-            name: _parse_mesh(bytes(mesh.export(file_type="stl")), ".stl", True).copy()
-            for name, mesh in levels.items()
-        }
+        model = {}
+        for name, mesh in levels.items():
+            model[name] = _parse_mesh(bytes(mesh.export(file_type="stl")), ".stl", True)[0].copy()
+            mesh_checks.check_extent(model[name], name)
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+    mesh_checks.check_model(model, path)
+    return model
 
 
 def write_meshes(meshes: Mapping[str, trimesh.Trimesh], folder: PathLike) -> list[Path]:

@@ -15,6 +15,7 @@ import numpy as np
 import trimesh
 
 from e2r.geometry import anatomical_frame, poses
+from e2r.simulation import closed_surfaces
 from e2r.simulation.spine import LEVELS, sample_spine
 from e2r.simulation.vertebra_distance import signed_distance
 from e2r.types import Array, Float, Int, Pose, PRNGKey, ScalarLike
@@ -79,18 +80,19 @@ def bake_meshes(
     """Bakes real surfaces, in place of a procedural specimen.
 
     Args:
-      surfaces: level name -> closed surface, mm, one common frame. At least two levels.
+      surfaces: level name -> surface, mm, one common frame. At least two levels. Holes are closed.
       nodes: grid nodes per level; they set the spacing.
 
     Returns:
       The bones, and the pose canonical from model.
 
     Raises:
-      ValueError: fewer than two levels.
+      ValueError: fewer than two levels, or a surface that cannot be closed.
     """
     names = anatomical_frame.sort_levels(list(surfaces))
     if len(names) < 2:
         raise ValueError("an anatomy needs at least two levels to tell its cranial direction")
+    surfaces = {name: closed_surfaces.close_surface(surfaces[name], name) for name in names}
     grids = [_mesh_grid(surfaces[name], nodes) for name in names]
     canonical = anatomical_frame.estimate_frame(surfaces)
     cells = [np.asarray(_cell_corners(values)).reshape(-1, 8) for values, _, _ in grids]
@@ -116,12 +118,16 @@ def _mesh_grid(
     shape = tuple(int(np.ceil((high[a] - low[a]) / spacing)) + 1 for a in range(3))
     axes = [low[a] + spacing * np.arange(shape[a]) for a in range(3)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    signed = igl.signed_distance(
-        points,
-        np.ascontiguousarray(mesh.vertices, np.float64),
-        np.ascontiguousarray(mesh.faces, np.int64),
-        sign_type=igl.SIGNED_DISTANCE_TYPE_FAST_WINDING_NUMBER,
-    )[0]
+    vertices = np.ascontiguousarray(mesh.vertices, np.float64)
+    faces = np.ascontiguousarray(mesh.faces, np.int64)
+    if closed_surfaces.winds_once(mesh):
+        signed = igl.signed_distance(
+            points, vertices, faces, sign_type=igl.SIGNED_DISTANCE_TYPE_FAST_WINDING_NUMBER
+        )[0]
+    else:  # igl's distance is scaled by 1 - 2 w: threefold where two pieces overlap
+        squared, _, _ = igl.point_mesh_squared_distance(points, vertices, faces)
+        winding = igl.fast_winding_number(vertices, faces, points)
+        signed = np.where(winding > 0.5, -1.0, 1.0) * np.sqrt(squared)
     return np.asarray(signed, np.float32).reshape(shape), low, spacing
 
 

@@ -78,6 +78,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(api, "load_model", lambda _: asked.append("model") or model)
     monkeypatch.setattr(api, "register", registered)
     monkeypatch.setattr(register, "_print_result", lambda _: print("all of one"))
+    monkeypatch.setattr(register, "_print_cause", lambda *_: None)
     monkeypatch.setattr(register, "_line", untyped(register._line))
     return asked
 

@@ -8,7 +8,8 @@ from e2r.formats import meshes
 
 def test_the_meshes_of_a_folder_are_read_by_name(tmp_path):
     ball = trimesh.creation.icosphere(2, 20.0)
-    meshes.write_meshes({"L2": ball, "L1": ball}, tmp_path / "model")
+    above = ball.copy().apply_translation([0.0, 0.0, 45.0])
+    meshes.write_meshes({"L2": ball, "L1": above}, tmp_path / "model")
     assert list(meshes.read_meshes(tmp_path / "model")) == ["L1", "L2"]
     with pytest.raises(ValueError, match="holds no STL"):
         meshes.read_meshes(tmp_path)

@@ -31,7 +31,7 @@ class Options:
     """
 
     case: Annotated[Path, tyro.conf.Positional]
-    """the case folder; or a data set, or a pattern such as 'cases/*'"""
+    """the case folder; or a data set, or a pattern such as ``'cases/*'``"""
     checkpoint: Path | None = None
     """output folder of experiments.train; by default, the model that comes with e2r"""
     output: Path = Path("predictions.jsonl")

@@ -94,7 +94,7 @@ def _print_cause(result: api.RegistrationResult, model: api.Model) -> None:
         return
     print("looking for the cause ...", flush=True)
     cause = api.find_cause(result, model)
-    said = "no cause was found; another sample may do: try --seed 1"
+    said = "no cause was found; another frame may do"
     print(said if cause is None else f"likely cause: {cause.sentence}")
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from e2r.api import CLOSE_UP
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig, ScenesConfig
 from e2r.datasets.case import true_pose
@@ -84,7 +85,7 @@ def draw_scene(options: Figures) -> Path:
     """Frames of held-out specimens: colour, depth, and the learnt mask on the true bone."""
     config, params = load_trained(options.checkpoint)
     cases = simulator.held_out_cases(
-        config.scenes.simulation, specimens=options.specimens, frames=1, seed=options.seed
+        CLOSE_UP, specimens=options.specimens, frames=1, seed=options.seed
     )
     job = EvaluationConfig(start="truth", batch=options.specimens)
     results = runner.run(cases, config, params, job=job)

@@ -24,6 +24,7 @@ from .networks.build import NetworkConfig as NetworkConfig
 from .pipeline import ProgramConfig as ProgramConfig
 from .registration.global_search import SearchConfig as SearchConfig
 from .registration.schedule import Schedule as Schedule
+from .runtime.registry import plugin as plugin
 from .simulation.simulator import SimulationConfig as SimulationConfig
 from .types import Cloud as Cloud
 from .types import Example as Example

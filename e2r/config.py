@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
+from e2r.datasets.augmentation import AUGMENTATIONS, Augmentation
 from e2r.networks import mask_estimators
 from e2r.networks.build import NetworkConfig
 from e2r.pipeline import ProgramConfig
 from e2r.registration.schedule import Schedule
+from e2r.runtime.registry import (
+    PluginName,
+    Registry,
+    UnknownPluginError,
+    importing_nothing,
+    plugin_digests,
+    settle_plugins,
+)
 from e2r.simulation import simulator
+from e2r.types import Array, MaskEstimator
+
+LOSS_TERMS: Registry[Callable[..., Array]] = Registry("loss_term", {})
+"""Further loss terms: functions of :class:`e2r.training.losses.LossInputs` that return a scalar."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +69,9 @@ class OptimisationConfig:
     """initial pose: standard deviation of the translation per axis, mm"""
     error_scale_mm: float = 1.0
     """scale of the logarithmic loss, log(1 + error / scale), mm"""
-    estimator: str = "gumbel_straight_through"
-    """mask estimator: soft, gates, straight_through, gumbel_straight_through, gumbel_rao or
-    reinmax"""
+    estimator: PluginName = "gumbel_straight_through"
+    """mask estimator: soft, gates, straight_through, gumbel_straight_through, gumbel_rao, reinmax,
+    or module:function"""
     temperature: float = 1.0
     """temperature of the estimators that have one"""
     min_keep_ratio: float = 0.03
@@ -78,16 +92,22 @@ class OptimisationConfig:
     """parts of a device's share of the batch, computed one after the other to save memory"""
     skip_not_finite: bool = False
     """skip and count steps whose loss is not finite, instead of stopping"""
+    loss_terms: tuple[PluginName, ...] = ()
+    """further terms that are added to the loss, each as module:function"""
+    augmentations: tuple[PluginName, ...] = ("view_and_colours",)
+    """random changes of an example, in order: names in AUGMENTATIONS, or module:function"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoint_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use 1 or more")
-        if self.estimator not in mask_estimators.ESTIMATORS:
-            raise ValueError(
-                f"optimisation.estimator is {self.estimator!r}; use one of "
-                f"{', '.join(mask_estimators.ESTIMATORS)}"
-            )
+        settle_plugins(
+            self,
+            "optimisation",
+            estimator=mask_estimators.ESTIMATORS,
+            loss_terms=LOSS_TERMS,
+            augmentations=AUGMENTATIONS,
+        )
         for name in (
             "learning_rate",
             "clip",
@@ -109,6 +129,22 @@ class OptimisationConfig:
         ):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use 0 or more")
+
+    def mask_estimator(self) -> MaskEstimator:
+        """The mask estimator that is named."""
+        return mask_estimators.by_name(self.estimator, temperature=self.temperature)
+
+    def chosen_augmentations(self) -> list[Augmentation]:
+        """The augmentations that are named."""
+        return [AUGMENTATIONS.find(name) for name in self.augmentations]
+
+    def chosen_loss_terms(self) -> list[Callable[..., Array]]:
+        """The loss terms that are named."""
+        return [LOSS_TERMS.find(name) for name in self.loss_terms]
+
+    def reached_code(self) -> tuple[Any, ...]:
+        """The functions that are named, for :mod:`e2r.runtime.code_digest`."""
+        return (self.mask_estimator(), self.chosen_augmentations(), self.chosen_loss_terms())
 
 
 @dataclass(frozen=True)
@@ -181,8 +217,17 @@ NAMED_CONFIGS: dict[str, tuple[str, TrainingConfig]] = {
 
 def config_to_json(config: TrainingConfig) -> dict[str, Any]:
     """A configuration as JSON values."""
+    sections = {"network": config.network, "schedule": config.schedule}
+    sections["optimisation"] = config.optimisation
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
+    return plain | {name: _plain_section(section) for name, section in sections.items()}
+
+
+def _plain_section(section: Any) -> dict[str, Any]:
+    """Settings as JSON values; digests of plug-ins only where there are some."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(section)))
+    digests = plugin_digests(section)
+    return plain | {"plugins": digests} if digests else plain
 
 
 RENAMED = {
@@ -214,7 +259,7 @@ RENAMED = {
 
 
 def migrate(settings: dict[str, Any]) -> dict[str, Any]:
-    """Replaces the field names of earlier versions by today's.
+    """Replaces the field names of earlier versions by today's, and fills in the fields added since.
 
     Args:
       settings: JSON values.
@@ -227,6 +272,10 @@ def migrate(settings: dict[str, Any]) -> dict[str, Any]:
         return {names.get(key, key): walk(inner, key) for key, inner in value.items()}
 
     migrated: dict[str, Any] = walk(settings, "")
+    sections = {"network": NetworkConfig, "schedule": Schedule, "optimisation": OptimisationConfig}
+    for name, kind in sections.items():
+        if isinstance(migrated.get(name), dict):
+            migrated[name] = _plain_section(kind()) | migrated[name]
     return migrated
 
 
@@ -238,26 +287,47 @@ def config_from_json(settings: dict[str, Any]) -> TrainingConfig:
 
     Raises:
       ValueError: fields are missing, unknown, or refused.
+      UnknownPluginError: a plug-in is not registered, nor its module imported.
     """
 
     def build(kind: type, value: dict[str, Any]) -> Any:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        given = {k: v for k, v in value.items() if k != "plugins"}
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
     try:
         settings = migrate(settings)
         scenes = dict(settings["scenes"])
         scenes["simulation"] = build(simulator.SimulationConfig, scenes["simulation"])
-        return TrainingConfig(
-            seed=settings["seed"],
-            network=build(NetworkConfig, settings["network"]),
-            scenes=ScenesConfig(**scenes),
-            schedule=build(Schedule, settings["schedule"]),
-            optimisation=build(OptimisationConfig, settings["optimisation"]),
-        )
+        with importing_nothing():
+            return TrainingConfig(
+                seed=settings["seed"],
+                network=build(NetworkConfig, settings["network"]),
+                scenes=ScenesConfig(**scenes),
+                schedule=build(Schedule, settings["schedule"]),
+                optimisation=build(OptimisationConfig, settings["optimisation"]),
+            )
+    except UnknownPluginError as error:
+        raise UnknownPluginError(f"the checkpoint's {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"the checkpoint's settings belong to another version of e2r ({error}); train again"
         ) from None
+
+
+def changed_plugins(settings: dict[str, Any], config: TrainingConfig) -> list[str]:
+    """The plug-ins whose code is no longer the one of a checkpoint, as "field name".
+
+    Args:
+      settings: of the checkpoint, JSON values.
+      config: made of them by :func:`config_from_json`.
+    """
+    today = plugin_digests(config.network, config.schedule, config.optimisation)
+    return [
+        name
+        for section in ("network", "schedule", "optimisation")
+        for name, digest in settings[section].get("plugins", {}).items()
+        if today.get(name) != digest
+    ]
 
 
 @dataclass(frozen=True)

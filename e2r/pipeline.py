@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from e2r.networks.mask_network import MaskOutput
 from e2r.registration import global_search, iterate
 from e2r.registration.levels import register_levels
 from e2r.registration.schedule import Schedule, apply_mask, run_schedule
+from e2r.runtime.registry import PluginName, settle_plugins
 from e2r.types import (
     Array,
     Bool,
@@ -23,6 +24,7 @@ from e2r.types import (
     Float,
     Hypotheses,
     LevelPoses,
+    MaskEstimator,
     Params,
     Pose,
     PRNGKey,
@@ -41,6 +43,9 @@ class ProgramConfig:
 
     masks: tuple[str, ...] = ("learnt",)
     """masks to register under: all, learnt, oracle (true bone; simulated cases only)"""
+    estimator: PluginName = "deterministic"
+    """how logits become weights of the learnt mask: deterministic, an estimator of training, or
+    module:function"""
     schedule: Schedule = Schedule()
     search: global_search.SearchConfig = global_search.SearchConfig()
     num_samples: int = 2
@@ -53,6 +58,7 @@ class ProgramConfig:
     """refine one pose a level, for a spine that is not bent as in the scan"""
 
     def __post_init__(self) -> None:
+        settle_plugins(self, "program", estimator=mask_estimators.EVALUATION_ESTIMATORS)
         if not self.masks:
             raise ValueError("--masks is empty; give at least one mask")
         for name in self.masks:
@@ -65,6 +71,14 @@ class ProgramConfig:
         for name, value in (("--num-samples", self.num_samples), ("--max-points", self.max_points)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; use 1 or more")
+
+    def mask_estimator(self) -> MaskEstimator:
+        """The mask estimator that is named."""
+        return mask_estimators.EVALUATION_ESTIMATORS.find(self.estimator)
+
+    def reached_code(self) -> tuple[Any, ...]:
+        """The function that is named, for :mod:`e2r.runtime.code_digest`."""
+        return (self.mask_estimator(),)
 
 
 class PreparedCase(NamedTuple):
@@ -192,7 +206,7 @@ def _stacked_masks(
     weights = {
         "all": jnp.ones(cloud.points.shape[0]),
         "oracle": prepared.oracle_weights.reshape(-1),
-        "learnt": mask_estimators.deterministic(key, learnt),
+        "learnt": program.mask_estimator()(key, learnt),
     }
     logits = [
         output.logits if name == "learnt" else jnp.where(weights[name] > 0.5, 4.0, -9.0)

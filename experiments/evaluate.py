@@ -50,6 +50,7 @@ from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.atomic_folders import written_since
 from e2r.runtime.prefetch import prefetch
+from e2r.runtime.provenance import code_record
 from e2r.runtime.timing import collect_timings, timed, timing_table
 from e2r.simulation import simulator
 from e2r.training import checkpoints
@@ -78,6 +79,8 @@ class Evaluate:
     """how the cases are registered"""
     timings: bool = False
     """also print where the time went"""
+    again: bool = False
+    """where the output's figures were computed by other code: compute all of them anew"""
 
     def __post_init__(self) -> None:
         if self.specimens < 1 or self.frames < 1:
@@ -194,9 +197,13 @@ def evaluate(options: Evaluate) -> int:
         "parameters": checkpoints.digest(params),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
-    del settings["output"], settings["timings"]
+    del settings["output"], settings["timings"], settings["again"]
+    code = code_record(config.network, job.program, job.program.schedule)
     failed = False
-    with open_job(options.output, settings) as folder, collect_timings() as seconds:
+    with (
+        open_job(options.output, settings, code=code, again=options.again) as folder,
+        collect_timings() as seconds,
+    ):
         refuse_changed_cases(units, folder)
         total = sum(len(unit.ids) for unit in units)
         with tqdm(total=total, initial=len(folder.done()), desc="evaluate", unit="case") as bar:
@@ -251,6 +258,7 @@ def write_summary(
             "cases": str(options.cases or f"simulated, {options.specimens} specimens held out"),
             "checkpoint": str(options.checkpoint),
         },
+        code=folder.code,
     )
     with atomic_write(options.output / "summary.json") as part:
         part.write_text(json.dumps(summary.to_json(), indent=1))

@@ -21,6 +21,7 @@ import tyro
 
 from e2r.analysis import nan_tracing, training_probe
 from e2r.cli.errors import run_command
+from e2r.cli.option_types import OPTION_TYPES
 from e2r.config import NAMED_CONFIGS, TrainingConfig
 from e2r.runtime import outputs, sharding
 from e2r.runtime.provenance import versions
@@ -129,7 +130,11 @@ def main(arguments: list[str] | None = None) -> int:
         for name, (text, config) in NAMED_CONFIGS.items()
     }
     options = tyro.extras.overridable_config_cli(
-        named, args=arguments, prog="python -m experiments.train", description=__doc__
+        named,
+        args=arguments,
+        prog="python -m experiments.train",
+        description=__doc__,
+        registry=OPTION_TYPES,
     )
     return run_command(lambda: train(options))
 

@@ -15,6 +15,7 @@ from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.evaluation.summary import summarise_job
 from e2r.formats.scenes import RgbdImage
 from e2r.pipeline import ProgramConfig
+from e2r.runtime.provenance import code_record
 from e2r.types import Cloud, Hypotheses, LevelPoses, Pose, Registration
 from e2r.visualisation import figures, snapshots
 
@@ -105,7 +106,9 @@ def made_up_job(results, failures=()):
     ]
     predictions += [failed_prediction(Failed(*failure)) for failure in failures]
     scores = [score_case(result) for result in results]
-    summary = summarise_job(predictions, scores, job=JOB, config=TINY, origin=ORIGIN)
+    summary = summarise_job(
+        predictions, scores, job=JOB, config=TINY, origin=ORIGIN, code=code_record()
+    )
     return summary, predictions, scores
 
 

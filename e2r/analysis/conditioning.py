@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from e2r.geometry import poses, procrustes
-from e2r.geometry.correspondences import CORRESPONDENCES
 from e2r.registration import iterate, steps
-from e2r.registration.kernels import KERNELS
 from e2r.registration.schedule import Schedule
 from e2r.types import Array, Float, MaskedCloud, Pose, Surface
 
@@ -69,9 +67,9 @@ def _figures_at(
 ) -> Conditioning:
     """The figures that follow from a pose alone; those of the step are zero."""
     queries = poses.apply_inverse(pose, cloud.points)
-    match = CORRESPONDENCES[schedule.correspondence](surface, queries)
+    match = schedule.chosen_correspondence()(surface, queries)
     square = jnp.sum(jnp.square(queries - match.points), axis=1)
-    share = cloud.weights * KERNELS[schedule.kernel](square, cloud.weights, scale)
+    share = cloud.weights * schedule.chosen_kernel()(square, cloud.weights, scale)
     total = jnp.sum(share)
     safe_total = jnp.where(total > 0, total, 1.0)
     centre = jnp.matmul(share, queries, precision="highest") / safe_total

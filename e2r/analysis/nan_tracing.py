@@ -11,11 +11,10 @@ import numpy as np
 
 from e2r.analysis.stages import StageConfig, Stages, run_stages, stage_gradients
 from e2r.config import TrainingConfig
-from e2r.networks import mask_estimators
 from e2r.runtime import sharding
 from e2r.training import batches, loop
-from e2r.training.augmentation import draw_problem
 from e2r.training.objective import LossTerms, loss_terms
+from e2r.training.problems import draw_problem
 from e2r.types import Example, Params, PRNGKey
 
 
@@ -88,7 +87,7 @@ def explain(config: TrainingConfig, broken: loop.NotFiniteError) -> str:
 
 def _stage_config(config: TrainingConfig) -> StageConfig:
     options = config.optimisation
-    estimator = mask_estimators.by_name(options.estimator, temperature=options.temperature)
+    estimator = options.mask_estimator()
     return StageConfig(config.network, config.schedule, estimator)
 
 

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 
 from e2r.analysis import conditioning, gradient_paths
 from e2r.config import TrainingConfig
-from e2r.networks import mask_estimators
 from e2r.networks.build import build_mask_network
 from e2r.registration.schedule import apply_mask
 from e2r.training import loop, losses
-from e2r.training.augmentation import LossKeys, RegistrationProblem, draw_problem
 from e2r.training.objective import MaskLoss, loss_terms
+from e2r.training.problems import LossKeys, RegistrationProblem, draw_problem
 from e2r.types import Array, Example, Float, Int, Params, PRNGKey
 
 EXAMPLES = 2
@@ -127,7 +126,7 @@ def _probe_registration(
     """Gradients by step, and conditioning, of the registration with a mask drawn by ``key``."""
     options, (example, start) = config.optimisation, problem
     cloud, surface = example.cloud, example.surface
-    estimator = mask_estimators.by_name(options.estimator, temperature=options.temperature)
+    estimator = options.mask_estimator()
     module = build_mask_network(config.network)
     logits = module.apply(params["mask"], cloud, example.pyramid).logits
     masked = apply_mask(cloud, estimator(key, logits))

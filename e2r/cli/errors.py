@@ -95,10 +95,14 @@ def parse_options(
     """
     import tyro
 
+    from e2r.cli.option_types import OPTION_TYPES
+
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(options, args=arguments, prog=prog, description=description)
+            return tyro.cli(
+                options, args=arguments, prog=prog, description=description, registry=OPTION_TYPES
+            )
     except SystemExit as stop:
         refusal = _refusal_of_settings(stop)
         if refusal is not None:

@@ -11,14 +11,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from e2r.runtime.atomic_files import check_settings
+from e2r.runtime.atomic_files import atomic_write
+from e2r.runtime.provenance import code_differences
 
 PREDICTIONS, ERRORS, SETTINGS = "predictions.jsonl", "errors.jsonl", "job.json"
+RESULTS = (PREDICTIONS, ERRORS, "summary.json", "report.html", "views", SETTINGS)
+"""All that a job writes into its folder; the settings go last."""
 
 Line: TypeAlias = dict[str, Any]
 """A line of a file, as JSON values."""
@@ -27,14 +31,15 @@ Line: TypeAlias = dict[str, Any]
 class JobFolder:
     """A job's folder, opened by :func:`open_job`."""
 
-    def __init__(self, folder: Path, locks: int) -> None:
+    def __init__(self, folder: Path, locks: int, code: Mapping[str, str]) -> None:
         """Takes over an open folder.
 
         Args:
           folder: of the job.
           locks: file descriptor of ``claims``.
+          code: what computes the job's figures, as recorded when it began.
         """
-        self.folder = folder
+        self.folder, self.code = folder, dict(code)
         self._locks = locks
         self._done: set[str] = set()
         self._bytes_read = 0  # of predictions.jsonl
@@ -104,20 +109,29 @@ class JobFolder:
 
 
 @contextmanager
-def open_job(folder: Path, settings: Mapping[str, Any]) -> Iterator[JobFolder]:
+def open_job(
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    code: Mapping[str, str] | None = None,
+    again: bool = False,
+) -> Iterator[JobFolder]:
     """Opens or creates a job's folder.
 
     Args:
       folder: of the job.
-      settings: everything that the job's figures depend on, as JSON values; for ``job.json``.
+      settings: everything that the job's figures depend on but code, as JSON values; for
+        ``job.json``.
+      code: what computes the figures, by :func:`e2r.runtime.provenance.code_record`.
+      again: where the folder's figures were computed by other code, delete them and begin anew.
 
     Raises:
-      ValueError: the folder holds a job with other settings.
+      ValueError: the folder holds a job with other settings, or with figures of other code.
     """
     folder.mkdir(parents=True, exist_ok=True)
     locks = os.open(folder / "claims", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        job_folder = JobFolder(folder, locks)
+        job_folder = JobFolder(folder, locks, code or {})
         with job_folder.alone():
             settings_file, predictions = folder / SETTINGS, folder / PREDICTIONS
             if not settings_file.exists() and predictions.exists() and predictions.stat().st_size:
@@ -125,10 +139,49 @@ def open_job(folder: Path, settings: Mapping[str, Any]) -> Iterator[JobFolder]:
                     f"{predictions}: belongs to a job without job.json, which cannot be continued; "
                     "name another output folder, or delete this file"
                 )
-            check_settings(settings_file, settings, "a job with other settings")
+            job_folder.code = _continue_or_begin(folder, settings, code or {}, again=again)
         yield job_folder
     finally:
         os.close(locks)
+
+
+def _continue_or_begin(
+    folder: Path, settings: Mapping[str, Any], code: Mapping[str, str], *, again: bool
+) -> dict[str, str]:
+    """Writes or compares ``job.json``; returns the code that it records."""
+    path = folder / SETTINGS
+    if path.exists():
+        try:
+            found = dict(json.loads(path.read_text()))
+        except ValueError:
+            found = {}
+        recorded = found.pop("code", {})
+        if found != json.loads(json.dumps(settings)):
+            raise ValueError(
+                f"{path}: holds a job with other settings; name another output folder, or delete "
+                "this one"
+            )
+        changed = code_differences(recorded, code)
+        if not changed:
+            return dict(recorded)
+        if not again:
+            raise ValueError(
+                f"{path}: the figures of this job were computed by other code "
+                f"({'; '.join(changed)}); give --again to compute all of them anew, or name "
+                "another output folder"
+            )
+        for name in RESULTS:
+            _delete(folder / name)
+    with atomic_write(path) as part:
+        part.write_text(json.dumps({**settings, "code": dict(code)}, indent=1))
+    return dict(code)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _append(path: Path, line: Line) -> None:

@@ -62,10 +62,8 @@ def compile_programs(
     look = partial(pipeline.first_look, network=network)
     register = partial(pipeline.register_case, network=network, program=program)
     return Programs(
-        CachedProgram(batched(look, inputs=2), "first_look", network, fast_compile=fast_compile),
-        CachedProgram(
-            batched(register, inputs=1), "register", network, program, fast_compile=fast_compile
-        ),
+        CachedProgram(batched(look, inputs=2), fast_compile=fast_compile),
+        CachedProgram(batched(register, inputs=1), fast_compile=fast_compile),
         mesh,
     )
 

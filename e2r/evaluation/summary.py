@@ -16,7 +16,6 @@ from e2r.evaluation import metrics
 from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
 from e2r.evaluation.metrics import ErrorSummary
 from e2r.evaluation.predictions import CaseScores, Prediction
-from e2r.runtime.provenance import versions
 from e2r.types import Float
 
 
@@ -114,6 +113,7 @@ def summarise_job(
     job: EvaluationConfig,
     config: TrainingConfig,
     origin: dict[str, Any],
+    code: dict[str, str],
 ) -> Summary:
     """Computes all figures of a job.
 
@@ -123,6 +123,7 @@ def summarise_job(
       job: the evaluation's settings.
       config: the trained networks' settings.
       origin: names of the cases and of the checkpoint, for the record.
+      code: what computed the figures, by :func:`e2r.runtime.provenance.code_record`.
     """
     mask = job.primary_mask
     good = [prediction for prediction in predictions if prediction.error is None]
@@ -170,7 +171,7 @@ def summarise_job(
             "config": config_to_json(config),
         },
         seed=job.seed,
-        versions=versions(),
+        versions=code,
         device=str(jax.devices()[0].device_kind),
     )
 

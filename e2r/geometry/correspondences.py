@@ -9,7 +9,8 @@ every query and every model.
   triangle. It finds the closest point on the triangles, with rare misses.
 - :func:`nearest` and :func:`soft` are for studies.
 
-To add one: write the function, and name it in :data:`CORRESPONDENCES`.
+To add one without editing e2r, use :func:`e2r.plugin`; e2r's own are listed in
+:data:`CORRESPONDENCES`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 
 from e2r.geometry import vectors
 from e2r.geometry.vectors import Columns
+from e2r.runtime.registry import Registry
 from e2r.types import Array, Correspondence, CorrespondenceFn, Float, Surface
 
 
@@ -153,12 +155,9 @@ def closest(surface: Surface, queries: Float[Array, "n 3"]) -> Correspondence:
     return Correspondence(vectors.join(foot), vectors.join(normal), levels)
 
 
-CORRESPONDENCES: dict[str, CorrespondenceFn] = {
-    "project": project,
-    "closest": closest,
-    "nearest": nearest,
-    "soft": soft,
-}
+CORRESPONDENCES: Registry[CorrespondenceFn] = Registry(
+    "correspondence", {"project": project, "closest": closest, "nearest": nearest, "soft": soft}
+)
 """All correspondence functions, by the name that a schedule gives."""
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from e2r.networks.coarse_network import CoarseNetwork, ModelSamples, draw_tokens
+from e2r.networks.coarse_network import (
+    CoarseCorrespondences,
+    CoarseNetwork,
+    ModelSamples,
+    draw_tokens,
+)
 from e2r.networks.mask_network import MaskNetwork, MaskOutput
+from e2r.runtime.registry import PluginName, Registry, settle_plugins
 from e2r.types import Array, Cloud, Float, Params, PRNGKey, Pyramid
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -20,6 +29,10 @@ PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 class NetworkConfig:
     """The settings of both networks and of the cloud they see."""
 
+    mask_network: PluginName = "point_unet"
+    """mask network: a name in MASK_NETWORKS, or module:function"""
+    coarse_network: PluginName = "attention"
+    """coarse network: a name in COARSE_NETWORKS, or module:function"""
     points: int = 2048
     """points of a cloud, a multiple of 4^(levels - 1)"""
     widths: tuple[int, ...] = (32, 64, 96)
@@ -40,6 +53,7 @@ class NetworkConfig:
     """precision of the layers: float32 or bfloat16; parameters and geometry are always float32"""
 
     def __post_init__(self) -> None:
+        settle_plugins(self, "network", mask_network=MASK_NETWORKS, coarse_network=COARSE_NETWORKS)
         if not self.widths or min(*self.widths, self.blocks, self.neighbours, 1) < 1:
             raise ValueError("network: use 1 or more widths, blocks and neighbours, each 1 or more")
         if min(self.tokens, self.samples, self.coarse_width, self.coarse_layers) < 1:
@@ -60,19 +74,48 @@ class NetworkConfig:
                 f"of {part}, {4 * part} or more"
             )
 
+    def reached_code(self) -> tuple[Any, ...]:
+        """The functions that are named, for :mod:`e2r.runtime.code_digest`."""
+        return (MASK_NETWORKS.find(self.mask_network), COARSE_NETWORKS.find(self.coarse_network))
 
-def build_mask_network(config: NetworkConfig) -> MaskNetwork:
-    """The mask network that the settings describe."""
+
+def _point_unet(config: NetworkConfig) -> MaskNetwork:
     return MaskNetwork(
         widths=config.widths, blocks=config.blocks, dtype=PRECISIONS[config.precision]
     )
 
 
-def build_coarse_network(config: NetworkConfig) -> CoarseNetwork:
-    """The coarse network that the settings describe."""
+def _attention(config: NetworkConfig) -> CoarseNetwork:
     return CoarseNetwork(
         width=config.coarse_width, layers=config.coarse_layers, dtype=PRECISIONS[config.precision]
     )
+
+
+MASK_NETWORKS: Registry[Callable[[NetworkConfig], nn.Module]] = Registry(
+    "mask_network", {"point_unet": _point_unet}
+)
+"""All mask networks: functions of the settings that return a Linen module.
+
+The module maps a :class:`~e2r.types.Cloud` and its :class:`~e2r.types.Pyramid` to a
+:class:`~e2r.networks.mask_network.MaskOutput`."""
+COARSE_NETWORKS: Registry[Callable[[NetworkConfig], nn.Module]] = Registry(
+    "coarse_network", {"attention": _attention}
+)
+"""All coarse networks: functions of the settings that return a Linen module.
+
+The module maps :class:`~e2r.networks.coarse_network.SceneTokens` and
+:class:`~e2r.networks.coarse_network.ModelSamples` to
+:class:`~e2r.networks.coarse_network.CoarseCorrespondences`."""
+
+
+def build_mask_network(config: NetworkConfig) -> nn.Module:
+    """The mask network that the settings describe."""
+    return MASK_NETWORKS.find(config.mask_network)(config)
+
+
+def build_coarse_network(config: NetworkConfig) -> nn.Module:
+    """The coarse network that the settings describe."""
+    return COARSE_NETWORKS.find(config.coarse_network)(config)
 
 
 def init_params(key: PRNGKey, config: NetworkConfig, cloud: Cloud, pyramid: Pyramid) -> Params:
@@ -88,10 +131,24 @@ def init_params(key: PRNGKey, config: NetworkConfig, cloud: Cloud, pyramid: Pyra
     mask = build_mask_network(config)
     params = mask.init(k_mask, cloud, pyramid)
     output = mask.apply(params, cloud, pyramid)
+    _check(config.mask_network, "mask_network", output, MaskOutput, count=cloud.points.shape[0])
     tokens = draw_tokens(k_coarse, cloud, output, count=config.tokens)
     zeros = jnp.zeros((config.samples, 3))
     samples = ModelSamples(zeros, zeros, zeros)
-    return {"mask": params, "coarse": build_coarse_network(config).init(k_coarse, tokens, samples)}
+    found, coarse = build_coarse_network(config).init_with_output(k_coarse, tokens, samples)
+    _check(
+        config.coarse_network, "coarse_network", found, CoarseCorrespondences, count=config.tokens
+    )
+    return {"mask": params, "coarse": coarse}
+
+
+def _check(name: PluginName, field: str, output: Any, kind: type[Any], *, count: int) -> None:
+    """Raises a ValueError unless a network returns what the next stage reads."""
+    if not isinstance(output, kind) or {leaf.shape[0] for leaf in output} != {count}:
+        raise ValueError(
+            f"network.{field} {name} returns {type(output).__name__}; make it return a "
+            f"{kind.__name__} with {count} rows"
+        )
 
 
 def apply_mask_network(
@@ -115,7 +172,7 @@ def apply_mask_network(
 
 
 def mask_logits(
-    module: MaskNetwork, params: Params, cloud: Cloud, pyramid: Pyramid
+    module: nn.Module, params: Params, cloud: Cloud, pyramid: Pyramid
 ) -> Float[Array, "n"]:
     """Mask logits of one cloud.
 

@@ -4,7 +4,7 @@ Every estimator has the type :data:`e2r.types.MaskEstimator`. A kept point weigh
 one 0, so the true derivative is zero; each estimator replaces it by a useful one. All but
 :func:`soft` and :func:`gates` are binary in the forward pass.
 
-To add one: write the function, and name it in :data:`ESTIMATORS`.
+To add one without editing e2r, use :func:`e2r.plugin`; e2r's own are listed in :data:`ESTIMATORS`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from e2r.runtime.registry import PluginName, Registry
 from e2r.types import Array, Bool, Cloud, Float, MaskEstimator, PRNGKey, ScalarLike
 
 STRETCH = (-0.1, 1.1)
@@ -140,33 +141,40 @@ def reinmax(
     return _with_derivative(hard, 2.0 * second - 0.5 * keep)
 
 
-ESTIMATORS: dict[str, Callable[..., Array]] = {
-    "soft": soft,
-    "gates": gates,
-    "straight_through": straight_through,
-    "gumbel_straight_through": gumbel_straight_through,
-    "gumbel_rao": gumbel_rao,
-    "reinmax": reinmax,
-}
-"""All estimators for training, by the name that a configuration gives."""
-WITH_TEMPERATURE = tuple(
-    name
-    for name, estimator in ESTIMATORS.items()
-    if "temperature" in inspect.signature(estimator).parameters
+ESTIMATORS: Registry[Callable[..., Array]] = Registry(
+    "estimator",
+    {
+        "soft": soft,
+        "gates": gates,
+        "straight_through": straight_through,
+        "gumbel_straight_through": gumbel_straight_through,
+        "gumbel_rao": gumbel_rao,
+        "reinmax": reinmax,
+    },
 )
-"""Names of the estimators that have a temperature."""
+"""All estimators for training, by the name that a configuration gives."""
+EVALUATION_ESTIMATORS: Registry[Callable[..., Array]] = Registry(
+    "estimator", {}, more={"deterministic": deterministic}
+)
+"""All estimators for evaluation: also one without a gradient."""
 
 
-def by_name(name: str, *, temperature: ScalarLike = 1.0) -> MaskEstimator:
+def has_temperature(estimator: Callable[..., Array]) -> bool:
+    """Whether an estimator has an argument ``temperature``."""
+    return "temperature" in inspect.signature(estimator).parameters
+
+
+def by_name(name: PluginName, *, temperature: ScalarLike = 1.0) -> MaskEstimator:
     """The estimator of this name in :data:`ESTIMATORS`.
 
     Args:
-      name: a key of :data:`ESTIMATORS`.
+      name: a key of :data:`ESTIMATORS`, or ``module:function``.
       temperature: of the estimators that have one; the others ignore it.
     """
-    if name in WITH_TEMPERATURE:
-        return partial(ESTIMATORS[name], temperature=temperature)
-    return ESTIMATORS[name]
+    estimator = ESTIMATORS.find(name)
+    if has_temperature(estimator):
+        return partial(estimator, temperature=temperature)
+    return estimator
 
 
 def _with_derivative(value: Array, other: Array) -> Array:

@@ -4,7 +4,7 @@ Each kernel has the type :data:`e2r.types.RobustKernel`. It is the weight of ite
 least squares, in [0, 1], and 1 at distance zero (Zhang, "Parameter estimation techniques", 1997).
 A kernel sees the mask weights too, but most ignore them.
 
-To add one: write the function, and name it in :data:`KERNELS`.
+To add one without editing e2r, use :func:`e2r.plugin`; e2r's own are listed in :data:`KERNELS`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from e2r.runtime.registry import Registry
 from e2r.types import Array, Float, RobustKernel, ScalarLike
 
 
@@ -70,12 +71,15 @@ def constant(
     return jnp.ones_like(square)
 
 
-KERNELS: dict[str, RobustKernel] = {
-    "welsch": welsch,
-    "geman_mcclure": geman_mcclure,
-    "tukey": tukey,
-    "huber": huber,
-    "trimmed": trimmed,
-    "constant": constant,
-}
+KERNELS: Registry[RobustKernel] = Registry(
+    "kernel",
+    {
+        "welsch": welsch,
+        "geman_mcclure": geman_mcclure,
+        "tukey": tukey,
+        "huber": huber,
+        "trimmed": trimmed,
+        "constant": constant,
+    },
+)
 """All robust kernels, by the name that a schedule gives."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,17 @@ from e2r.geometry.correspondences import CORRESPONDENCES
 from e2r.registration import iterate
 from e2r.registration.kernels import KERNELS
 from e2r.registration.steps import STEPS
+from e2r.runtime.registry import PluginName, settle_plugins
 from e2r.types import (
     Array,
     Cloud,
+    CorrespondenceFn,
     Float,
     MaskedCloud,
     Pose,
     Registration,
     RegistrationStep,
+    RobustKernel,
     Surface,
 )
 
@@ -29,12 +33,12 @@ from e2r.types import (
 class Schedule:
     """The settings of a registration from an initial pose."""
 
-    step: str = "symmetric"
-    """registration step, by its name in STEPS; an unknown name lists them"""
-    kernel: str = "welsch"
-    """robust kernel, by its name in KERNELS; an unknown name lists them"""
-    correspondence: str = "project"
-    """correspondence, by its name in CORRESPONDENCES; an unknown name lists them"""
+    step: PluginName = "symmetric"
+    """registration step: a name in STEPS, or module:function; an unknown name lists them"""
+    kernel: PluginName = "welsch"
+    """robust kernel: a name in KERNELS, or module:function; an unknown name lists them"""
+    correspondence: PluginName = "project"
+    """correspondence: a name in CORRESPONDENCES, or module:function; an unknown name lists them"""
     steps: int = 60
     """number of steps, at most"""
     hold_steps: int = 0
@@ -57,16 +61,11 @@ class Schedule:
     """stop when a step moves less, mm; 0 takes all steps; for inference"""
 
     def __post_init__(self) -> None:
-        for name, table in (
-            ("step", STEPS),
-            ("kernel", KERNELS),
-            ("correspondence", CORRESPONDENCES),
-            ("mode", iterate.GRADIENT_MODES),
-        ):
-            if getattr(self, name) not in table:
-                raise ValueError(
-                    f"schedule.{name} is {getattr(self, name)!r}; use one of {', '.join(table)}"
-                )
+        settle_plugins(self, "schedule", step=STEPS, kernel=KERNELS, correspondence=CORRESPONDENCES)
+        if self.mode not in iterate.GRADIENT_MODES:
+            raise ValueError(
+                f"schedule.mode is {self.mode!r}; use one of {', '.join(iterate.GRADIENT_MODES)}"
+            )
         if self.steps < 1 or not 0 < self.last_scale_mm <= self.first_scale_mm:
             raise ValueError("schedule: use steps >= 1 and 0 < last_scale_mm <= first_scale_mm")
         if not 0 <= self.hold_steps < self.steps or not 0 <= self.early_steps < self.steps:
@@ -85,10 +84,22 @@ class Schedule:
     def bound_step(self) -> RegistrationStep:
         """The registration step, with its kernel and correspondence function bound."""
         return partial(
-            STEPS[self.step],
-            kernel=KERNELS[self.kernel],
-            correspond=CORRESPONDENCES[self.correspondence],
+            STEPS.find(self.step),
+            kernel=self.chosen_kernel(),
+            correspond=self.chosen_correspondence(),
         )
+
+    def chosen_kernel(self) -> RobustKernel:
+        """The robust kernel that is named."""
+        return KERNELS.find(self.kernel)
+
+    def chosen_correspondence(self) -> CorrespondenceFn:
+        """The correspondence function that is named."""
+        return CORRESPONDENCES.find(self.correspondence)
+
+    def reached_code(self) -> tuple[Any, ...]:
+        """The functions that are named, for :mod:`e2r.runtime.code_digest`."""
+        return (self.bound_step(),)
 
 
 def register_cloud(

@@ -9,7 +9,7 @@ are matched with themselves. So a scene without weights moves nothing, and no di
 A step works in the model frame: the scene points move there, and the motion found is composed
 behind the pose.
 
-To add one: write the function, and name it in :data:`STEPS`.
+To add one without editing e2r, use :func:`e2r.plugin`; e2r's own are listed in :data:`STEPS`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from e2r.geometry import correspondences, linear_algebra, poses, procrustes, vectors
 from e2r.geometry.vectors import Columns
 from e2r.registration import kernels
+from e2r.runtime.registry import Registry
 from e2r.types import (
     Array,
     CorrespondenceFn,
@@ -346,10 +347,13 @@ def generalised(
     return _gauss_newton(pose, pairs, both, prior=prior)
 
 
-STEPS: dict[str, Callable[..., StepResult]] = {
-    "point_to_point": point_to_point,
-    "point_to_plane": point_to_plane,
-    "symmetric": symmetric,
-    "generalised": generalised,
-}
+STEPS: Registry[Callable[..., StepResult]] = Registry(
+    "step",
+    {
+        "point_to_point": point_to_point,
+        "point_to_plane": point_to_plane,
+        "symmetric": symmetric,
+        "generalised": generalised,
+    },
+)
 """All registration steps, by the name that a schedule gives."""

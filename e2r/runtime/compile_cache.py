@@ -13,17 +13,21 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import flax
 import jax
+import numpy as np
 from jax import export
 
+from e2r.runtime import code_digest
 from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.timing import timed
 
 T = TypeVar("T")
+code_digest.package_digest()  # of the sources as this process reads them, not as edited later
 FAST_COMPILE: dict[str, str | bool] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": "1",
@@ -43,25 +47,59 @@ def enable_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
+class HonestJit(Generic[T]):
+    """``jax.jit`` that compiles anew when code or constants were replaced in this process.
+
+    ``jax.jit`` knows a function by its identity: it would go on with what a constant, a plug-in or
+    a notebook's function was at the first call.
+
+    Args:
+      function: pure.
+      **options: of ``jax.jit``.
+    """
+
+    def __init__(self, function: Callable[..., T], **options: Any) -> None:
+        self._function, self._options = function, options
+        self._jits: dict[str, Any] = {}
+        self._snapshot: code_digest.Snapshot | None = None
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> T:
+        """Calls the function."""
+        code = self.code()
+        if code not in self._jits:
+            self._jits[code] = jax.jit(partial(self._function), **self._options)
+        return self._jits[code](*arguments, **keywords)
+
+    def compilations(self) -> int:
+        """The number of compiled programs: one for all arguments of the same shapes."""
+        return sum(jit._cache_size() for jit in self._jits.values())
+
+    def code(self) -> str:
+        """The digest of all code that the function reaches now."""
+        if self._snapshot is None or not self._snapshot.is_current():
+            before, self._snapshot = self._snapshot, code_digest.take_snapshot(self._function)
+            if before is not None and before.digest != self._snapshot.digest:
+                jax.clear_caches()  # jitted functions inside hold the old code
+                self._jits.clear()
+        return self._snapshot.digest
+
+
 class CachedProgram(Generic[T]):
     """A function under ``jit`` whose traces are kept in the folder of XLA's cache, if there is one.
 
-    The name of a trace covers all it depends on: e2r's sources, versions, devices, the settings
-    and the shapes of the arguments. A broken file is replaced.
+    The name of a trace covers all it depends on: e2r's sources, every function and constant that it
+    reaches, versions, devices, and the shapes of the arguments. A broken file is replaced.
 
     Args:
-      function: pure; takes and returns pytrees of tuples, named tuples, lists and dictionaries.
-      settings: the function's name and the values it closes over, by their ``repr``.
+      function: pure; takes and returns pytrees of tuples, named tuples, lists and dictionaries. Its
+        settings are bound with ``functools.partial``.
       fast_compile: it runs a few times only; compile it with :data:`FAST_COMPILE`.
     """
 
-    def __init__(
-        self, function: Callable[..., T], *settings: Any, fast_compile: bool = False
-    ) -> None:
+    def __init__(self, function: Callable[..., T], *, fast_compile: bool = False) -> None:
         self._function = function
         self._options = FAST_COMPILE if fast_compile else {}
-        self._jit = jax.jit(function, compiler_options=self._options)
-        self._settings = repr(settings)
+        self._jit = HonestJit(function, compiler_options=self._options)
         self._compiled: dict[Any, Callable[..., T]] = {}
 
     def __call__(self, *arguments: Any) -> T:
@@ -71,15 +109,16 @@ class CachedProgram(Generic[T]):
             return self._jit(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        if (shapes, tree) not in self._compiled:
-            identity = f"{_environment()} {self._settings} {shapes} {tree}"
+        code = self._jit.code()
+        if (code, shapes, tree) not in self._compiled:
+            identity = f"{_environment()} {code} {shapes} {tree}"
             name = hashlib.sha256(identity.encode()).hexdigest()[:32]
             with timed("tracing programs"):
                 traced = self._load_or_trace(Path(cache) / "traced" / name, arguments)
                 lowered = jax.jit(traced.call).lower(*arguments)
             with timed("compiling programs"):
-                self._compiled[shapes, tree] = lowered.compile(self._options)
-        return self._compiled[shapes, tree](*arguments)
+                self._compiled[code, shapes, tree] = lowered.compile(self._options)
+        return self._compiled[code, shapes, tree](*arguments)
 
     def _load_or_trace(self, path: Path, arguments: tuple[Any, ...]) -> export.Exported:
         try:
@@ -143,10 +182,7 @@ def _register(types: Iterable[type[tuple]]) -> None:
 
 @lru_cache(maxsize=1)
 def _environment() -> str:
-    """What every trace depends on: e2r's sources, JAX's version and the devices."""
-    package = Path(__file__).resolve().parents[1]
-    sources = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        sources.update(path.read_bytes())
+    """What every trace depends on: e2r's sources, the versions below it and the devices."""
     devices = [(device.platform, device.device_kind) for device in jax.devices()]
-    return f"{sources.hexdigest()} {jax.__version__} {devices}"
+    versions = (sys.version_info[:2], jax.__version__, flax.__version__, np.__version__)
+    return f"{code_digest.package_digest()} {versions} {devices}"

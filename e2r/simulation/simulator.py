@@ -94,7 +94,7 @@ def _photograph_program(settings: SimulationConfig) -> Callable[[Array, BoneGrid
         posture_mm=settings.posture_mm,
         unbent_fraction=settings.unbent_fraction,
     )
-    return CachedProgram(jax.vmap(one, (0, None)), "photograph", settings, fast_compile=True)
+    return CachedProgram(jax.vmap(one, (0, None)), fast_compile=True)
 
 
 def simulate_frames(

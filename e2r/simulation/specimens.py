@@ -57,9 +57,7 @@ def procedural_specimen(
 
 @cache
 def _bake_program(levels: tuple[str, ...]) -> Callable[[Array], BoneGrids]:
-    return CachedProgram(
-        partial(bake_specimen, levels=levels), "specimen", levels, fast_compile=True
-    )
+    return CachedProgram(partial(bake_specimen, levels=levels), fast_compile=True)
 
 
 def _draw_model_frame(rng: np.random.Generator) -> Pose:

@@ -5,14 +5,25 @@ All follow from the true pose and the targets of the exposed levels. No point ca
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from e2r.geometry import poses
-from e2r.types import Array, Bool, Cloud, Float, Pose, Targets
+from e2r.types import Array, Bool, Cloud, Example, Float, Pose, Registration, Targets
 
 INTEREST_RADIUS_MM = 20.0
 """A point is of interest within this distance of a target, mm."""
+
+
+class LossInputs(NamedTuple):
+    """What a further loss term sees of one example."""
+
+    example: Example
+    logits: Float[Array, "n"]  # of the mask
+    weights: Float[Array, "n"]  # of the mask, by the mask estimator
+    registration: Registration  # under that mask, from the noisy initial pose
 
 
 def target_errors(pose: Pose, targets: Targets) -> Float[Array, "t"]:

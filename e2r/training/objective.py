@@ -17,7 +17,7 @@ from e2r.networks.mask_network import MaskOutput
 from e2r.registration import coarse
 from e2r.registration.schedule import register_cloud
 from e2r.training import losses
-from e2r.training.augmentation import LossKeys, RegistrationProblem
+from e2r.training.problems import LossKeys, RegistrationProblem
 from e2r.types import Array, Example, Float, Params, Pose, PRNGKey, Surface
 
 MaskLoss: TypeAlias = Callable[[Float[Array, "n"], Example], Float[Array, ""]]
@@ -31,6 +31,7 @@ class LossTerms(NamedTuple):
     keep: Float[Array, ""]  # penalty of a mask that keeps too few points
     interest: Float[Array, ""]  # of the region of interest
     coarse: Float[Array, ""]  # of the coarse stage, weighted
+    extra: Float[Array, ""]  # sum of the further terms of the settings
 
 
 class ExampleMetrics(NamedTuple):
@@ -88,6 +89,8 @@ def example_loss(
     """
     terms, metrics = loss_terms(params, keys, problem, config=config, mask_loss=mask_loss)
     loss = terms.mask + terms.keep + terms.interest + terms.coarse
+    if config.optimisation.loss_terms:
+        loss = loss + terms.extra
     return loss, metrics._replace(loss=loss)
 
 
@@ -112,7 +115,7 @@ def loss_terms(
     cloud, targets = example.cloud, example.targets
     output = build_mask_network(config.network).apply(params["mask"], cloud, example.pyramid)
     logits = output.logits
-    estimator = mask_estimators.by_name(options.estimator, temperature=options.temperature)
+    estimator = options.mask_estimator()
     weights = estimator(keys.mask, logits)
     if mask_loss is not None:
         weights = jax.lax.stop_gradient(weights)
@@ -125,11 +128,16 @@ def loss_terms(
     else:
         mask_term, keep_term = mask_loss(logits, example), jnp.zeros(())
     coarse_term, coarse_pose = _coarse_loss(params, keys.coarse, example, output, config)
+    seen = losses.LossInputs(example, logits, weights, result)
+    extra = jnp.zeros(())
+    for term in options.chosen_loss_terms():
+        extra = extra + term(seen)
     terms = LossTerms(
         mask=mask_term,
         keep=keep_term,
         interest=losses.interest_loss(output.interest, cloud, targets),
         coarse=options.coarse_weight * coarse_term,
+        extra=extra,
     )
     mask = mask_estimators.diagnose(weights, logits, cloud)
     return terms, ExampleMetrics(

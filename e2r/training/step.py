@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from e2r.config import OptimisationConfig, TrainingConfig
 from e2r.networks.build import init_params
 from e2r.runtime import sharding
-from e2r.training.augmentation import LossKeys, RegistrationProblem, draw_problem
+from e2r.runtime.compile_cache import HonestJit
 from e2r.training.examples import shape_example
 from e2r.training.objective import (
     ExampleMetrics,
@@ -27,6 +27,7 @@ from e2r.training.objective import (
     example_loss,
     reduce_metrics,
 )
+from e2r.training.problems import LossKeys, RegistrationProblem, draw_problem
 from e2r.types import Array, Bool, Example, Float, Int, Params, PRNGKey
 
 LossFn: TypeAlias = Callable[
@@ -131,7 +132,7 @@ def compiled_train_step(
     The programs of the last few configurations are kept, so that their runs share them.
     """
     step = partial(train_step, config=config, mask_loss=mask_loss, mesh=mesh)
-    return jax.jit(step, donate_argnums=0)
+    return HonestJit(step, donate_argnums=0)
 
 
 def batch_gradient(

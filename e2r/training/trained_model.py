@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from e2r.config import TrainingConfig, config_from_json
+from e2r.config import TrainingConfig, changed_plugins, config_from_json
+from e2r.formats import notices
 from e2r.training import checkpoints, metrics_log
 from e2r.training.step import TrainState, init_state
 from e2r.types import Params
@@ -28,7 +29,10 @@ def load_trained(folder: Path) -> tuple[TrainingConfig, Params]:
       ValueError: there is no usable checkpoint in ``folder``.
     """
     saved = restore_trained(folder)
-    return config_from_json(saved.settings), saved.state.params
+    config = config_from_json(saved.settings)
+    for changed in changed_plugins(saved.settings, config):
+        notices.say(folder, f"{changed} has other code now than when this model was trained")
+    return config, saved.state.params
 
 
 def load_initial_params(folder: Path, config: TrainingConfig) -> Params:

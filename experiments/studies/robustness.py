@@ -42,7 +42,7 @@ from e2r.evaluation.text_table import text_table
 from e2r.geometry import anatomical_frame, poses
 from e2r.pipeline import ProgramConfig
 from e2r.runtime import outputs
-from e2r.runtime.provenance import versions
+from e2r.runtime.provenance import code_record, versions
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
 from e2r.types import Pose
@@ -216,7 +216,9 @@ def study_change(options: Robustness) -> int:
                 raise ValueError(item.message)
             predictions.append(make_prediction(item, job.primary_mask, calibration))
             scores.append(score_case(item))
-        summary = summarise_job(predictions, scores, job=job, config=config, origin={}).to_json()
+        summary = summarise_job(
+            predictions, scores, job=job, config=config, origin={}, code=code_record()
+        ).to_json()
         rows.append({"amount": amount, "masks": summary["masks"], "trust": summary["trust"]})
     settings = {
         "checkpoint": str(options.checkpoint),

@@ -72,7 +72,9 @@ def test_enumeration_is_exact(fit):
         for index, name in enumerate(mask_estimators.ESTIMATORS):
             quality = judged(jnp.int32(index))
             assert all(np.isfinite(figure) for figure in quality)
-            assert (float(quality.deviation) > 1e-6) == (name in mask_estimators.WITH_TEMPERATURE)
+            assert (float(quality.deviation) > 1e-6) == mask_estimators.has_temperature(
+                mask_estimators.ESTIMATORS[name]
+            )
     with pytest.raises(ValueError, match="use 1 to 14 points"):
         estimator_bias.all_masks(15)
 

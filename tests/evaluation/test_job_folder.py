@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from e2r.evaluation.job_folder import PREDICTIONS, open_job
+from e2r.evaluation.job_folder import PREDICTIONS, SETTINGS, open_job
 
 UNITS = 40
 
@@ -85,3 +85,34 @@ def test_an_incomplete_line_is_removed_and_other_settings_are_refused(tmp_path):
     (tmp_path / "job.json").write_text(json.dumps({"a": 1}, indent=1))
     with open_job(tmp_path, {"a": 1}) as job, pytest.raises(ValueError, match="not JSON"):
         job.done()
+
+
+def test_figures_of_other_code_are_kept_until_all_are_wanted_anew(tmp_path):
+    first = {"e2r sources": "aa", "jax": "1.0", "kernel mine:cauchy": "11", "commit": "one"}
+    with open_job(tmp_path, {"a": 1}, code=first) as job:
+        job.add({"id": "x"}, {"id": "x"})
+    (tmp_path / "views").mkdir()
+    (tmp_path / "checkpoint").mkdir()
+    # Another commit of the same sources goes on, and the first one's name stays.
+    with open_job(tmp_path, {"a": 1}, code={**first, "commit": "two"}, again=True) as job:
+        assert job.done() == {"x"} and job.code["commit"] == "one"
+    for changed, words in [
+        ({"e2r sources": "bb"}, "e2r sources aa then, bb now"),
+        ({"jax": "1.1"}, "jax 1.0 then, 1.1 now"),
+        ({"kernel mine:cauchy": "22"}, "kernel mine:cauchy 11 then, 22 now"),
+    ]:
+        with (
+            pytest.raises(ValueError, match=f"{words}.*--again"),
+            open_job(tmp_path, {"a": 1}, code=first | changed),
+        ):
+            pass
+    with open_job(tmp_path, {"a": 1}, code=first | {"jax": "1.1"}, again=True) as job:
+        assert job.done() == set() and job.code["jax"] == "1.1"
+    assert not (tmp_path / "views").exists() and (tmp_path / "checkpoint").exists()
+    # A job that was begun before code was recorded.
+    (tmp_path / SETTINGS).write_text('{"a": 1}')
+    with (
+        pytest.raises(ValueError, match=r"jax not recorded then, 1\.0 now"),
+        open_job(tmp_path, {"a": 1}, code=first),
+    ):
+        pass

@@ -1,7 +1,9 @@
 """Traces are kept, found by later processes, and replaced where they are broken."""
 
+import functools
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import jax
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 
 from e2r.geometry import poses
-from e2r.runtime import compile_cache
-from e2r.runtime.compile_cache import CachedProgram
+from e2r.registration import iterate
+from e2r.registration.schedule import Schedule
+from e2r.runtime import code_digest
+from e2r.runtime.compile_cache import CachedProgram, HonestJit
 from e2r.types import Pose
 
 
@@ -30,13 +34,13 @@ def program(traced, factor=2.0, **options):
         traced.append(points.shape)
         return poses.apply(pose, factor * points) + jax.random.normal(key, points.shape)
 
-    return CachedProgram(function, factor, **options)
+    return CachedProgram(function, **options)
 
 
 def test_a_program_is_traced_once_a_machine(cache):
     key, points = jax.random.key(3), jnp.arange(6.0).reshape(2, 3)
     pose = Pose(np.eye(3, dtype=np.float32), np.ones(3, np.float32))
-    traced: list = []
+    traced = deque()  # what it holds is no constant of the program
     first = program(traced)(key, pose, points)
     expected = 2.0 * points + 1.0 + jax.random.normal(key, points.shape)
     np.testing.assert_allclose(first, expected, rtol=1e-6)
@@ -64,7 +68,7 @@ def test_a_program_is_traced_once_a_machine(cache):
 def test_without_a_cache_it_is_jit(cache, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     jax.config.update("jax_compilation_cache_dir", folder)
-    traced: list = []
+    traced = deque()  # what it holds is no constant of the program
     pose = poses.identity()
     one = program(traced)
     for _ in range(2):
@@ -90,7 +94,7 @@ def function(shift):
     return {"pose": poses.identity()._replace(translation=shift), "list": [shift + 1.0]}
 
 
-found = CachedProgram(function, "function")(np.arange(3.0, dtype=np.float32))
+found = CachedProgram(function)(np.arange(3.0, dtype=np.float32))
 print(len(traces), type(found["pose"]).__name__, np.asarray(found["list"][0]).tolist())
 """
 
@@ -107,12 +111,63 @@ def test_another_process_knows_the_types_of_a_kept_trace(tmp_path):
 
 
 def test_a_traces_name_covers_the_sources_of_the_whole_package(monkeypatch):
-    """An edit of any room makes new traces."""
+    """An edit of any room that makes figures makes new traces."""
     read: list[str] = []
     real = Path.read_bytes
     monkeypatch.setattr(
         Path, "read_bytes", lambda path: read.append(path.parent.name) or real(path)
     )
-    compile_cache._environment.cache_clear()
-    compile_cache._environment()
+    code_digest.package_digest.__wrapped__()
     assert {"e2r", "runtime", "registration", "networks", "geometry"} <= set(read)
+    assert not {"cli", "visualisation"} & set(read)
+
+
+CONSTANT = 2.0
+
+
+def scaled(x):
+    return CONSTANT * x
+
+
+@pytest.mark.parametrize("kind", ["with a cache", "without one"])
+def test_a_constant_that_changes_while_a_program_is_warm_changes_its_figures(
+    cache, kind, monkeypatch
+):
+    if kind == "without one":
+        jax.config.update("jax_compilation_cache_dir", None)
+    program = CachedProgram(jax.vmap(functools.partial(scaled)))
+    x = jnp.arange(3.0)
+    np.testing.assert_array_equal(program(x), 2.0 * x)
+    monkeypatch.setattr(sys.modules[__name__], "CONSTANT", 3.0)
+    np.testing.assert_array_equal(program(x), 3.0 * x)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(program(x), 2.0 * x)
+
+
+def test_a_jitted_function_inside_a_program_changes_too(monkeypatch):
+    inner = jax.jit(scaled)
+    program = HonestJit(lambda x: inner(x) + 1.0)
+    np.testing.assert_array_equal(program(jnp.ones(2)), [3.0, 3.0])
+    monkeypatch.setattr(sys.modules[__name__], "CONSTANT", 4.0)
+    np.testing.assert_array_equal(program(jnp.ones(2)), [5.0, 5.0])
+
+
+def test_a_changed_constant_of_e2r_changes_a_warm_programs_figures(cache, monkeypatch, sphere):
+    """The damping of the implicit derivative, which only the reverse pass reads."""
+    schedule = Schedule(steps=2, mode="implicit")
+    normals = np.asarray(sphere.normals[:50])
+    points = np.asarray(sphere.points[:50]) + 1.5 * normals
+
+    def loss(points, surface):
+        cloud = iterate.MaskedCloud(points, normals, np.ones(50, np.float32))
+        run = functools.partial(iterate.run_unrolled, step=schedule.bound_step(), mode="implicit")
+        pose = run(cloud, surface, poses.identity(), schedule.scales()).pose
+        return jnp.sum(jnp.square(pose.translation))
+
+    program = CachedProgram(jax.grad(loss))
+    before = program(points, sphere)
+    monkeypatch.setattr(iterate, "IMPLICIT_DAMPING", 100.0)
+    after = program(points, sphere)
+    assert np.max(np.abs(after)) < 0.5 * np.max(np.abs(before))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(program(points, sphere), before)

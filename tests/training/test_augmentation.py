@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from conftest import TINY, distances_from_surface, first_example
 
+from e2r.datasets import augmentation
 from e2r.geometry import poses
-from e2r.training import augmentation
+from e2r.training import problems
 
 
 def test_augmentation_keeps_the_truth(bank):
@@ -22,7 +23,7 @@ def test_augmentation_keeps_the_truth(bank):
 
 def test_the_initial_pose_is_near_the_true_pose(bank):
     example, options = first_example(bank), TINY.optimisation
-    draw = jax.jit(lambda key: augmentation.draw_problem(key, example, options))
+    draw = jax.jit(lambda key: problems.draw_problem(key, example, options))
     angles, keys = [], []
     for seed in range(8):
         loss_keys, (moved, initial_pose) = draw(jax.random.key(seed))

@@ -85,7 +85,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(bank, tmp_path, monkeypatc
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(asked), strict=True):
         np.testing.assert_array_equal(a, b)
     # All of these runs used one compiled program.
-    assert compiled(TINY, None, sharding.make_mesh(2))._cache_size() == 1
+    assert compiled(TINY, None, sharding.make_mesh(2)).compilations() == 1
     # Other settings, or other scenes, do not overwrite a run.
     with pytest.raises(ValueError, match="other settings"):
         inputs = loop.RunInputs(TINY, batches.uniform_batches(TINY, bank), source="elsewhere")

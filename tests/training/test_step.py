@@ -11,7 +11,7 @@ from conftest import TINY, first_state
 
 from e2r.runtime import sharding
 from e2r.training import batches, sources
-from e2r.training.augmentation import draw_problem
+from e2r.training.problems import draw_problem
 from e2r.training.step import batch_gradient, compiled_train_step, train_step
 
 
@@ -22,7 +22,7 @@ def test_the_step_is_traced_once(bank):
     before = jax.tree.map(np.asarray, state.params)
     for step, batch in enumerate(batches.uniform_batches(TINY, bank).iterate(1, 3)):
         state, metrics = step_fn(state, sharding.shard(batch, mesh), key, step=np.int32(step + 1))
-    assert step_fn._cache_size() == 1
+    assert step_fn.compilations() == 1
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(metrics))
     moved = [
         float(np.abs(a - b).max())

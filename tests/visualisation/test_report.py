@@ -10,6 +10,7 @@ from made_up_job import JOB, ORIGIN, SCRIPT_ID, TINY, largest_snapshot, made_up_
 from e2r.evaluation.predictions import CaseScores, Prediction, failed_prediction
 from e2r.evaluation.results import Failed
 from e2r.evaluation.summary import summarise_job
+from e2r.runtime.provenance import code_record
 from e2r.visualisation import report, snapshots
 
 
@@ -143,5 +144,6 @@ def test_a_summary_needs_only_the_files_of_a_job():
         job=JOB,
         config=TINY,
         origin=ORIGIN,
+        code=code_record(),
     )
     assert json.dumps(again.to_json()) == json.dumps(summary.to_json())

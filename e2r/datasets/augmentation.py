@@ -1,56 +1,28 @@
-"""Random changes of an example before the loss: another view, other colours, an initial pose."""
+"""Random changes of a training example: another view and other colours.
+
+An augmentation has the type :data:`Augmentation`. To add one without editing e2r, use
+:func:`e2r.plugin`; e2r's own are listed in :data:`AUGMENTATIONS`.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from e2r.config import OptimisationConfig
 from e2r.geometry import poses
-from e2r.types import Array, Cloud, Example, Float, Pose, PRNGKey, Targets
+from e2r.runtime.registry import Registry
+from e2r.types import Array, Cloud, Example, Float, Pose, PRNGKey
 
 TILT_DEG = 8.0
 """Standard deviation of the camera's tilt about each image axis, degrees."""
 COLOUR_NOISE = 0.15
 """Standard deviation of the logarithm of gain and contrast."""
 
-
-class LossKeys(NamedTuple):
-    """The random keys of one example's loss."""
-
-    mask: PRNGKey  # draws the mask
-    coarse: PRNGKey  # draws the tokens and the noise of the coarse stage
-
-
-class RegistrationProblem(NamedTuple):
-    """An augmented example, and the pose from which its registration begins."""
-
-    example: Example
-    initial_pose: Pose  # camera from model
-
-
-def draw_problem(
-    key: PRNGKey, example: Example, options: OptimisationConfig
-) -> tuple[LossKeys, RegistrationProblem]:
-    """Augments an example and draws an initial pose near its true pose.
-
-    Args:
-      key: consumed; the loss's keys derive from it, too.
-      example: as the data source gives it.
-      options: noise of the initial pose.
-    """
-    k_augment, k_mask, k_pose, k_coarse = jax.random.split(key, 4)
-    example = augment_example(k_augment, example)
-    initial_pose = poses.perturb(
-        k_pose,
-        example.pose,
-        _centroid(example.targets),
-        degrees=options.start_noise_deg,
-        mm=options.start_noise_mm,
-    )
-    return LossKeys(k_mask, k_coarse), RegistrationProblem(example, initial_pose)
+Augmentation: TypeAlias = Callable[[PRNGKey, Example], Example]
+"""(key, example) -> example; it keeps all shapes, and moves the truth with the scene."""
 
 
 def augment_example(key: PRNGKey, example: Example) -> Example:
@@ -106,8 +78,7 @@ def _rotation(vector: Float[Array, "3"]) -> Pose:
     return Pose(poses.exp_rotation(vector), jnp.zeros(3))
 
 
-def _centroid(targets: Targets) -> Float[Array, "3"]:
-    """Mean of the valid targets' true places, mm, camera frame."""
-    valid = targets.valid[:, None]
-    total = jnp.sum(jnp.where(valid, targets.goals, 0.0), 0)
-    return total / jnp.maximum(jnp.sum(valid), 1).astype(total.dtype)
+AUGMENTATIONS: Registry[Augmentation] = Registry(
+    "augmentation", {"view_and_colours": augment_example}
+)
+"""All augmentations, by the name that a configuration gives."""

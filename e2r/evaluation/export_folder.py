@@ -114,5 +114,5 @@ def _warn(path: Path, warning: str) -> None:
         value: dict[str, Any] = json.loads(path.read_text())
         for markup in value["markups"]:
             for point in markup["controlPoints"]:
-                point["description"] = line
+                point["description"] = f"{point['description']}; {line}"
         path.write_text(json.dumps(value, indent=1))

@@ -178,12 +178,34 @@ def test_pieces_that_touch_along_an_edge_are_left_as_they_are(tmp_path, caplog):
     assert "1 of 2 pieces inside out" in caplog.text
 
 
-def test_a_surface_of_two_sides_is_told(tmp_path, caplog):
-    both = ball()
-    both.invert()
-    trimesh.util.concatenate([ball(), both]).export(tmp_path / "L3.stl")
-    meshes.read_mesh(tmp_path / "L3.stl")
-    assert "encloses nothing" in caplog.text
+@pytest.mark.parametrize("sides", ["two sides", "one side twice", "a part twice"])
+def test_triangles_that_are_there_twice_count_once(tmp_path, caplog, sides):
+    more = ball()
+    if sides == "two sides":
+        more.invert()
+    elif sides == "a part twice":
+        more.update_faces(np.arange(50))
+    trimesh.util.concatenate([ball(), more]).export(tmp_path / "L3.stl")
+    read = meshes.read_mesh(tmp_path / "L3.stl")
+    assert read.is_watertight
+    assert read.volume == pytest.approx(ball().volume, rel=1e-4)
+    assert f"has {len(more.faces)} triangles more than once; they were left out" in caplog.text
+
+
+@pytest.mark.parametrize("inside_out", [False, True])
+def test_a_wall_between_two_pieces_is_kept(tmp_path, caplog, inside_out):
+    """Label maps make them: both pieces own the triangles there."""
+    boxes = [trimesh.creation.box(extents=[20.0] * 3) for _ in range(2)]
+    boxes[1].apply_transform(trimesh.transformations.reflection_matrix([10.0, 0, 0], [1.0, 0, 0]))
+    if inside_out:
+        boxes[1].invert()
+    trimesh.util.concatenate(boxes).export(tmp_path / "L3.stl")
+    read = meshes.read_mesh(tmp_path / "L3.stl")
+    assert len(read.faces) == 24
+    if not inside_out:
+        assert read.volume == pytest.approx(16_000.0)
+    assert ("encloses nothing" in caplog.text) == inside_out  # the wall hides which is wrong
+    assert "more than once" not in caplog.text
 
 
 def test_two_touching_pieces_of_flipped_triangles_are_turned_back(tmp_path):
@@ -280,36 +302,6 @@ def test_the_cut_sample_is_told():
         meshes.read_mesh(SAMPLES / "binary_cut_short" / "L3.stl")
     with pytest.raises(ValueError, match="multiply it by 10 "):
         meshes.read_mesh(SAMPLES / "centimetres" / "L3.stl")
-
-
-def cube_ply(*faces):
-    """A binary PLY of a cube of 30 mm."""
-    box = trimesh.creation.box(extents=[30.0] * 3)
-    head = (
-        "ply\nformat binary_little_endian 1.0\nelement vertex 8\nproperty float x\n"
-        f"property float y\nproperty float z\nelement face {len(faces)}\n"
-        "property list uchar int vertex_indices\nend_header\n"
-    ).encode()
-    rows = [bytes([len(face)]) + np.array(face, "<i4").tobytes() for face in faces]
-    return head + box.vertices.astype("<f4").tobytes() + b"".join(rows)
-
-
-SQUARES = ([0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4])
-
-
-def test_squares_are_read_and_polygons_of_several_sizes_are_told(tmp_path):
-    path = tmp_path / "L3.ply"
-    for faces in ((*SQUARES, [1, 5, 7, 3]), (*SQUARES, [1, 5, 7], [1, 7, 3])):
-        content = cube_ply(*faces)
-        for left in (1, 5, 14, 40):
-            path.write_bytes(content[:-left])
-            with pytest.raises(ValueError, match="is cut short"):
-                meshes.read_mesh(path)
-        path.write_bytes(content)
-        if len(faces) == 6:
-            assert meshes.read_mesh(path).volume == pytest.approx(27_000.0)
-    with pytest.raises(ValueError, match="several lengths; export it as triangles"):
-        meshes.read_mesh(path)
 
 
 @pytest.mark.parametrize("kind", ["stl", "ply"])

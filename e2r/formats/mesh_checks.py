@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from e2r.formats import mesh_ply
 
 ARCHIVES = (".gz", ".zip", ".7z", ".rar", ".tar", ".bz2", ".xz")
@@ -20,9 +22,13 @@ SIGNATURES = (
     (rb"#\s*vtk DataFile", "a VTK file; export it as STL, PLY or OBJ"),
     (rb"(?s)(<\?xml.{0,200})?<VTKFile", "a VTK file; export it as STL, PLY or OBJ"),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive; unpack it"),
+    (rb"(\xff\xfe[\x09-\x7e]\0|\xfe\xff\0[\x09-\x7e])", "text in UTF-16; save it as UTF-8"),
     (rb"%PDF|\x89PNG|\xff\xd8\xff", "no surface; export the level as STL, PLY or OBJ"),
 )
 """How files begin that are often saved under a surface's name, and what they are."""
+
+
+COMMAS = "writes its numbers with commas; export it with decimal points"
 
 
 class Checked(NamedTuple):
@@ -75,6 +81,8 @@ def _check_stl(content: bytes) -> Checked:
     if head.startswith(b"solid") and b"\0" not in head:
         _check_ascii_stl(content)
         return Checked(content)
+    if re.fullmatch(rb"[\t\r\n\x20-\x7e]*", content[:4096]):
+        raise ValueError("is text, but no STL; export the level's surface as STL")
     if len(content) < 84:
         raise ValueError(f"is cut short: it holds {len(content)} bytes; export it again")
     whole = (len(content) - 84) // 50
@@ -85,8 +93,22 @@ def _check_stl(content: bytes) -> Checked:
             f"is cut short: of {count} triangles it holds {whole}; copy or export it again"
         )
     more = len(content) - 84 - 50 * count
+    if more % 50 == 0 and _go_on(content, count):
+        raise ValueError(
+            f"holds {whole} triangles, but {count} by its own count; copy or export it again"
+        )
     note = f"has {more} bytes after its {count} triangles; they were left out"
     return Checked(content[: 84 + 50 * count], (note,))
+
+
+def _go_on(content: bytes, count: int) -> bool:
+    """Whether the bytes after the last triangle are triangles near the others."""
+    rows = np.frombuffer(content, np.dtype([("p", "<f4", 12), ("more", "<u2")]), offset=84)
+    points = rows["p"][:, 3:].reshape(len(rows), 3, 3).astype(np.float64)
+    low, high = points[:count].min(axis=(0, 1)), points[:count].max(axis=(0, 1))
+    rest = points[count:]
+    near = np.abs(rest - 0.5 * (low + high)) <= 3.0 * (high - low).max()
+    return bool(near.all() and (rest != rest[:, [1, 2, 0]]).any(axis=2).all())
 
 
 def _check_ascii_stl(content: bytes) -> None:
@@ -107,6 +129,8 @@ def _check_ascii_stl(content: bytes) -> None:
             f"is cut short: it has {facets} facets, {vertices} whole vertices and "
             f"{endsolids} of {max(solids, 1)} endsolid; copy or export it again"
         )
+    if re.search(rb"(?m)^\s*vertex[^\n]*,", text):
+        raise ValueError(COMMAS)
     if vertices > 3 * facets:
         raise ValueError("has facets of more than three vertices; export it again")
 
@@ -120,6 +144,8 @@ def _check_obj(content: bytes) -> Checked:
     for line in lines:
         if line.startswith((b"v ", b"v\t")):
             count += 1
+            if b"," in line:
+                raise ValueError(COMMAS)
             if len(line.split()) < 4:
                 raise ValueError(f"is cut short: vertex {count} is not whole; export it again")
         elif line.startswith((b"f ", b"f\t")):
@@ -135,6 +161,8 @@ def _check_obj(content: bytes) -> Checked:
             highest = max(highest, *corners)
     if highest > count:
         raise ValueError(f"a face names vertex {highest}, but it holds {count}; export it again")
+    if not faces and count:
+        raise ValueError("has vertices but no triangle, or is cut short; export it again")
     if not faces:
         raise ValueError("holds no triangle; export the level's surface as triangles")
     return Checked(content)

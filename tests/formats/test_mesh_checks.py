@@ -327,6 +327,7 @@ def test_an_ascii_stl_may_be_named_as_its_words_are(tmp_path):
         assert len(meshes.read_mesh(tmp_path / "L3.stl").faces) == 80
 
 
+STL = exported("stl")
 OBJ = exported("obj").decode()
 TWO = exported("stl ascii") + b"\n" + exported("stl ascii")
 CORNERS = "v 0 0 0\nv 30 0 0\nv 0 30 0\nv 0 0 30\nf 1 3 2\nf 1 2 4\nf 2 3 4\n"
@@ -348,7 +349,13 @@ FOREIGN = {
     "second solid cut": ("L3.stl", TWO[: TWO.rindex(b"endsolid")], "1 of 2 endsolid"),
     "glb as stl": ("L3.stl", b"glTF" + bytes(range(90)), "is a GLB file"),
     "no triangle": ("L3.stl", bytes(79) + b"x" + bytes(4), "holds no triangle"),
-    "text": ("L3.stl", b"hello", "is cut short"),
+    "text": ("L3.stl", b"hello", "is text, but no STL"),
+    "an answer of a server": ("L3.stl", b'{"message": "Not Found"}' * 9, "is text, but no STL"),
+    "UTF-16": ("L3.obj", OBJ.encode("utf-16"), "save it as UTF-8"),
+    "commas": ("L3.obj", OBJ.replace(".", ",").encode(), "with decimal points"),
+    "commas in STL": ("L3.stl", exported("stl ascii").replace(b".", b","), "decimal points"),
+    "count too low": ("L3.stl", STL[:80] + b"\x32\0\0\0" + STL[84:], "80 triangles, but 50"),
+    "obj cut in two": ("L3.obj", OBJ[: OBJ.index("f ")].encode(), "or is cut short"),
     "obj with too high a number": ("L3.obj", (CORNERS + "f 1 4 9\n").encode(), "names vertex 9"),
     "obj with zero": ("L3.obj", (CORNERS + "f 1 4 0\n").encode(), "a vertex that is not there"),
     "obj with -9": ("L3.obj", (CORNERS + "f -1 -2 -9\n").encode(), "a vertex that is not there"),

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 import trimesh
 
+from e2r.formats import file_checks
 from e2r.formats.model_checks import LEVEL_PATTERN, MAX_SPINE_MM
 
 GLTF_SUFFIXES = (".glb", ".gltf")
@@ -20,6 +21,7 @@ MM_PER_METRE = 1000.0
 UNREAD = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "EXT_mesh_gpu_instancing")
 """Extensions that hold vertices, triangles or places in a form that trimesh does not read."""
 TRIANGLE_FAN = 6
+BROKEN = "cannot be read as glTF"
 JSON_CHUNK, BINARY_CHUNK = b"JSON", b"BIN\0"
 
 
@@ -43,7 +45,10 @@ def read_bytes(path: Path) -> bytes:
     if path.suffix.lower() == ".glb" or content.startswith(b"glTF"):
         return content
     document = _parse_json(content)
-    for buffer in document.get("buffers", ()):
+    buffers = document.get("buffers", ())
+    if not isinstance(buffers, list) or not all(isinstance(one, dict) for one in buffers):
+        raise ValueError(f"{path}: {BROKEN} (buffers is no list of objects); export it again")
+    for buffer in buffers:
         address = str(buffer.get("uri", ""))
         if address.startswith("data:"):
             continue
@@ -51,7 +56,7 @@ def read_bytes(path: Path) -> bytes:
         if "://" in address or not named.is_file():
             raise ValueError(f"{path}: names {address!r}, which is not there; copy it beside it")
         data = named.read_bytes()
-        if len(data) < buffer.get("byteLength", 0):
+        if not isinstance(buffer.get("byteLength"), int) or len(data) < buffer["byteLength"]:
             raise ValueError(f"{named}: is cut short; copy or export it again")
         coded = base64.b64encode(data).decode()
         buffer["uri"] = f"data:application/octet-stream;base64,{coded}"
@@ -68,10 +73,17 @@ def read_scene(content: bytes) -> Scene:
       ValueError: the file is broken, holds no surface or a nameless one, or is not in metres.
     """
     document, binary, notes = _split(content)
-    _check(document)
-    names = _name_nodes(document)
+    try:
+        _check(document)
+        names = _name_nodes(document)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{BROKEN} ({error}); export it again") from None
     parts = dict[tuple[str, str], list[trimesh.Trimesh]]()
     for node, mesh in _load(document, binary):
+        if not len(mesh.faces):
+            continue
+        if not 0 <= mesh.faces.min() <= mesh.faces.max() < len(mesh.vertices):
+            raise ValueError("has triangles of vertices that are not there; export it again")
         parts.setdefault(names.get(node, ("", "")), []).append(mesh)
     if not parts:
         raise ValueError("holds no surface; export the levels' surfaces as triangles")
@@ -148,9 +160,9 @@ def _parse_json(content: bytes) -> dict[str, Any]:
     try:
         document = json.loads(content.decode("utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"cannot be read as glTF ({error}); export it again") from None
+        raise ValueError(f"{BROKEN} ({error}); export it again") from None
     if not isinstance(document, dict) or "asset" not in document:
-        raise ValueError("cannot be read as glTF (it names no asset); export it again")
+        raise ValueError(f"{BROKEN} (it names no asset); export it again")
     return document
 
 
@@ -162,7 +174,7 @@ def _split(content: bytes) -> tuple[dict[str, Any], bytes, tuple[str, ...]]:
         raise ValueError(f"is cut short: it holds {len(content)} bytes; export it again")
     version, length = struct.unpack_from("<II", content, 4)
     if version != 2:
-        raise ValueError("cannot be read as binary glTF of version 2; export it again")
+        raise ValueError(f"{BROKEN} of version 2; export it again")
     if length > len(content):
         raise ValueError(
             f"is cut short: of {length} bytes it holds {len(content)}; copy or export it again"
@@ -235,22 +247,23 @@ def _load(document: dict[str, Any], binary: bytes) -> list[tuple[int, trimesh.Tr
     for mesh in document.get("meshes", ()):
         mesh["name"] = "m"
     try:
-        text = json.dumps(document).encode()
-        text += b" " * (-len(text) % 4)
-        chunks = struct.pack("<I", len(text)) + JSON_CHUNK + text
-        if binary:
-            chunks += struct.pack("<I", len(binary)) + BINARY_CHUNK + binary
-        content = b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
-        scene = trimesh.load_scene(io.BytesIO(content), file_type="glb", process=False)
-        found = []
-        for name in sorted(scene.graph.nodes_geometry):
-            matrix, geometry = scene.graph[name]
-            mesh = scene.geometry[geometry].copy()
-            if isinstance(mesh, trimesh.Trimesh):
-                mesh.apply_transform(matrix)
-                vertices = np.asarray(mesh.vertices) * MM_PER_METRE
-                mesh = trimesh.Trimesh(vertices, mesh.faces, process=False)
-                found.append((int(name[1:].split("_")[0]), mesh))
+        with np.errstate(all="ignore"):  # a matrix may overflow
+            text = json.dumps(document).encode()
+            text += b" " * (-len(text) % 4)
+            chunks = struct.pack("<I", len(text)) + JSON_CHUNK + text
+            if binary:
+                chunks += struct.pack("<I", len(binary)) + BINARY_CHUNK + binary
+            content = b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
+            scene = trimesh.load_scene(io.BytesIO(content), file_type="glb", process=False)
+            found = []
+            for name in sorted(scene.graph.nodes_geometry):
+                matrix, geometry = scene.graph[name]
+                mesh = scene.geometry[geometry].copy()
+                if isinstance(mesh, trimesh.Trimesh):
+                    mesh.apply_transform(matrix)
+                    vertices = np.asarray(mesh.vertices) * MM_PER_METRE
+                    mesh = trimesh.Trimesh(vertices, mesh.faces, process=False)
+                    found.append((int(name[1:].split("_")[0]), mesh))
     except Exception as error:  # trimesh raises whatever its parsers do
-        raise ValueError(f"cannot be read as binary glTF ({error}); export it again") from None
+        raise ValueError(f"{BROKEN} ({file_checks.one_line(error)}); export it again") from None
     return found

@@ -1,6 +1,7 @@
-"""Checks of PLY surfaces, whose binary faces are brought into the one form that trimesh reads.
+"""Checks of PLY surfaces, which are brought into the form that trimesh reads well.
 
-trimesh 5.2.0 reads binary faces only where all have equally many corners.
+trimesh 5.2.0 reads binary faces only where all have equally many corners. It makes a path of the
+edges, which takes as much memory as the largest number of a vertex asks for; so they are left out.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ PLY_TYPES = {
 """Names of numbers in a PLY's header, as NumPy names them."""
 CORNERS = ("vertex_indices", "vertex_index")
 """Names of the list of a face's vertices."""
+READ = ("vertex", "face")
+"""The elements that a surface needs."""
 
 
 class _Property(NamedTuple):
@@ -64,8 +67,7 @@ def check_content(content: bytes) -> tuple[bytes, tuple[str, ...]]:
     lines = content[: end.start()].decode("latin-1").splitlines()
     kind, elements = _parse_header([line.split() for line in lines])
     if kind == "ascii":
-        _check_ascii(content[end.end() :], elements)
-        return content, ()
+        return _check_ascii(content, end.end(), elements), ()
     return _check_binary(content, end.end(), elements=elements, order="<>"["big" in kind])
 
 
@@ -92,8 +94,8 @@ def _parse_header(lines: Iterable[list[str]]) -> tuple[str, list[_Element]]:
 # Text ---------------------------------------------------------------------------------------------
 
 
-def _check_ascii(body: bytes, elements: list[_Element]) -> None:
-    rows = [line for line in body.split(b"\n") if line.strip()]
+def _check_ascii(content: bytes, start: int, elements: list[_Element]) -> bytes:
+    rows = [line for line in content[start:].split(b"\n") if line.strip()]
     needed = sum(element.rows for element in elements)
     if len(rows) < needed:
         raise ValueError(
@@ -104,6 +106,14 @@ def _check_ascii(body: bytes, elements: list[_Element]) -> None:
         words = rows[needed - 1].split()
         if not words[0].isdigit() or len(words) < 1 + int(words[0]):
             raise ValueError("is cut short: its last row is not whole; copy or export it again")
+    header, at, kept = content[:start], 0, list[bytes]()
+    for element in elements:
+        if element.name in READ:
+            kept += rows[at : at + element.rows]
+        else:
+            header = _replace(header, element.name)
+        at += element.rows
+    return content if header == content[:start] else header + b"\n".join([*kept, b""])
 
 
 # Binary -------------------------------------------------------------------------------------------
@@ -119,6 +129,9 @@ def _check_binary(
             end = at + element.rows * sum(np.dtype(one.kind).itemsize for one in element.properties)
             if end > len(body):
                 raise _short(element)
+            if element.name not in READ:
+                header, at = _replace(header, element.name), end
+                continue
         elif element.name != "face":
             raise ValueError(f"has lists in its {element.name} rows; export it as triangles")
         else:
@@ -227,14 +240,19 @@ def _pack(header: bytes, faces: Int[np.ndarray, "m 3"], order: str) -> tuple[byt
         raise ValueError("has triangles of vertices that are not there; export it again")
     table = np.zeros(len(faces), [("n", "u1"), ("p", order + "i4", (3,))])
     table["n"], table["p"] = 3, faces
+    lines = [b"element face %d" % len(faces), b"property list uchar int vertex_indices"]
+    return _replace(header, "face", *lines), table.tobytes()
+
+
+def _replace(header: bytes, name: str, *instead: bytes) -> bytes:
+    """A header with other lines in place of those of one element."""
     lines, inside = list[bytes](), False
     for line in header.splitlines():
         words = line.split()
         if words[:1] == [b"element"]:
-            inside = words[1] == b"face"
+            inside = words[1] == name.encode("latin-1")
             if inside:
-                lines += [b"element face %d" % len(faces)]
-                lines += [b"property list uchar int vertex_indices"]
+                lines += instead
         if not (inside and words[:1] in ([b"element"], [b"property"])):
             lines.append(line)
-    return b"\n".join([*lines, b""]), table.tobytes()
+    return b"\n".join([*lines, b""])

@@ -98,8 +98,11 @@ def _finish(
         raise ValueError("has triangles of vertices that are not there; export it again")
     if not np.isfinite(mesh.vertices).all():
         raise ValueError("holds vertices that are not finite; export it again")
+    far = float(np.abs(mesh.vertices).max())
+    if far > 1e9:  # larger numbers overflow
+        raise ValueError(f"holds a vertex {far:.3g} mm from its origin; export it again, in mm")
     extent = float(mesh.extents.max())
-    if not extent < 10_000.0:  # larger numbers overflow
+    if not extent < 10_000.0:
         raise ValueError(f"is {extent:.3g} mm large, which no spine is; export it again, in mm")
     if not mesh.area > 0:
         raise ValueError("its surface has no area; export it again")

@@ -124,6 +124,24 @@ def test_polygons_cut_short_anywhere_are_told(tmp_path, shape, extra):
             meshes.read_mesh(path)
 
 
+@pytest.mark.parametrize("text", [True, False])
+def test_edges_are_left_out(tmp_path, text):
+    """By trimesh alone, an edge to vertex 2,000,000,000 takes gigabytes."""
+    points = np.zeros(8, [(axis, "f4") for axis in "xyz"])
+    for i, axis in enumerate("xyz"):
+        points[axis] = BOX.vertices[:, i]
+    faces = np.zeros(12, [("vertex_indices", "i4", (3,))])
+    faces["vertex_indices"] = BOX.faces
+    edges = np.array([(0, 2_000_000_000), (1, 7)], [("vertex1", "i4"), ("vertex2", "i4")])
+    for names in (["vertex", "edge", "face"], ["edge", "vertex", "face"]):
+        rows = {"vertex": points, "edge": edges, "face": faces}
+        elements = [plyfile.PlyElement.describe(rows[name], name) for name in names]
+        plyfile.PlyData(elements, text=text).write(str(tmp_path / "L3.ply"))
+        read = meshes.read_mesh(tmp_path / "L3.ply", merge=False)
+        np.testing.assert_array_equal(read.faces, BOX.faces)
+        np.testing.assert_allclose(read.vertices, BOX.vertices, atol=1e-4)
+
+
 @pytest.mark.parametrize("wrong", [[0, 1, 99], [0, 1, -1], [2**31 - 1, 1, 2]])
 def test_corners_that_are_not_there_are_told(tmp_path, wrong):
     for extra in EXTRA.values():

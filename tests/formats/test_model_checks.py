@@ -96,3 +96,13 @@ def test_a_vertex_of_no_triangle_does_not_count(tmp_path, suffix, merge):
     mesh.export(tmp_path / f"L3.{suffix}")
     read = meshes.read_mesh(tmp_path / f"L3.{suffix}", merge=merge)
     np.testing.assert_allclose(read.extents, vertebra().extents, atol=1e-3)
+
+
+def test_a_vertex_beyond_all_measure_is_told(tmp_path):
+    """Though no triangle has it."""
+    mesh = trimesh.Trimesh(
+        np.vstack([vertebra().vertices, [1e30, 0, 0]]), vertebra().faces, process=False
+    )
+    mesh.export(tmp_path / "L3.ply")
+    with pytest.raises(ValueError, match=r"L3.ply: holds a vertex 1e\+30 mm from its origin"):
+        meshes.read_mesh(tmp_path / "L3.ply")

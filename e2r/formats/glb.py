@@ -93,6 +93,8 @@ def read_scene(content: bytes) -> Scene:
             raise ValueError(f"names the level {name!r} twice; name each node by its level")
     whole = {name: trimesh.util.concatenate(some) for (name, _), some in sorted(parts.items())}
     for mesh in whole.values():
+        if not np.isfinite(mesh.vertices).all():
+            raise ValueError("holds vertices that are not finite; export it again")
         extent = float(mesh.extents.max()) / MM_PER_METRE
         if extent * MM_PER_METRE > MAX_SPINE_MM:
             raise ValueError(

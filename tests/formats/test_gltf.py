@@ -199,6 +199,15 @@ def in_millimetres():
     return two_levels([{"children": [1, 2], "scale": [1000] * 3}, *TREES["nodes"][1:]])
 
 
+def vertices_lost():
+    document, binary = split(two_levels(TREES["nodes"]))
+    for accessor in document["accessors"]:
+        if accessor["type"] == "VEC3":
+            accessor["count"] = 5
+    return pack(document, binary)
+
+
+FAR = {"name": "L3", "mesh": 0, "scale": [1e300] * 3}
 SAME_NAMES = [{"children": [1, 2]}, {"name": "L3", "mesh": 0}, {"name": "L3", "mesh": 1}]
 REFUSED = {
     "in mm": (in_millimetres(), "is .* metres large, the unit of glTF"),
@@ -212,6 +221,14 @@ REFUSED = {
     "quantised": (normalised(), "has quantised vertices"),
     "fans": (each_primitive(mode=6), "holds fans of triangles"),
     "lines": (each_primitive(mode=1), "holds no surface"),
+    "nodes that are none": (two_levels({"a": 1}), "cannot be read as glTF"),
+    "children that are none": (two_levels([{"children": [None, 9]}]), "holds no surface|glTF"),
+    "meshes that are none": (changed(meshes=[None, 3]), "cannot be read as glTF"),
+    "vertices that are not there": (vertices_lost(), "of vertices that are not there"),
+    "an overflow": (
+        two_levels([{"children": [1], "scale": [1e300] * 3}, FAR]),
+        "that are not finite",
+    ),
     "no mesh": (changed(meshes=[{"primitives": []}] * 2), "holds no surface"),
 }
 

@@ -134,8 +134,7 @@ def register(
         )
     enable_cache()
     case = _as_case(case)
-    surface_file = None if case.folder is None else case.folder / "model" / "surface.npz"
-    (result,) = _run([case], model, job, surface_file=surface_file)
+    (result,) = _run([case], model, job, folder=case.folder)
     if isinstance(result, Failed):
         raise ValueError(result.message)
     mask = job.primary_mask
@@ -143,9 +142,10 @@ def register(
 
 
 def _run(
-    cases: Iterable[Case], model: Model, job: EvaluationConfig, *, surface_file: Path | None
+    cases: Iterable[Case], model: Model, job: EvaluationConfig, *, folder: Path | None
 ) -> Iterator[Registered | Failed]:
-    """Registers cases of one model with the programs that compile soon."""
+    """Registers cases of the surfaces in one case folder, with the programs that compile soon."""
+    surface_file = None if folder is None else folder / "model" / "surface.npz"
     programs = compile_programs(
         model.config.network, job.program, batch=job.batch, fast_compile=True
     )
@@ -169,12 +169,11 @@ def find_cause(result: RegistrationResult, model: Model) -> diagnosis.Cause | No
     """
     if result.accepted or result.job.start != "auto":
         return None
-    case, job, mask = result.details.case, result.job, result.mask
-    surface_file = None if case.folder is None else case.folder / "model" / "surface.npz"
+    job, mask, folder = result.job, result.mask, result.details.case.folder
     return diagnosis.find_cause(
         result.details,
         mask,
-        attempt=lambda cases: _run(cases, model, job, surface_file=surface_file),
+        attempt=lambda cases: _run(cases, model, job, folder=folder),
         accepts=lambda one: make_prediction(one, mask, model.calibration).accepted,
         min_keep_ratio=job.program.min_keep_ratio,
     )

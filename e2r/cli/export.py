@@ -20,7 +20,7 @@ class Options:
     """
 
     case: Annotated[Path, tyro.conf.Positional]
-    """the case folder; or a data set, or a pattern such as 'cases/*'"""
+    """the case folder; or a data set, or a pattern such as ``'cases/*'``"""
     output: Path
     """folder for the files; each of several cases gets a folder in it"""
     predictions: Path = Path("predictions.jsonl")

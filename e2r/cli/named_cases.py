@@ -1,4 +1,4 @@
-"""The cases that a command line names: folders, data sets, and patterns such as 'cases/*'."""
+"""The cases that a command line names: folders, data sets, and patterns such as ``'cases/*'``."""
 
 from __future__ import annotations
 

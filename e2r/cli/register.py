@@ -31,7 +31,7 @@ class Options:
     """
 
     case: Annotated[Path, tyro.conf.Positional]
-    """the case folder; or a data set, or a pattern such as 'cases/*'"""
+    """the case folder; or a data set, or a pattern such as ``'cases/*'``"""
     checkpoint: Path | None = None
     """output folder of experiments.train; by default, the model that comes with e2r"""
     output: Path = Path("predictions.jsonl")
@@ -94,7 +94,7 @@ def _print_cause(result: api.RegistrationResult, model: api.Model) -> None:
         return
     print("looking for the cause ...", flush=True)
     cause = api.find_cause(result, model)
-    said = "no cause was found; another sample may do: try --seed 1"
+    said = "no cause was found; another frame may do"
     print(said if cause is None else f"likely cause: {cause.sentence}")
 
 

@@ -23,8 +23,6 @@ STEPS = 10
 """Gauss-Newton steps."""
 MIN_POINTS, MAX_POINTS = 20, 600
 """Fewer points tell no size; of more, these are fitted, evenly drawn."""
-
-
 MAX_DEVIATION = 0.06
 """Largest logarithm of the lateral scale of an accepted pose. Right inputs stay within 0.03."""
 
@@ -43,7 +41,25 @@ class FrameScale(NamedTuple):
         return not abs(np.log(self.lateral)) > MAX_DEVIATION
 
 
-def fit_frame_scale(points: Float[np.ndarray, "n 3"], surface: Surface, pose: Pose) -> FrameScale:
+class Planes(NamedTuple):
+    """The triangles of a model, on the host."""
+
+    centres: Float[np.ndarray, "f 3"]  # mm
+    normals: Float[np.ndarray, "f 3"]  # unit
+    tree: cKDTree  # of the centres
+
+
+def planes_of(surface: Surface) -> Planes:
+    """The triangles of a surface, ready for :func:`fit_frame_scale`.
+
+    Args:
+      surface: of the model.
+    """
+    planes = np.asarray(surface.planes, np.float64)
+    return Planes(planes[:, :3], planes[:, 3:6], cKDTree(planes[:, :3]))
+
+
+def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose) -> FrameScale:
     """Fits pose, lateral scale and depth scale of a registered frame.
 
     Gauss-Newton on distances to tangent planes (Chen and Medioni, 1992), with Welsch weights. A
@@ -51,7 +67,7 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], surface: Surface, pose: Po
 
     Args:
       points: of the mask, mm, camera frame.
-      surface: of the model.
+      planes: of the model.
       pose: camera from model, as registered.
 
     Returns:
@@ -60,9 +76,7 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], surface: Surface, pose: Po
     if len(points) < MIN_POINTS:
         return FrameScale(np.nan, np.nan, np.nan, np.nan)
     scene = np.asarray(points, np.float64)[:: max(1, len(points) // MAX_POINTS)]
-    planes = np.asarray(surface.planes, np.float64)
-    model, normals = planes[:, :3], planes[:, 3:6]
-    tree = cKDTree(model)
+    model, normals, tree = planes
     rotation, translation = (np.asarray(leaf, np.float64) for leaf in pose)
     centre, logs = scene.mean(0), np.zeros(2)
     for _ in range(STEPS):
@@ -99,10 +113,11 @@ def fit_frame_scales(
       points: of all samples, mm, camera frame.
     """
     with timed("frame scale"):
+        planes = planes_of(surface)
         return {
             mask: fit_frame_scale(
                 np.asarray(points)[np.asarray(weights) > 0.5],
-                surface,
+                planes,
                 predictions.registrations[mask].pose,
             )
             for mask, weights in predictions.weights.items()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2r.formats import file_checks, notices
-from e2r.formats.file_checks import Unit
+from e2r.formats import notices
+from e2r.formats.file_checks import MIN_DISTANCE_MM, Unit
 
 NEAREST_MM = 60.0
 """No RGB-D camera measures nearer than this; a RealSense D405 begins at 70 mm."""
 FARTHEST_MM = 2000.0
 """No camera over a wound hangs farther away than this."""
+NOT_IN_METRES_MM = 5000.0
+"""Numbers said to be metres that lie beyond this are not metres."""
 FAR_MM = 1200.0
 """From here on, 16-bit numbers may as well be in units of 0.1 mm: this is said, not refused."""
 
@@ -36,15 +38,19 @@ def mm_per_unit(distance: float, unit: Unit, *, path: Path, remedy: str) -> floa
     Raises:
       ValueError: the distance is that of no wound.
     """
-    factor = file_checks.mm_per_unit(distance, unit, path=path, remedy=remedy)
+    factor = 1000.0 if unit == "m" else 1.0
     found = factor * distance
+    if found < MIN_DISTANCE_MM:
+        raise ValueError(
+            f"{path}: is {found:.3g} mm away, so it is in metres; convert it with --unit m"
+        )
     if found < NEAREST_MM:
         raise ValueError(
             f"{path}: is {found:.3g} mm away, nearer than any RGB-D camera sees; is it in cm? "
             "write it in mm"
         )
     if found > FARTHEST_MM:
-        remedy = "leave --unit m out" if unit == "m" and is_plausible(distance) else remedy
+        remedy = "leave --unit m out" if unit == "m" and found > NOT_IN_METRES_MM else remedy
         raise ValueError(f"{path}: is {found / 1000:.3g} m away, which is no wound; {remedy}")
     return factor
 

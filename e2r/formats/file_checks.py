@@ -23,8 +23,8 @@ LEFT_BY_FILE_MANAGERS = ("thumbs.db", "desktop.ini", "__macosx")
 MIN_POINTS = 32
 """Smallest number of points of a scene."""
 Unit: TypeAlias = Literal["mm", "m"]
-MIN_DISTANCE_MM, MAX_DISTANCE_MM = 20.0, 5000.0
-"""A scene with a smaller median depth is in metres; one with a larger has a wrong scale."""
+MIN_DISTANCE_MM = 20.0
+"""A scene with a smaller median depth is in metres."""
 
 
 def one_line(error: BaseException, limit: int = 100) -> str:
@@ -153,7 +153,7 @@ def check_scene(points: Float[np.ndarray, "m 3"], path: PathLike) -> None:
         raise ValueError(
             f"{path}: lies behind the camera (median z is {distance:.3g}); z must point forward"
         )
-    if distance < 20.0:
+    if distance < MIN_DISTANCE_MM:
         raise ValueError(
             f"{path}: is {distance:.3g} mm away, so it is in metres; multiply it by 1000 "
             "(or divide the depth_scale of a depth image by 1000)"
@@ -178,24 +178,3 @@ def orient_normals(
         raise ValueError(f"{path}: has normals that are not unit; leave nx ny nz out")
     normals = normals / length
     return np.where((normals * points).sum(1, keepdims=True) > 0, -normals, normals)
-
-
-def mm_per_unit(distance: float, unit: Unit, *, path: Path, remedy: str) -> float:
-    """The factor from a file's numbers to mm.
-
-    Args:
-      distance: median depth, in the file's numbers.
-      unit: of these numbers, as the user says.
-      path: the file, for the message.
-      remedy: for a distance in mm that is too large.
-    """
-    factor = 1000.0 if unit == "m" else 1.0
-    distance = factor * distance
-    if distance < MIN_DISTANCE_MM:
-        raise ValueError(
-            f"{path}: is {distance:.3g} mm away, so it is in metres; convert it with --unit m"
-        )
-    if distance > MAX_DISTANCE_MM:
-        remedy = "leave --unit m out" if unit == "m" else remedy
-        raise ValueError(f"{path}: is {distance / 1000:.3g} m away, which is no wound; {remedy}")
-    return factor

@@ -1,7 +1,7 @@
 """The axes that a surface file declares, RAS or LPS: the comment that 3D Slicer reads and writes.
 
-3D Slicer takes STL, PLY, OBJ and VTK surfaces for LPS, unless their header says ``SPACE=RAS``. Its
-own files have said one of the two since 2019. In e2r, surfaces are RAS.
+3D Slicer takes STL, PLY, OBJ and VTK surfaces for LPS, unless their header says ``SPACE=RAS``. In
+e2r, surfaces are RAS.
 """
 
 from __future__ import annotations

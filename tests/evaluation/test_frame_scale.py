@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from e2r.evaluation.frame_scale import fit_frame_scale
+from e2r.evaluation.frame_scale import fit_frame_scale, planes_of
 from e2r.geometry import poses, surfaces
 from e2r.types import Pose
 
@@ -42,7 +42,9 @@ def test_lateral_and_depth_scales_are_found(surface, rng, stretch):
     """Noise makes the depth's scale too large, by 6 % at 0.3 mm: the relief is a tenth as deep."""
     centre = POSE.translation * stretch - POSE.translation
     shifted = POSE._replace(translation=POSE.translation + centre.astype(np.float32))
-    found = fit_frame_scale(seen(surface, np.array(stretch, float), rng), surface, shifted)
+    found = fit_frame_scale(
+        seen(surface, np.array(stretch, float), rng), planes_of(surface), shifted
+    )
     assert found.lateral == pytest.approx(stretch[0], abs=0.02)
     assert found.depth == pytest.approx(stretch[2], abs=0.09)
     assert 0 < found.lateral_sd < 0.02 and 0 < found.depth_sd < 0.03
@@ -51,7 +53,7 @@ def test_lateral_and_depth_scales_are_found(surface, rng, stretch):
 def test_without_noise_both_scales_are_exact(surface, rng):
     stretch = np.array([1.08, 1.08, 0.95])
     shifted = POSE._replace(translation=POSE.translation * stretch.astype(np.float32))
-    found = fit_frame_scale(seen(surface, stretch, rng, noise=0.0), surface, shifted)
+    found = fit_frame_scale(seen(surface, stretch, rng, noise=0.0), planes_of(surface), shifted)
     assert found.lateral == pytest.approx(1.08, abs=2e-3)
     assert found.depth == pytest.approx(0.95, abs=5e-3)
 
@@ -60,9 +62,11 @@ def test_points_that_are_not_of_the_model_change_little(surface, rng):
     points = seen(surface, np.full(3, 1.1), rng)
     points[::5] += rng.normal(size=(len(points[::5]), 3)) * 40.0
     shifted = POSE._replace(translation=1.1 * POSE.translation)
-    assert fit_frame_scale(points, surface, shifted).lateral == pytest.approx(1.1, abs=0.03)
+    assert fit_frame_scale(points, planes_of(surface), shifted).lateral == pytest.approx(
+        1.1, abs=0.03
+    )
 
 
 def test_too_few_points_tell_no_size(surface):
-    found = fit_frame_scale(np.zeros((5, 3)), surface, POSE)
+    found = fit_frame_scale(np.zeros((5, 3)), planes_of(surface), POSE)
     assert np.isnan(found).all()

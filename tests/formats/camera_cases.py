@@ -1,7 +1,11 @@
-"""What the tests of camera files share: one camera, and a check of refusals."""
+"""What the tests of camera files share: one camera, its reader, and a check of refusals."""
+
+import json
 
 import numpy as np
 import pytest
+
+from e2r.formats import camera_files
 
 GOAL = (600.0, 603.0, 321.0, 242.5)
 SIZE = (640, 480)
@@ -18,3 +22,15 @@ def refused(read, words, content, name="camera.json", size=SIZE):
         read(content, name, size)
     text = str(caught.value)
     assert name in text and "\n" not in text and (";" in text or "," in text), text
+
+
+def reader(folder, caplog):
+    """Writes a file, and reads the lens; what is said is in ``caplog``."""
+
+    def write_and_read(content, name="camera.json", size=SIZE):
+        path = folder / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        caplog.clear()
+        return camera_files.read_lens(path, size)
+
+    return write_and_read

@@ -4,22 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from camera_cases import BENT, GOAL, PLAIN, ROWS, SIZE, refused
+from camera_cases import BENT, GOAL, PLAIN, ROWS, SIZE, reader, refused
 
 from e2r.formats import camera_files
 
 
 @pytest.fixture
 def read(tmp_path, caplog):
-    """Writes a file, and reads the lens; what is said is in ``caplog``."""
-
-    def write_and_read(content, name="camera.json", size=SIZE):
-        path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        caplog.clear()
-        return camera_files.read_lens(path, size)
-
-    return write_and_read
+    return reader(tmp_path, caplog)
 
 
 # ROS, Kalibr, OpenCV, MATLAB, Zivid ---------------------------------------------------------------

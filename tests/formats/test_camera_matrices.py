@@ -1,25 +1,13 @@
 """Camera matrices and cameras of several: read rightly, turned and said, or refused."""
 
-import json
-
 import numpy as np
 import pytest
-from camera_cases import COLUMNS, FLAT, FLAT_COLUMNS, GOAL, PLAIN, ROWS, SIZE, refused
-
-from e2r.formats import camera_files
+from camera_cases import COLUMNS, FLAT, FLAT_COLUMNS, GOAL, PLAIN, ROWS, SIZE, reader, refused
 
 
 @pytest.fixture
 def read(tmp_path, caplog):
-    """Writes a file, and reads the lens; what is said is in ``caplog``."""
-
-    def write_and_read(content, name="camera.json", size=SIZE):
-        path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        caplog.clear()
-        return camera_files.read_lens(path, size)
-
-    return write_and_read
+    return reader(tmp_path, caplog)
 
 
 # Matrices -----------------------------------------------------------------------------------------

@@ -57,8 +57,15 @@ def xyz(points):
     return dict(zip("xyz", points.T, strict=True))
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "binary", "binary_compressed"])
-@pytest.mark.parametrize("field", ["rgb", "rgba", "float"])
+@pytest.mark.parametrize(
+    ("encoding", "field"),
+    [
+        (encoding, field)
+        for encoding in ("ascii", "binary", "binary_compressed")
+        for field in ("rgb", "rgba", "float")
+        if (encoding, field) != ("ascii", "float")  # pypcd4 writes ten decimals of about 1e-38
+    ],
+)
 def test_every_encoding_is_read_as_pypcd4_reads_it(points, colors, tmp_path, encoding, field):
     bits = packed(colors)
     if field == "float":
@@ -66,8 +73,6 @@ def test_every_encoding_is_read_as_pypcd4_reads_it(points, colors, tmp_path, enc
     path = write(tmp_path / "a.pcd", xyz(points) | {"rgba" if field == "rgba" else "rgb": bits})
     other = PointCloud.from_path(path)
     if encoding != "binary":
-        if encoding == "ascii" and field == "float":
-            pytest.skip("pypcd4 writes ten decimals of a number that is about 1e-38")
         other.save(tmp_path / "b.pcd", encoding=Encoding(encoding))
         path = tmp_path / "b.pcd"
         assert f"DATA {encoding}".encode() in path.read_bytes()

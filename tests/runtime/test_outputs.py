@@ -85,12 +85,19 @@ def test_a_disk_that_takes_nothing_is_refused(number, tmp_path, monkeypatch):
     assert "; " in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_of_another_user_is_refused(tmp_path):
-    tmp_path.chmod(0o555)
-    with pytest.raises(ValueError, match="change its permissions"):
-        outputs.require_folder(tmp_path / "out")
-    tmp_path.chmod(0o755)
+def test_a_folder_of_another_user_is_refused():
+    """Root may write everywhere, so it becomes nobody for a moment."""
+    user, nobody = os.geteuid(), 65534
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to nobody
+        Path(folder).chmod(0o555)
+        if user == 0:
+            os.seteuid(nobody)
+        try:
+            with pytest.raises(ValueError, match="change its permissions"):
+                outputs.require_folder(Path(folder) / "out")
+        finally:
+            os.seteuid(user)
+            Path(folder).chmod(0o755)
 
 
 # What the system refuses --------------------------------------------------------------------------

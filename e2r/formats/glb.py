@@ -1,4 +1,10 @@
-"""Surfaces in glTF files. glTF is in metres; its axes are kept as they are."""
+"""Surfaces in glTF files. glTF is in metres; its axes are kept as they are.
+
+trimesh 5.2.0 reads them, and places each node rightly. What it reads wrongly without a word is
+taken out or refused here. It ignores sparse and normalised vertices, skins, mixed shapes and
+required extensions. It leaves out fans, and the surface of a node that is a camera as well. It
+renames nodes: so they are numbered before, for a node's name is its level.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +24,11 @@ from e2r.formats.model_checks import LEVEL_PATTERN, MAX_SPINE_MM
 
 GLTF_SUFFIXES = (".glb", ".gltf")
 MM_PER_METRE = 1000.0
-UNREAD = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "EXT_mesh_gpu_instancing")
-"""Extensions that hold vertices, triangles or places in a form that trimesh does not read."""
+HARMLESS = (
+    *("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_mesh_quantization"),
+)
+"""Beginnings of extensions that may be required: trimesh reads the same shape without them."""
+INSTANCES = "EXT_mesh_gpu_instancing"
 TRIANGLE_FAN = 6
 BROKEN = "cannot be read as glTF"
 JSON_CHUNK, BINARY_CHUNK = b"JSON", b"BIN\0"
@@ -93,16 +102,16 @@ def read_scene(content: bytes) -> Scene:
             raise ValueError(f"names the level {name!r} twice; name each node by its level")
     whole = {name: trimesh.util.concatenate(some) for (name, _), some in sorted(parts.items())}
     for mesh in whole.values():
-        if not np.isfinite(mesh.vertices).all():
-            raise ValueError("holds vertices that are not finite; export it again")
-        extent = float(mesh.extents.max()) / MM_PER_METRE
-        if extent * MM_PER_METRE > MAX_SPINE_MM:
+        extent = float(mesh.extents.max())
+        if MAX_SPINE_MM < extent < np.inf:
             raise ValueError(
-                f"is {extent:.3g} metres large, the unit of glTF, which no spine is; "
-                "export it in metres, or as STL in mm"
+                f"is {extent / MM_PER_METRE:.3g} metres large, the unit of glTF, "
+                "which no spine is; export it in metres, or as STL in mm"
             )
-    shown = {name: trimesh.Trimesh(m.vertices, m.faces, process=False) for name, m in whole.items()}
-    return Scene(shown, notes)
+    scenes = len(document.get("scenes", ()))
+    if scenes > 1:
+        notes += (f"holds {scenes} scenes; number {document.get('scene', 0) + 1} was read",)
+    return Scene(whole, notes)
 
 
 def read_levels(content: bytes) -> Scene:
@@ -136,8 +145,7 @@ def read_whole(content: bytes) -> tuple[trimesh.Trimesh, tuple[str, ...]]:
             f"holds {' and '.join(found)}; name this file itself as the model, "
             "or export one file a level"
         )
-    whole = trimesh.util.concatenate(list(levels.values()))
-    return trimesh.Trimesh(whole.vertices, whole.faces, process=False), notes
+    return trimesh.util.concatenate(list(levels.values())), notes
 
 
 def write_scene(scene: trimesh.Scene, frame: str) -> bytes:
@@ -153,6 +161,18 @@ def write_scene(scene: trimesh.Scene, frame: str) -> bytes:
 
     content = scene.scaled(1.0 / MM_PER_METRE).export(file_type="glb", tree_postprocessor=tell)
     return bytes(content)
+
+
+def add_extras(content: bytes, extras: dict[str, str]) -> bytes:
+    """A GLB whose ``asset.extras`` say more.
+
+    Args:
+      content: a GLB.
+      extras: name -> text.
+    """
+    document, binary, _ = _split(content)
+    document["asset"].setdefault("extras", {}).update(extras)
+    return _pack(document, binary)
 
 
 # Inside -------------------------------------------------------------------------------------------
@@ -192,23 +212,46 @@ def _split(content: bytes) -> tuple[dict[str, Any], bytes, tuple[str, ...]]:
     return _parse_json(chunks.get(JSON_CHUNK, b"")), chunks.get(BINARY_CHUNK, b""), notes
 
 
+def _pack(document: dict[str, Any], binary: bytes) -> bytes:
+    """A GLB of a JSON and a binary part."""
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I", len(text)) + JSON_CHUNK + text
+    if binary:
+        binary += bytes(-len(binary) % 4)
+        chunks += struct.pack("<I", len(binary)) + BINARY_CHUNK + binary
+    return b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
+
+
 def _check(document: dict[str, Any]) -> None:
     """Refuses what trimesh 5.2.0 reads wrongly, and takes out what is no shape."""
-    unread = [name for name in document.get("extensionsRequired", ()) if name in UNREAD]
-    if unread:
-        raise ValueError(f"is packed by {unread[0]}; export it without compression")
+    for name in document.get("extensionsRequired", ()):
+        if not name.startswith(HARMLESS):
+            raise ValueError(f"needs {name}, which is not read; export it without this extension")
     accessors = document.get("accessors", ())
+    for node in document.get("nodes", ()):
+        node.pop("camera", None)
+        if "skin" in node:
+            raise ValueError("is moved by a skeleton; apply its pose, and export it without")
+        if INSTANCES in node.get("extensions", {}):
+            raise ValueError(f"places copies by {INSTANCES}; export it without this extension")
     for mesh in document.get("meshes", ()):
         for primitive in mesh.get("primitives", ()):
-            place = primitive.get("attributes", {}).get("POSITION")
-            known = isinstance(place, int) and place < len(accessors)
-            if known and accessors[place].get("normalized"):  # trimesh takes the whole numbers
-                raise ValueError("has quantised vertices; export it without quantisation")
-            if primitive.get("mode") == TRIANGLE_FAN:  # trimesh leaves them out
+            if primitive.get("targets"):
+                raise ValueError("holds shapes to be mixed (morph targets); export one shape")
+            if primitive.get("mode") == TRIANGLE_FAN:
                 raise ValueError("holds fans of triangles; export it as triangles")
+            place = primitive.get("attributes", {}).get("POSITION")
+            for number in (place, primitive.get("indices")):
+                used = accessors[number] if number is not None else {}
+                if used.get("normalized"):
+                    raise ValueError("has quantised vertices; export it without quantisation")
+                if "sparse" in used or (used and "bufferView" not in used):
+                    raise ValueError("has sparse or packed vertices; export it without compression")
             primitive.pop("extensions", None)
             primitive.pop("material", None)
             primitive["attributes"] = {} if place is None else {"POSITION": place}
+        mesh["primitives"] = [one for one in mesh["primitives"] if one["attributes"]]
     for key in ("materials", "textures", "images", "samplers", "animations", "cameras"):
         document.pop(key, None)
 
@@ -250,13 +293,8 @@ def _load(document: dict[str, Any], binary: bytes) -> list[tuple[int, trimesh.Tr
         mesh["name"] = "m"
     try:
         with np.errstate(all="ignore"):  # a matrix may overflow
-            text = json.dumps(document).encode()
-            text += b" " * (-len(text) % 4)
-            chunks = struct.pack("<I", len(text)) + JSON_CHUNK + text
-            if binary:
-                chunks += struct.pack("<I", len(binary)) + BINARY_CHUNK + binary
-            content = b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
-            scene = trimesh.load_scene(io.BytesIO(content), file_type="glb", process=False)
+            file = io.BytesIO(_pack(document, binary))
+            scene = trimesh.load_scene(file, file_type="glb", process=False)
             found = []
             for name in sorted(scene.graph.nodes_geometry):
                 matrix, geometry = scene.graph[name]

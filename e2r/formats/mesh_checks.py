@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e2r.formats import mesh_ply
-
 ARCHIVES = (".gz", ".zip", ".7z", ".rar", ".tar", ".bz2", ".xz")
 OTHER_SUFFIXES = (
     *(".vtk", ".vtp", ".vtu", ".vtm", ".off", ".3mf", ".amf", ".dae", ".wrl", ".x3d", ".ctm"),
@@ -43,7 +41,7 @@ def check_content(content: bytes, suffix: str) -> Checked:
 
     Args:
       content: of the file.
-      suffix: in lower case; bytes of other formats than STL, PLY and OBJ are only looked at.
+      suffix: in lower case; bytes of other formats than STL and OBJ are only looked at.
 
     Raises:
       ValueError: the file is empty, cut short, or of another kind; the message lacks its path.
@@ -62,8 +60,6 @@ def check_content(content: bytes, suffix: str) -> Checked:
         raise ValueError("is a PLY file; name it .ply")
     if content.startswith(b"glTF") and suffix not in (".glb", ".gltf"):
         raise ValueError("is a GLB file; name it .glb, or export it as STL, PLY or OBJ")
-    if suffix == ".ply":
-        return Checked(*mesh_ply.check_content(content))
     check = {".stl": _check_stl, ".obj": _check_obj}.get(suffix)
     return Checked(content) if check is None else check(content)
 

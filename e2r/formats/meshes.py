@@ -15,6 +15,7 @@ from e2r.formats import (
     file_checks,
     glb,
     mesh_checks,
+    mesh_ply,
     mesh_space,
     mesh_winding,
     model_checks,
@@ -80,12 +81,12 @@ def _parse_mesh(
 
     The cases of one specimen hold equal files, which are parsed once.
     """
+    content, notes = mesh_checks.check_content(content, suffix)
     if suffix in glb.GLTF_SUFFIXES:
-        mesh, notes = glb.read_whole(mesh_checks.check_content(content, suffix).content)
-    else:
-        content, notes = mesh_checks.check_content(content, suffix)
-        mesh = _load(content, suffix)
-    return _finish(mesh, notes, merge)
+        return _finish(*glb.read_whole(content), merge)
+    if suffix == ".ply":
+        return _finish(*mesh_ply.read_surface(content), merge)
+    return _finish(_load(content, suffix), notes, merge)
 
 
 def _finish(
@@ -94,6 +95,7 @@ def _finish(
     """Checks what a parser made, and turns its triangles outwards."""
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise ValueError("holds no triangle; export the level's surface as triangles")
+    mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)  # textures split vertices
     if not 0 <= mesh.faces.min() <= mesh.faces.max() < len(mesh.vertices):
         raise ValueError("has triangles of vertices that are not there; export it again")
     if not np.isfinite(mesh.vertices).all():

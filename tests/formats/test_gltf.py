@@ -65,6 +65,7 @@ def same_as_vtk(model, path):
     np.testing.assert_allclose(bounds[:, 1].max(0), high, atol=0.01)
 
 
+MOVED = [0, 1, 0, 0, -1, 0, 0, 0, 0, 0, 1, 0, 0.05, 0.06, 0.07, 1]  # by columns
 TURNED = [-(0.5**0.5), 0, 0, 0.5**0.5]
 TREES = {
     "nodes": [{"children": [1, 2]}, {"name": "L3", "mesh": 0}, {"name": "L4", "mesh": 1}],
@@ -101,6 +102,80 @@ def test_levels_are_named_and_placed_as_in_the_file(tmp_path, tree):
     same_as_vtk(model, path)
     for mesh in model.values():
         assert mesh.volume == pytest.approx(vertebra().volume * 1e9, rel=1e-3)
+
+
+def changed(**changes):
+    return two_levels(TREES["nodes"], **changes)
+
+
+CAMERA = {"type": "perspective", "perspective": {"yfov": 1.0, "znear": 0.1}}
+SAME_SHAPE = {
+    "cameras": {"nodes": [node | {"camera": 0} for node in TREES["nodes"]], "cameras": [CAMERA]},
+    "materials": {"extensionsRequired": ["KHR_materials_unlit", "KHR_texture_transform"]},
+    "units in extras": {"asset": {"version": "2.0", "extras": {"unit": "mm", "units": "mm"}}},
+    "an animation": {"animations": [{"channels": [], "samplers": []}]},
+    "metres in a matrix": {
+        "nodes": [TREES["nodes"][0], *[one | {"matrix": MOVED} for one in TREES["nodes"][1:]]]
+    },
+}
+
+
+@pytest.mark.parametrize("name", SAME_SHAPE)
+def test_what_is_no_shape_changes_none(tmp_path, name):
+    """By trimesh alone, the first node with a camera loses its surface."""
+    path = tmp_path / "spine.glb"
+    path.write_bytes(changed(**SAME_SHAPE[name]))
+    model = meshes.read_meshes(path)
+    assert list(model) == ["L3", "L4"]
+    if name != "materials":  # VTK refuses them
+        same_as_vtk(model, path)
+    assert model["L3"].volume == pytest.approx(vertebra().volume * 1e9, rel=1e-3)
+
+
+def test_one_scene_is_read_and_the_others_are_told(tmp_path, caplog):
+    path = tmp_path / "spine.glb"
+    for number, level in enumerate(("L3", "L4")):
+        path.write_bytes(changed(scenes=[{"nodes": [1]}, {"nodes": [2]}], scene=number))
+        model = meshes.read_meshes(path)
+        assert list(model) == [level]
+        same_as_vtk(model, path)
+        assert f"spine.glb: holds 2 scenes; number {number + 1} was read" in caplog.text
+
+
+def test_whole_numbers_with_a_stride_and_the_scale_of_their_node_are_vertices(tmp_path):
+    """As gltfpack writes them with -noq off; VTK refuses the extension."""
+    document, binary = split(two_levels(TREES["nodes"]))
+    given = np.asarray(vertebra().vertices)
+    rows = np.zeros((len(given), 4), "<u2")
+    rows[:, :3] = np.round((given - given.min(0)) * 1e5)
+    binary += bytes(-len(binary) % 4)
+    document["bufferViews"].append(
+        {"buffer": 0, "byteOffset": len(binary), "byteLength": rows.nbytes, "byteStride": 8}
+    )
+    count, view = len(given), len(document["bufferViews"]) - 1
+    document["accessors"].append(
+        {"bufferView": view, "componentType": 5123, "type": "VEC3", "count": count}
+    )
+    (primitive,) = document["meshes"][0]["primitives"]
+    primitive["attributes"] = {"POSITION": len(document["accessors"]) - 1}
+    document["nodes"][1] |= {"scale": [1e-5] * 3, "translation": given.min(0).tolist()}
+    document["extensionsRequired"] = ["KHR_mesh_quantization"]
+    (tmp_path / "spine.glb").write_bytes(pack(document, binary + rows.tobytes()))
+    read = meshes.read_meshes(tmp_path / "spine.glb")["L3"]
+    np.testing.assert_allclose(read.bounds, 1e3 * vertebra().bounds, atol=0.02)
+    assert read.volume == pytest.approx(vertebra().volume * 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("sides", [1, 3])
+def test_a_mirrored_node_is_closed_and_outward(tmp_path, caplog, sides):
+    """A negative determinant turns the triangles; they are turned back without a word."""
+    scale = [-1.0 if i < sides else 1.0 for i in range(3)]
+    path = tmp_path / "spine.glb"
+    path.write_bytes(two_levels([TREES["nodes"][0] | {"scale": scale}, *TREES["nodes"][1:]]))
+    model = meshes.read_meshes(path)
+    same_as_vtk(model, path)
+    assert all(mesh.is_volume and mesh.volume > 0 for mesh in model.values())
+    assert not caplog.text
 
 
 def test_a_level_of_two_materials_is_one_level(tmp_path):
@@ -176,10 +251,6 @@ def test_what_is_repaired_in_a_level_is_told(tmp_path, caplog):
     assert "a.glb: has 4 bytes after its end; they were left out" in caplog.text
 
 
-def changed(**changes):
-    return two_levels(TREES["nodes"], **changes)
-
-
 def each_primitive(**changes):
     document, binary = split(two_levels(TREES["nodes"]))
     for mesh in document["meshes"]:
@@ -187,24 +258,23 @@ def each_primitive(**changes):
     return pack(document, binary)
 
 
-def normalised():
+def each_accessor(**changes):
+    """Other vertices; what is None is left out."""
     document, binary = split(two_levels(TREES["nodes"]))
     for accessor in document["accessors"]:
         if accessor["type"] == "VEC3":
-            accessor["normalized"] = True
+            accessor.update(changes)
+            for name in [name for name, value in changes.items() if value is None]:
+                del accessor[name]
     return pack(document, binary)
+
+
+def each_node(**changes):
+    return [node | changes for node in TREES["nodes"]]
 
 
 def in_millimetres():
     return two_levels([{"children": [1, 2], "scale": [1000] * 3}, *TREES["nodes"][1:]])
-
-
-def vertices_lost():
-    document, binary = split(two_levels(TREES["nodes"]))
-    for accessor in document["accessors"]:
-        if accessor["type"] == "VEC3":
-            accessor["count"] = 5
-    return pack(document, binary)
 
 
 FAR = {"name": "L3", "mesh": 0, "scale": [1e300] * 3}
@@ -216,15 +286,24 @@ REFUSED = {
     "broken": (b"glTF" + struct.pack("<II", 2, 30) + bytes(18), "cannot be read as glTF"),
     "version 1": (b"glTF" + struct.pack("<II", 1, 30) + bytes(18), "of version 2"),
     "one name twice": (two_levels(SAME_NAMES), "names the level 'L3' twice"),
-    "draco": (changed(extensionsRequired=["KHR_draco_mesh_compression"]), "without compression"),
-    "meshopt": (changed(extensionsRequired=["EXT_meshopt_compression"]), "without compression"),
-    "quantised": (normalised(), "has quantised vertices"),
+    "draco": (changed(extensionsRequired=["KHR_draco_mesh_compression"]), "needs KHR_draco_mesh"),
+    "meshopt": (changed(extensionsRequired=["EXT_meshopt_compression"]), "needs EXT_meshopt_com"),
+    "a new extension": (changed(extensionsRequired=["KHR_new"]), "without this extension"),
+    "draco that is not asked for": (each_accessor(bufferView=None), "sparse or packed vertices"),
+    "sparse vertices": (each_accessor(sparse={"count": 1}), "sparse or packed vertices"),
+    "quantised": (each_accessor(normalized=True), "has quantised vertices"),
+    "a skeleton": (changed(nodes=each_node(skin=0)), "is moved by a skeleton"),
+    "copies": (
+        changed(nodes=each_node(extensions={"EXT_mesh_gpu_instancing": {}})),
+        "places copies by EXT_mesh_gpu_instancing",
+    ),
+    "mixed shapes": (each_primitive(targets=[{"POSITION": 1}]), "shapes to be mixed"),
     "fans": (each_primitive(mode=6), "holds fans of triangles"),
     "lines": (each_primitive(mode=1), "holds no surface"),
     "nodes that are none": (two_levels({"a": 1}), "cannot be read as glTF"),
     "children that are none": (two_levels([{"children": [None, 9]}]), "holds no surface|glTF"),
     "meshes that are none": (changed(meshes=[None, 3]), "cannot be read as glTF"),
-    "vertices that are not there": (vertices_lost(), "of vertices that are not there"),
+    "vertices that are not there": (each_accessor(count=5), "of vertices that are not there"),
     "an overflow": (
         two_levels([{"children": [1], "scale": [1e300] * 3}, FAR]),
         "that are not finite",

@@ -95,10 +95,11 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("extra", ["none", "MeshLab's colours", "MeshLab's texture"])
-@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("order", ["<", ">", "text"])
 def test_polygons_of_any_size_are_read(tmp_path, shape, extra, order, caplog):
     path = tmp_path / "L3.ply"
-    write(path, *SHAPES[shape], extra=EXTRA[extra], order=order)
+    text, order = order == "text", order.replace("text", "<")
+    write(path, *SHAPES[shape], extra=EXTRA[extra], order=order, text=text)
     read = meshes.read_mesh(path)
     assert read.is_watertight
     assert read.volume == pytest.approx(abs(polygons_of(path)), rel=1e-4)
@@ -122,6 +123,48 @@ def test_polygons_cut_short_anywhere_are_told(tmp_path, shape, extra):
         path.write_bytes(content[:end])
         with pytest.raises(ValueError, match=r"is cut short|no sensible length"):
             meshes.read_mesh(path)
+
+
+HEADERS = {
+    "upper-case axes": (b"float x\n", b"float X\n"),
+    "upper-case corners": (b"vertex_indices", b"Vertex_Indices"),
+    "upper-case elements": (b"element vertex", b"element VERTEX"),
+    "a comment on the end": (b"element vertex", b"comment end_header\nelement vertex"),
+    "obj_info": (b"element vertex", b"obj_info num_cols 8\nelement vertex"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("text", [True, False])
+def test_headers_of_other_programs_are_read(tmp_path, header, text):
+    path = tmp_path / "L3.ply"
+    write(path, BALL.vertices, BALL.faces.tolist(), text=text)
+    path.write_bytes(path.read_bytes().replace(*HEADERS[header], 1))
+    np.testing.assert_array_equal(meshes.read_mesh(path, merge=False).faces, BALL.faces)
+
+
+BROKEN = {
+    "a word": (b"\n3 0 ", b"\n3 zero ", "words in place of numbers"),
+    "half a corner": (b"\n3 0 ", b"\n3 0.5 ", "no 4-byte integer"),
+    "a length below 0": (b"\n3 0 ", b"\n-3 0 ", "no sensible length"),
+    "one name twice": (b"float y", b"float x", "broken PLY header"),
+    "no z": (b"float z", b"float w", "no vertices with x, y and z"),
+    "a list of x": (b"property float x", b"property list uchar float x", "length|cut short"),
+    "rows below 0": (b"element face 12", b"element face -1", "broken PLY header"),
+    "too many rows": (b"element face 12", b"element face 99999999999", "is cut short"),
+    "an unknown type": (b"float x", b"half x", "broken PLY header"),
+}
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_broken_text_is_told(tmp_path, wrong):
+    path = tmp_path / "L3.ply"
+    write(path, BOX.vertices, [[0, 1, 3], *BOX.faces.tolist()[1:]], text=True)
+    before, after, message = BROKEN[wrong]
+    assert before in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    with pytest.raises(ValueError, match=message):
+        meshes.read_mesh(path)
 
 
 @pytest.mark.parametrize("text", [True, False])

@@ -90,12 +90,12 @@ def _parse_mesh(
 
 
 def _finish(
-    mesh: object, notes: tuple[str, ...], merge: bool
+    found: object, notes: tuple[str, ...], merge: bool
 ) -> tuple[trimesh.Trimesh, tuple[str, ...]]:
     """Checks what a parser made, and turns its triangles outwards."""
-    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+    if not isinstance(found, trimesh.Trimesh) or len(found.faces) == 0:
         raise ValueError("holds no triangle; export the level's surface as triangles")
-    mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)  # textures split vertices
+    mesh = trimesh.Trimesh(found.vertices, found.faces, process=False)  # textures split vertices
     if not 0 <= mesh.faces.min() <= mesh.faces.max() < len(mesh.vertices):
         raise ValueError("has triangles of vertices that are not there; export it again")
     if not np.isfinite(mesh.vertices).all():

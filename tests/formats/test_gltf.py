@@ -105,7 +105,7 @@ def test_levels_are_named_and_placed_as_in_the_file(tmp_path, tree):
 
 
 def changed(**changes):
-    return two_levels(TREES["nodes"], **changes)
+    return two_levels(**{"nodes": TREES["nodes"]} | changes)
 
 
 CAMERA = {"type": "perspective", "perspective": {"yfov": 1.0, "znear": 0.1}}

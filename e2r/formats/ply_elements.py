@@ -1,8 +1,8 @@
 """The elements of a PLY file, which are its vertices, faces and others, as NumPy arrays.
 
 Three libraries were tried, and none of them is used. trimesh 5.2.0 reads binary faces only where
-all have equally many corners, and text faces of several sizes only where nothing follows the
-corners. It knows ``x`` and not ``X``, and builds a path of the edges: one wrong vertex number in
+all have equally many corners. It reads text faces of several sizes only where nothing follows the
+corners. It knows ``x`` and not ``X``. It builds a path of the edges: one wrong vertex number in
 them takes gigabytes. libigl 2.6.3 aborts the process where faces have several sizes. plyfile 1.1.5
 reads all of these, but its licence, GPL 3, does not fit this one's: only tests use it.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,9 @@ PLY_TYPES = {
 }
 """Names of numbers in a PLY's header, as NumPy names them."""
 ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+LENGTH_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4")
+MANY = 8
+"""After so many rows alike, the next ones are looked at together."""
 HEADER_END = re.compile(rb"\nend_header[ \t]*\r?\n")
 
 
@@ -80,7 +83,8 @@ def read(content: bytes, last: str = "") -> Ply:
     lines = content[: end.start()].decode("latin-1").lower().splitlines()
     order, elements = _parse_header([line.split() for line in lines])
     body, at, found = content[end.end() :], 0, dict[str, list[np.ndarray]]()
-    rows = [row for row in body.split(b"\n") if row.strip()] if not order else []
+    text = "" if order else body.decode("latin-1")
+    rows = [row for row in text.split("\n") if row.strip()]
     for element in elements:
         if order:
             at, found[element.name] = _read_binary(body, at, element=element, order=order)
@@ -104,6 +108,8 @@ def _parse_header(lines: Sequence[list[str]]) -> tuple[str, list[Element]]:
             elif words[:2] == ["property", "list"]:
                 column = Column(words[4], PLY_TYPES[words[3]], PLY_TYPES[words[2]])
                 elements[-1].columns.append(column)
+                if column.length not in LENGTH_TYPES:
+                    raise ValueError
             elif words[:1] == ["property"]:
                 elements[-1].columns.append(Column(words[2], PLY_TYPES[words[1]]))
         for _, rows, columns in elements:
@@ -123,27 +129,27 @@ def _names(columns: list[Column]) -> list[str]:
 # Text ---------------------------------------------------------------------------------------------
 
 
-def _read_text(rows: list[bytes], element: Element) -> list[np.ndarray]:
+def _read_text(rows: list[str], element: Element) -> list[np.ndarray]:
     if len(rows) < element.rows:
         raise element.short
-    found = dict[tuple[int, ...], list[list[bytes]]]()
+    found = dict[tuple[int, ...], list[str]]()
     for row in rows:
         words = row.split()
         lengths, end = _list_lengths(words, element)
         if len(words) < end:
             raise element.short
-        found.setdefault(lengths, []).append(words[:end])
+        found.setdefault(lengths, []).append(row)
     return [_to_table(some, lengths, element) for lengths, some in found.items()]
 
 
-def _list_lengths(words: list[bytes], element: Element) -> tuple[tuple[int, ...], int]:
+def _list_lengths(words: list[str], element: Element) -> tuple[tuple[int, ...], int]:
     """The lengths of a row's lists, and the number of words that it needs."""
     lengths, at = list[int](), 0
     for one in element.columns:
         if one.length is not None:
             if at >= len(words):
                 raise element.short
-            if not words[at].isdigit():
+            if not words[at].isdecimal():
                 raise ValueError("has a list of no sensible length; export it again")
             lengths.append(int(words[at]))
             at += lengths[-1]
@@ -151,10 +157,11 @@ def _list_lengths(words: list[bytes], element: Element) -> tuple[tuple[int, ...]
     return tuple(lengths), at
 
 
-def _to_table(rows: list[list[bytes]], lengths: tuple[int, ...], element: Element) -> np.ndarray:
-    """Words as numbers of the types that the header names."""
+def _to_table(rows: list[str], lengths: tuple[int, ...], element: Element) -> np.ndarray:
+    """Rows of one form as numbers of the types that the header names."""
+    words = range(len(element.columns) + sum(lengths))
     try:
-        numbers = np.array(rows).astype(np.float64)
+        numbers = np.loadtxt(rows, np.float64, comments=None, usecols=words, ndmin=2)
     except ValueError as error:
         raise ValueError(f"has words in place of numbers ({error}); export it again") from None
     table = np.zeros(len(rows), _row_type(element, lengths, "="))
@@ -181,13 +188,24 @@ def _read_binary(
     """The place after an element, and its rows."""
     if element.rows > len(body) - at:  # each row takes at least a byte
         raise element.short
-    found, left = dict[np.dtype, list[np.ndarray]](), element.rows
+    found, sizes = dict[tuple[int, ...], list[bytes]](), dict[tuple[int, ...], int]()
+    left, alike, before = element.rows, 0, None
     while left:
-        row = _row_type(element, _lengths_at(body, at, element=element, order=order), order)
-        alike = _count_alike(body, at, row=row, most=left, element=element)
-        found.setdefault(row, []).append(np.frombuffer(body, row, alike, at))
-        at, left = at + alike * row.itemsize, left - alike
-    return at, [np.concatenate(some) for some in found.values()]
+        lengths = _lengths_at(body, at, element=element, order=order)
+        if lengths not in sizes:
+            sizes[lengths] = _row_type(element, lengths, order).itemsize
+        alike = alike + 1 if lengths == before else 1
+        many, before = 1, lengths
+        if alike >= MANY or not lengths:
+            row = _row_type(element, lengths, order)
+            many = _count_alike(body, at, row=row, most=left, element=element)
+        end = at + many * sizes[lengths]
+        found.setdefault(lengths, []).append(body[at:end])
+        at, left = end, left - many
+    return at, [
+        np.frombuffer(b"".join(some), _row_type(element, lengths, order))
+        for lengths, some in found.items()
+    ]
 
 
 def _row_type(element: Element, lengths: Sequence[int], order: str) -> np.dtype:
@@ -202,24 +220,25 @@ def _row_type(element: Element, lengths: Sequence[int], order: str) -> np.dtype:
     return np.dtype(fields)
 
 
-def _lengths_at(body: bytes, at: int, *, element: Element, order: str) -> list[int]:
+def _lengths_at(body: bytes, at: int, *, element: Element, order: str) -> tuple[int, ...]:
     """The lengths of the lists of the row at a place."""
     lengths = list[int]()
-    for one in element.columns:
+    byte_order: Literal["big", "little"] = "big" if order == ">" else "little"
+    for _, kind, length in element.columns:
         many = 1
-        if one.length is not None:
-            length = np.dtype(order + one.length)
-            if at + length.itemsize > len(body):
+        if length is not None:
+            end = at + int(length[1])
+            if end > len(body):
                 raise element.short
-            many = int(np.frombuffer(body, length, 1, at)[0])
+            many = int.from_bytes(body[at:end], byte_order, signed=length[0] == "i")
             if not 0 <= many <= len(body):
                 raise ValueError("has a list of no sensible length; export it again")
             lengths.append(many)
-            at += length.itemsize
-        at += many * np.dtype(one.kind).itemsize
+            at = end
+        at += many * int(kind[1])
     if at > len(body):
         raise element.short
-    return lengths
+    return tuple(lengths)
 
 
 def _count_alike(body: bytes, at: int, *, row: np.dtype, most: int, element: Element) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from e2r.datasets import case_files
 from e2r.datasets.case import Case, make_case
-from e2r.formats import file_checks, mesh_checks, meshes, pictures, ply
+from e2r.formats import file_checks, meshes, model_checks, pictures, ply
 from e2r.formats.file_checks import PathLike
 from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
@@ -92,7 +92,7 @@ def read_case(folder: PathLike) -> Case:
     about = _read_about(folder)
     levels, exposed = about["levels"], about["exposed"]
     model = {name: meshes.read_mesh(_mesh_path(folder / "model", name)) for name in levels}
-    mesh_checks.check_model(model, folder / "model")
+    model_checks.check_model(model, folder / "model")
     truth, targets = None, None
     if (folder / "truth.json").exists():
         truth, targets = _read_truth(folder / "truth.json", levels)

@@ -117,7 +117,8 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm") -> RgbdImage:
     _check_size(depth_path if camera is None else color_path, color.shape[:2], lens)
     if camera is not None:
         _check_size(depth_path, values.shape, camera.lens)
-    depth = _to_mm(values, _depth_scale(lens, camera, folder), unit, path=depth_path)
+    scale, of_depth = _depth_scale(lens, camera, folder), lens if camera is None else camera.lens
+    depth = _to_mm(values, scale, unit, path=depth_path, focal=of_depth.fx)
     if camera is None:
         _say_shift(color, depth, depth_path)
         return undistort_image(color, depth, lens)
@@ -125,7 +126,7 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm") -> RgbdImage:
 
 
 def _to_mm(
-    values: Shaped[np.ndarray, "h w"], scale: float, unit: Unit, *, path: Path
+    values: Shaped[np.ndarray, "h w"], scale: float, unit: Unit, *, path: Path, focal: float
 ) -> Float[np.ndarray, "h w"]:
     """Depth in mm from the numbers of its file; 0 where unseen."""
     unseen = depth_files.unmeasured(values)
@@ -133,7 +134,9 @@ def _to_mm(
         raise ValueError(f"{path}: no pixel has a depth; is it the right image?")
     depth = np.where(unseen, 0.0, values)
     median, whole = float(np.median(depth[~unseen])), values.dtype.kind in "ui"
-    factor = depth_units.depth_mm_per_unit(median, scale, unit, whole=whole, path=path)
+    factor = depth_units.depth_mm_per_unit(
+        median, scale, unit, whole=whole, path=path, widths=values.shape[1] / focal
+    )
     return depth / scale * factor
 
 

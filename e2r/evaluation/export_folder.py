@@ -10,7 +10,7 @@ from typing import Any
 from e2r.datasets.case import Case
 from e2r.evaluation import slicer
 from e2r.evaluation.stored_predictions import StoredPrediction
-from e2r.formats import file_checks
+from e2r.formats import file_checks, glb, mesh_space
 from e2r.runtime.atomic_folders import replace_parts
 
 RECORD = "export.json"
@@ -35,7 +35,7 @@ def write_export(
 ) -> list[Path]:
     """Exports a prediction with ``export.json``; an older export in the folder is replaced whole.
 
-    Where the prediction was not accepted, the text files say so, too.
+    Where the prediction was not accepted, each file says so itself.
 
     Args:
       folder: for the files; created if needed. Other files in it stay.
@@ -99,7 +99,7 @@ def _check_unknown_export(folder: Path, case: Case) -> None:
 
 
 def _warn(path: Path, warning: str) -> None:
-    """Writes a warning into a file whose format has comments."""
+    """Writes a warning into a file; into the 80 bytes of an STL's header, its first words."""
     line = " ".join(warning.split())
     if path.suffix == ".txt":
         path.write_text(f"# {line}\n{path.read_text()}", encoding="utf-8")
@@ -110,9 +110,13 @@ def _warn(path: Path, warning: str) -> None:
         head = path.read_bytes().split(b"\n", 2)  # "ply", the format, the rest
         head.insert(2, f"comment {line}".encode("ascii", "replace"))
         path.write_bytes(b"\n".join(head))
+    elif path.suffix == ".stl":
+        path.write_bytes(mesh_space.warn_stl(path.read_bytes(), line.split(":")[0]))
+    elif path.suffix == ".glb":
+        path.write_bytes(glb.add_extras(path.read_bytes(), {"warning": line}))
     elif path.name.endswith(".mrk.json"):
         value: dict[str, Any] = json.loads(path.read_text())
         for markup in value["markups"]:
             for point in markup["controlPoints"]:
-                point["description"] = line
+                point["description"] = f"{point['description']}; {line}"
         path.write_text(json.dumps(value, indent=1))

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.formats import mesh_space
-from e2r.formats.glb import MM_PER_METRE
+from e2r.formats import glb, mesh_space
 from e2r.formats.mesh_space import LPS_TO_RAS
 from e2r.geometry import poses
 from e2r.types import Float, Pose
 
 SURFACE_FORMATS = ("ply", "stl", "glb")
+CAMERA_FRAME = "camera frame: x right, y down, z forward"
 
 
 def write_matrix(path: Path, pose: Pose) -> None:
@@ -31,10 +31,11 @@ def write_matrix(path: Path, pose: Pose) -> None:
       path: of the file.
       pose: camera from model, mm, in the case's own axes.
     """
-    np.savetxt(path, poses.to_matrix(pose), fmt="%.9g")
+    frame = f"camera from model, mm, in the axes of the case's files; {CAMERA_FRAME}"
+    np.savetxt(path, poses.to_matrix(pose), fmt="%.9g", header=frame)
 
 
-def write_itk(path: Path, pose: Pose) -> None:
+def write_itk(path: Path, pose: Pose, content: str = "rigid motion") -> None:
     """Writes a rigid motion as an ITK text transform (``.tfm``), in LPS mm.
 
     ITK's ``TransformPoint`` applies the motion. Slicer applies the inverse of the transform in such
@@ -43,11 +44,13 @@ def write_itk(path: Path, pose: Pose) -> None:
     Args:
       path: of the file.
       pose: the motion, mm, in the case's own axes.
+      content: what the motion is, for a comment.
     """
     matrix = LPS_TO_RAS @ poses.to_matrix(pose) @ LPS_TO_RAS
     numbers = [*matrix[:3, :3].ravel(), *matrix[:3, 3]]
     path.write_text(
         "#Insight Transform File V1.0\n"
+        f"# {content}, LPS, mm\n"
         "#Transform 0\n"
         "Transform: AffineTransform_double_3_3\n"
         f"Parameters: {' '.join(f'{v:.12g}' for v in numbers)}\n"
@@ -55,17 +58,21 @@ def write_itk(path: Path, pose: Pose) -> None:
     )
 
 
-def write_markups(path: Path, points: Mapping[str, Float[np.ndarray, "_ 3"]]) -> None:
+def write_markups(
+    path: Path, points: Mapping[str, Float[np.ndarray, "_ 3"]], content: str = ""
+) -> None:
     """Writes points as 3D Slicer markups (``.mrk.json``), in LPS mm.
 
     Args:
       path: of the file.
       points: name -> points, mm, in the case's axes; their labels are ``name-1``, ``name-2``...
+      content: what the points are, for their descriptions.
     """
     controls = [
         {
             "id": str(count),
             "label": label,
+            "description": content,
             "position": [round(float(v), 6) for v in position],
             "selected": True,
             "visibility": True,
@@ -154,8 +161,12 @@ def export_prediction(
     for name in model:
         pose = predicted[name]
         write_matrix(folder / f"{name}.txt", pose)
-        write_itk(folder / f"{name}.tfm", pose)
-        write_itk(folder / f"{name}_slicer.tfm", poses.inverse(pose))
+        write_itk(folder / f"{name}.tfm", pose, f"{name}: from model to camera")
+        write_itk(
+            folder / f"{name}_slicer.tfm",
+            poses.inverse(pose),
+            f"{name}: from camera to model; 3D Slicer moves the model to the camera by it",
+        )
         written += [folder / f"{name}{end}" for end in (".txt", ".tfm", "_slicer.tfm")]
         for kind in set(surfaces) - {"glb"}:
             path = folder / f"{name}.{kind}"
@@ -163,10 +174,11 @@ def export_prediction(
             path.write_bytes(mesh_space.encode(scene.geometry[name], f".{kind}", title))
             written.append(path)
     if "glb" in surfaces:
-        scene.scaled(1.0 / MM_PER_METRE).export(folder / "levels.glb")
+        content = glb.write_scene(scene, CAMERA_FRAME)
+        (folder / "levels.glb").write_bytes(content)
         written.append(folder / "levels.glb")
     if targets:
         goals = {name: poses.apply_host(predicted[name], rows) for name, rows in targets.items()}
-        write_markups(folder / "targets.mrk.json", goals)
+        write_markups(folder / "targets.mrk.json", goals, "target, camera frame")
         written.append(folder / "targets.mrk.json")
     return written

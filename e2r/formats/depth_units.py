@@ -15,6 +15,11 @@ NOT_IN_METRES_MM = 5000.0
 """Numbers said to be metres that lie beyond this are not metres."""
 FAR_MM = 1200.0
 """From here on, 16-bit numbers may as well be in units of 0.1 mm: this is said, not refused."""
+D405_NEAREST_MM = 70.0
+"""A RealSense D405 measures from here on, in steps of 0.1 mm."""
+WIDE_MM = 1100.0
+"""No wound is watched in a picture that shows more across; that of a D405 at 70 mm would be wider,
+were its steps taken for mm."""
 
 
 def is_plausible(distance_mm: float) -> bool:
@@ -55,7 +60,9 @@ def mm_per_unit(distance: float, unit: Unit, *, path: Path, remedy: str) -> floa
     return factor
 
 
-def depth_mm_per_unit(median: float, scale: float, unit: Unit, *, whole: bool, path: Path) -> float:
+def depth_mm_per_unit(
+    median: float, scale: float, unit: Unit, *, whole: bool, path: Path, widths: float = 0.0
+) -> float:
     """The factor to mm from the numbers of a depth picture divided by its scale.
 
     The scale of e2r is in depth units per mm. Other programs write metres per unit (RealSense),
@@ -67,6 +74,7 @@ def depth_mm_per_unit(median: float, scale: float, unit: Unit, *, whole: bool, p
       unit: of depth divided by scale, as the user says.
       whole: whether the numbers are integers.
       path: the picture, for the message.
+      widths: the width of what the picture shows, over its distance: pixels over focal length.
 
     Raises:
       ValueError: the distance is that of no wound, or the scale that of no camera.
@@ -85,13 +93,18 @@ def depth_mm_per_unit(median: float, scale: float, unit: Unit, *, whole: bool, p
             f"{path}: has a depth_scale of {scale:.6g} units per mm, so steps of {1 / scale:.3g} "
             f"mm, which no camera has; give {1 / scale:.6g} if a unit is {scale:.6g} mm"
         )
-    if whole and scale == 1.0 and factor * distance > FAR_MM:
-        notices.say(
-            path,
-            f"is {factor * distance / 1000:.3g} m away, far for a wound; give a depth_scale of 10 "
-            "if its units are 0.1 mm, as of a RealSense D405",
-        )
+    if whole and scale == 1.0:
+        _say_tenths(factor * distance, factor * distance * widths, path)
     return factor
+
+
+def _say_tenths(distance: float, width: float, path: Path) -> None:
+    """Says that whole numbers, taken for mm, may be steps of 0.1 mm."""
+    remedy = "give a depth_scale of 10 if its units are 0.1 mm, as of a RealSense D405"
+    if distance > FAR_MM:
+        notices.say(path, f"is {distance / 1000:.3g} m away, far for a wound; {remedy}")
+    elif distance >= 10.0 * D405_NEAREST_MM and width > WIDE_MM:
+        notices.say(path, f"shows {width / 1000:.3g} m across, wide for a wound; {remedy}")
 
 
 def _better_scale(median: float, scale: float) -> tuple[float | None, str]:

@@ -56,6 +56,26 @@ def encode(mesh: trimesh.Trimesh, suffix: str, title: str) -> bytes:
     content = bytes(mesh.export(file_type=suffix[1:]))
     note = f"e2r {title}. SPACE=RAS".encode("ascii")
     if suffix == ".stl":  # readers take a header that begins with "solid" for text
-        return note[:STL_HEADER_BYTES].ljust(STL_HEADER_BYTES) + content[STL_HEADER_BYTES:]
+        return _with_header(content, note)
     kind, form, rest = content.split(b"\n", 2)
     return b"\n".join([kind, form, b"comment " + note, rest])
+
+
+def warn_stl(content: bytes, warning: str) -> bytes:
+    """A binary STL whose header begins with a warning. A declared space stays in it.
+
+    Args:
+      content: a binary STL.
+      warning: a few words, ASCII.
+
+    Raises:
+      ValueError: the header has no room for them.
+    """
+    return _with_header(content, warning.encode() + b": " + content[:STL_HEADER_BYTES].rstrip())
+
+
+def _with_header(content: bytes, header: bytes) -> bytes:
+    """A binary STL with another header."""
+    if len(header) > STL_HEADER_BYTES:
+        raise ValueError(f"an STL's header holds 80 bytes, not {len(header)}: {header!r}")
+    return header.ljust(STL_HEADER_BYTES) + content[STL_HEADER_BYTES:]

@@ -19,9 +19,10 @@ EMPTY = 1e-6
 def orient(mesh: trimesh.Trimesh) -> tuple[str, ...]:
     """Turns triangles so that their normals point outwards, in place. The vertices stay.
 
-    A surface that is closed, wound alike and outward is left as it is. Each closed piece is turned
-    outward by its volume; a piece inside another bounds a cavity, and is turned inward. Pieces
-    with holes are turned together.
+    A surface that is closed, wound alike and outward is left as it is. Triangles that are there
+    more than once are left out, and so is one side of a surface of two sides. Each closed piece
+    is turned outward by its volume; a piece inside another bounds a cavity, and is turned inward.
+    Pieces with holes are turned together.
 
     Args:
       mesh: mm.
@@ -31,6 +32,13 @@ def orient(mesh: trimesh.Trimesh) -> tuple[str, ...]:
     """
     notes = list[str]()
     topology = surface_topology.find_topology(mesh)
+    copies = _find_copies(topology)
+    if len(copies):
+        notes.append(f"has {len(copies)} triangles more than once; they were left out")
+        kept = np.ones(len(mesh.faces), bool)
+        kept[topology.place[copies]] = False
+        mesh.update_faces(kept)
+        topology = surface_topology.find_topology(mesh)
     if (topology.balance[topology.used == 2] != 0).any():
         topology, note = _wind_alike(mesh, topology)
         notes.append(note)
@@ -51,6 +59,29 @@ def orient(mesh: trimesh.Trimesh) -> tuple[str, ...]:
     if closed.all() and abs(volume) < EMPTY * float(np.prod(mesh.extents)):
         notes.append("encloses nothing, as if each triangle were there both ways; export one side")
     return tuple(notes)
+
+
+def _find_copies(topology: Topology) -> Int[np.ndarray, "n"]:
+    """The triangles to leave out: those wound as an earlier one, or one side of two.
+
+    A triangle that is there both ways is left out only if all are, and no triangle where that
+    would tear a hole: pieces that touch share some.
+    """
+    if not (topology.used > 2).any():
+        return np.zeros(0, np.int64)
+    faces = topology.faces
+    first = faces.argmin(axis=1)[:, None]
+    rolled = np.take_along_axis(faces, (first + np.arange(3)) % 3, axis=1)
+    kept = np.unique(rolled, axis=0, return_index=True)[1]
+    _, one, times = np.unique(
+        np.sort(faces[kept], axis=1), axis=0, return_index=True, return_counts=True
+    )
+    if (times == 2).all():
+        kept = kept[one]
+    left = surface_topology.turn(faces[kept], topology.place[kept])
+    if (left.used % 2).sum() > (topology.used % 2).sum():
+        return np.zeros(0, np.int64)  # the wall between two pieces, one of them inside out
+    return np.setdiff1d(np.arange(len(faces)), kept)
 
 
 def _flip(mesh: trimesh.Trimesh, which: Int[np.ndarray, "n"]) -> None:

@@ -1,4 +1,4 @@
-"""Surfaces on disk: STL, PLY and OBJ in mm, and GLB in metres."""
+"""Surfaces on disk: STL, PLY and OBJ in mm, and glTF in metres."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.formats import file_checks, glb, mesh_checks, mesh_space, mesh_winding, notices
+from e2r.formats import (
+    file_checks,
+    glb,
+    mesh_checks,
+    mesh_ply,
+    mesh_space,
+    mesh_winding,
+    model_checks,
+    notices,
+)
 from e2r.formats.file_checks import PathLike
 from e2r.runtime import atomic_folders
 
-MESH_SUFFIXES = (".stl", ".ply", ".obj", ".glb")
+MESH_SUFFIXES = (".stl", ".ply", ".obj", *glb.GLTF_SUFFIXES)
 COLLECT_EVERY = 61
 """Cases between two collections of dropped meshes. It is prime, so that each of several workers
 collects as often, although each reads only every n-th case."""
@@ -25,23 +34,22 @@ def read_mesh(path: PathLike, *, merge: bool = True) -> trimesh.Trimesh:
     """Reads the surface of one level; its normals point outwards.
 
     Args:
-      path: STL, PLY or OBJ in mm, or GLB in metres.
+      path: STL, PLY or OBJ in mm, or glTF in metres (``.glb`` or ``.gltf``).
       merge: merge the vertices at one place; otherwise they keep the order of the file.
 
     Raises:
       ValueError: the file is missing, or its surface cannot be a vertebra in mm.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; export the level's surface there") from None
     suffix = path.suffix.lower()
     try:
+        content = glb.read_bytes(path) if suffix == ".gltf" else path.read_bytes()
         mesh, notes = _parse_mesh(content, suffix, merge)
-        mesh_checks.check_extent(mesh, path.stem)
+        model_checks.check_extent(mesh, path.stem)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; export the level's surface there") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(_about(path, error)) from None
     for note in notes:
         notices.say(path, note)
     mesh = mesh.copy()
@@ -49,6 +57,12 @@ def read_mesh(path: PathLike, *, merge: bool = True) -> trimesh.Trimesh:
         mesh.apply_transform(mesh_space.LPS_TO_RAS)
         notices.say(path, "is in LPS axes by its header; it was turned to RAS")
     return mesh
+
+
+def _about(path: Path, error: ValueError) -> str:
+    """A reader's sentence, with the path of the file unless it names a file itself."""
+    said = str(error)
+    return said if said.startswith(str(path.parent)) else f"{path}: {said}"
 
 
 def _load(content: bytes, suffix: str) -> object:
@@ -68,15 +82,29 @@ def _parse_mesh(
     The cases of one specimen hold equal files, which are parsed once.
     """
     content, notes = mesh_checks.check_content(content, suffix)
-    mesh = glb.read_whole(content) if suffix == ".glb" else _load(content, suffix)
-    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+    if suffix in glb.GLTF_SUFFIXES:
+        return _finish(*glb.read_whole(content), merge)
+    if suffix == ".ply":
+        return _finish(*mesh_ply.read_surface(content), merge)
+    return _finish(_load(content, suffix), notes, merge)
+
+
+def _finish(
+    found: object, notes: tuple[str, ...], merge: bool
+) -> tuple[trimesh.Trimesh, tuple[str, ...]]:
+    """Checks what a parser made, and turns its triangles outwards."""
+    if not isinstance(found, trimesh.Trimesh) or len(found.faces) == 0:
         raise ValueError("holds no triangle; export the level's surface as triangles")
+    mesh = trimesh.Trimesh(found.vertices, found.faces, process=False)  # textures split vertices
     if not 0 <= mesh.faces.min() <= mesh.faces.max() < len(mesh.vertices):
         raise ValueError("has triangles of vertices that are not there; export it again")
     if not np.isfinite(mesh.vertices).all():
         raise ValueError("holds vertices that are not finite; export it again")
-    extent = float(np.ptp(mesh.vertices, axis=0).max())
-    if not extent < 10_000.0:  # larger numbers overflow
+    far = float(np.abs(mesh.vertices).max())
+    if far > 1e9:  # larger numbers overflow
+        raise ValueError(f"holds a vertex {far:.3g} mm from its origin; export it again, in mm")
+    extent = float(mesh.extents.max())
+    if not extent < 10_000.0:
         raise ValueError(f"is {extent:.3g} mm large, which no spine is; export it again, in mm")
     if not mesh.area > 0:
         raise ValueError("its surface has no area; export it again")
@@ -86,10 +114,10 @@ def _parse_mesh(
 
 
 def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
-    """Reads all surfaces of a folder, or of one GLB file.
+    """Reads all surfaces of a folder, or of one glTF file.
 
     Args:
-      folder: one STL, PLY, OBJ or GLB file a level; the file's name is the level's. Or one GLB
+      folder: one STL, PLY, OBJ or glTF file a level; the file's name is the level's. Or one glTF
         file, in which a node's name is the level's.
 
     Returns:
@@ -100,34 +128,38 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
         be parts of one spine.
     """
     folder = Path(folder)
-    if folder.suffix.lower() == ".glb" and folder.is_file():
+    if folder.suffix.lower() in glb.GLTF_SUFFIXES and folder.is_file():
         return _read_nodes(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of STL, PLY or OBJ surfaces")
     found = file_checks.visible(folder.iterdir())
-    mesh_checks.check_folder(found, MESH_SUFFIXES)
+    model_checks.check_folder(found, MESH_SUFFIXES)
     paths = [path for path in found if path.suffix.lower() in MESH_SUFFIXES]
     file_checks.check_names([path.stem for path in paths], folder, "the surfaces' file names")
     if not paths:
         raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
     model = {path.stem: read_mesh(path) for path in paths}
-    mesh_checks.check_model(model, folder)
+    model_checks.check_model(model, folder)
     return model
 
 
 def _read_nodes(path: Path) -> dict[str, trimesh.Trimesh]:
-    """The surfaces of a GLB file, by name of the node."""
+    """The surfaces of a glTF file, by name of the node."""
+    model = {}
     try:
-        levels = glb.read_levels(path.read_bytes())
-        file_checks.check_names(list(levels), path, "the nodes' names")
-        model = {}
-        for name, mesh in levels.items():
-            model[name] = _parse_mesh(bytes(mesh.export(file_type="stl")), ".stl", True)[0].copy()
-            mesh_checks.check_extent(model[name], name)
+        content = glb.read_bytes(path)
+        scene = glb.read_levels(mesh_checks.check_content(content, path.suffix.lower()).content)
+        file_checks.check_names(list(scene.levels), path, "the nodes' names")
+        for note in scene.notes:
+            notices.say(path, note)
+        for name, mesh in scene.levels.items():
+            model[name], notes = _finish(mesh, (), True)
+            model_checks.check_extent(model[name], name)
+            for note in notes:
+                notices.say(path, f"{name} {note}")
     except ValueError as error:
-        said = str(error)
-        raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
-    mesh_checks.check_model(model, path)
+        raise ValueError(_about(path, error)) from None
+    model_checks.check_model(model, path)
     return model
 
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import trimesh
 
-from e2r.formats import cloud_fields, file_checks
+from e2r.formats import cloud_fields, file_checks, ply_elements
 from e2r.formats.file_checks import PathLike
 from e2r.formats.scenes import ScenePoints
 
 COLORS = ("red", "green", "blue")
 NORMALS = ("nx", "ny", "nz")
-MAX_HEADER_BYTES = 100_000
-SIZES = {
-    **dict.fromkeys((b"char", b"uchar", b"int8", b"uint8"), 1),
-    **dict.fromkeys((b"short", b"ushort", b"int16", b"uint16"), 2),
-    **dict.fromkeys((b"int", b"uint", b"float", b"int32", b"uint32", b"float32"), 4),
-    **dict.fromkeys((b"double", b"float64"), 8),
-}
-"""Bytes of a number, by its type."""
 
 
 class PlyFile(NamedTuple):
@@ -65,54 +55,17 @@ def read_file(path: PathLike) -> PlyFile:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read as a PLY cloud ({error}); name one") from None
-    lines, body = _split(content)
     try:
-        # It is given no folder, so it looks for no texture.
-        file = io.BytesIO(b"\n".join(_vertices_alone(lines, body)))
-        loaded = trimesh.load(file, file_type="ply", process=False)
-        vertex = loaded.metadata.get("_ply_raw", {}).get("vertex", {})
-        data = vertex.get("data")
-    except Exception as error:  # trimesh raises whatever its parsers do
-        reason = file_checks.one_line(error)
-        raise ValueError(
-            f"{path}: cannot be read as a PLY cloud ({reason}); write it again"
-        ) from None
-    if not isinstance(data, dict):  # a binary file comes as a structured array
-        data = {name: data[name] for name in getattr(getattr(data, "dtype", None), "names", ())}
-    columns = {name: np.ravel(column) for name, column in data.items() if np.ndim(column) < 3}
-    count = int(vertex.get("length", -1))
-    columns = {name: column for name, column in columns.items() if len(column) == count}
-    if count <= 0 or not set(cloud_fields.POINTS) <= columns.keys():
-        raise ValueError(f"{path}: the cloud is empty or cut short; write it again")
-    comments = (line.decode("latin-1") for line in lines if line.startswith(b"comment"))
-    return PlyFile(columns, "\n".join(comments))
-
-
-def _split(content: bytes) -> tuple[list[bytes], bytes]:
-    """The lines of the header in lower case, for trimesh knows x and not X; and the rest."""
-    end = content.find(b"end_header", 0, MAX_HEADER_BYTES)
-    start = content.find(b"\n", end) + 1 if end >= 0 else 0
-    return [line.strip().lower() for line in content[:start].splitlines()], content[start:]
-
-
-def _vertices_alone(lines: list[bytes], body: bytes) -> list[bytes]:
-    """Header and body without the faces, where the vertices come first and hold no lists.
-
-    trimesh reads no binary faces of different sizes.
-    """
-    elements = [i for i, line in enumerate(lines) if line.startswith(b"element")]
-    if not elements or lines[elements[0]].split()[1:2] != [b"vertex"] or len(elements) == 1:
-        return [*lines, body]
-    first, second = elements[:2]
-    count = int(lines[first].split()[2])
-    properties = [line.split()[1] for line in lines[first:second] if line.startswith(b"property")]
-    if not set(properties) <= SIZES.keys():
-        return [*lines, body]
-    if any(line.startswith(b"format ascii") for line in lines):
-        rows = body.split(b"\n", count)[:count]
-    else:
-        rows = [body[: count * sum(SIZES[kind] for kind in properties)]]
-    return [*lines[:second], b"end_header", *rows]
+        file = ply_elements.read(content, "vertex")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    tables = file.elements.get("vertex", [])
+    names = tables[0].dtype.names or () if len(tables) == 1 else ()
+    if not set(cloud_fields.POINTS) <= set(names):
+        raise ValueError(f"{path}: the cloud is empty or has no x, y and z; write it again")
+    columns = {name: tables[0][name] for name in names}
+    columns = {name: column for name, column in columns.items() if column.ndim == 1}
+    return PlyFile(columns, file.comments)
 
 
 def write_cloud(scene: ScenePoints, path: PathLike) -> None:

@@ -11,6 +11,7 @@ from small_cases import prediction_line, small_case, write_lines
 
 from e2r.cli import main
 from e2r.datasets import case_folder
+from e2r.formats import mesh_space
 
 
 def run_export(*arguments):
@@ -33,6 +34,11 @@ def patients(tmp_path, monkeypatch):
 
 def exported_x(folder):
     return {float(np.loadtxt(path)[0, 3]) for path in folder.glob("L*.txt")}
+
+
+def glb_document(path):
+    content = path.read_bytes()
+    return json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
 
 
 def test_each_patient_gets_its_own_pose(patients, tmp_path, capsys):
@@ -74,12 +80,14 @@ def test_a_pose_that_was_not_accepted_is_exported_on_demand_only(
     refused(capsys, "was not accepted", "export", folder, "--output", "out")
     assert not (tmp_path / "out").exists()
     out = tmp_path / "out"
-    assert run_export(folder, "--output", out, "--unaccepted", "--surfaces", "ply", "stl") == 0
+    assert (
+        run_export(folder, "--output", out, "--unaccepted", "--surfaces", "ply", "stl", "glb") == 0
+    )
     assert "not accepted, expected TRE 31.0 mm" in capsys.readouterr().out
     record = json.loads((out / "export.json").read_text())
     assert record["accepted"] is False and record["expected_tre_mm"] == 31.0
-    warned = ["L1.txt", "L1.tfm", "L1_slicer.tfm", "L1.ply", "targets.mrk.json"]
-    assert all(b"NOT ACCEPTED" in (out / name).read_bytes() for name in warned)
+    warned = {path.name for path in out.iterdir() if b"NOT ACCEPTED" in path.read_bytes()}
+    assert warned == {*record["files"]} >= {"L1.txt", "L1.stl", "L1.ply", "levels.glb"}
     # Other programs read them as before.
     assert exported_x(out) == {3.0}
     read = SimpleITK.ReadTransform(str(out / "L1.tfm"))
@@ -88,6 +96,12 @@ def test_a_pose_that_was_not_accepted_is_exported_on_demand_only(
     assert back.TransformPoint((-3.0, 0.0, 400.0)) == pytest.approx((0.0, 0.0, 0.0))
     surface, same = trimesh.load(out / "L1.ply"), trimesh.load(out / "L1.stl")
     np.testing.assert_allclose(surface.bounds, same.bounds, atol=1e-3)
+    assert mesh_space.declared_space((out / "L1.stl").read_bytes(), ".stl") == "RAS"
+    assert mesh_space.declared_space((out / "L1.ply").read_bytes(), ".ply") == "RAS"
+    scene = trimesh.load_scene(out / "levels.glb")
+    np.testing.assert_allclose(1000.0 * scene.geometry["L1"].bounds, same.bounds, atol=1e-3)
+    extras = glb_document(out / "levels.glb")["asset"]["extras"]
+    assert extras["unit"] == "m" and extras["warning"].startswith("NOT ACCEPTED: the pose of")
     (markup,) = json.loads((out / "targets.mrk.json").read_text())["markups"]
     assert all("NOT ACCEPTED" in point["description"] for point in markup["controlPoints"])
 

@@ -287,3 +287,28 @@ def test_a_depth_that_is_rather_far_is_told(plain, tmp_path, caplog):
     written(tmp_path, plain._replace(depth=plain.depth / 2), 10.0, None)
     rgbd.read_image_folder(tmp_path)
     assert "far for a wound; give a depth_scale of 10 if its units are 0.1 mm" in caplog.text
+
+
+@pytest.mark.parametrize("nearest", [70.0, 85.0, 100.0, 115.0])
+@pytest.mark.parametrize("focal", [0.51, 0.53, 0.60])  # over the width
+def test_a_d405_nearer_than_120_mm_is_told_by_its_wide_picture(tmp_path, caplog, nearest, focal):
+    """Its steps of 0.1 mm, taken for mm, put the wound where other cameras hang."""
+    depth = nearest + 4.0 * np.random.default_rng(0).random((48, 64))
+    lens = Lens(64 * focal, 64 * focal, 31.5, 23.5, depth_scale=10.0)
+    image = RgbdImage(np.full((48, 64, 3), 90, np.uint8), depth, *lens[:4])
+    layouts.write_rgbd(tmp_path, image, lens)
+    assert np.allclose(rgbd.read_image_folder(tmp_path).depth, depth, atol=0.06)
+    assert not caplog.text
+    path = tmp_path / "intrinsics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"depth_scale": 1.0}))
+    rgbd.read_image_folder(tmp_path)
+    assert "m across, wide for a wound; give a depth_scale of 10 if its units" in caplog.text
+
+
+def test_a_narrow_picture_at_the_same_distance_is_read_without_a_word(plain, tmp_path, caplog):
+    """That of a camera with a long lens, 0.8 m away."""
+    layouts.write_rgbd(
+        tmp_path, plain._replace(depth=plain.depth + 500.0), Lens(60.0, 60.0, 31.5, 23.5)
+    )
+    rgbd.read_image_folder(tmp_path)
+    assert not caplog.text

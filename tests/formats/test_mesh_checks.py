@@ -178,12 +178,34 @@ def test_pieces_that_touch_along_an_edge_are_left_as_they_are(tmp_path, caplog):
     assert "1 of 2 pieces inside out" in caplog.text
 
 
-def test_a_surface_of_two_sides_is_told(tmp_path, caplog):
-    both = ball()
-    both.invert()
-    trimesh.util.concatenate([ball(), both]).export(tmp_path / "L3.stl")
-    meshes.read_mesh(tmp_path / "L3.stl")
-    assert "encloses nothing" in caplog.text
+@pytest.mark.parametrize("sides", ["two sides", "one side twice", "a part twice"])
+def test_triangles_that_are_there_twice_count_once(tmp_path, caplog, sides):
+    more = ball()
+    if sides == "two sides":
+        more.invert()
+    elif sides == "a part twice":
+        more.update_faces(np.arange(50))
+    trimesh.util.concatenate([ball(), more]).export(tmp_path / "L3.stl")
+    read = meshes.read_mesh(tmp_path / "L3.stl")
+    assert read.is_watertight
+    assert read.volume == pytest.approx(ball().volume, rel=1e-4)
+    assert f"has {len(more.faces)} triangles more than once; they were left out" in caplog.text
+
+
+@pytest.mark.parametrize("inside_out", [False, True])
+def test_a_wall_between_two_pieces_is_kept(tmp_path, caplog, inside_out):
+    """Label maps make them: both pieces own the triangles there."""
+    boxes = [trimesh.creation.box(extents=[20.0] * 3) for _ in range(2)]
+    boxes[1].apply_transform(trimesh.transformations.reflection_matrix([10.0, 0, 0], [1.0, 0, 0]))
+    if inside_out:
+        boxes[1].invert()
+    trimesh.util.concatenate(boxes).export(tmp_path / "L3.stl")
+    read = meshes.read_mesh(tmp_path / "L3.stl")
+    assert len(read.faces) == 24
+    if not inside_out:
+        assert read.volume == pytest.approx(16_000.0)
+    assert ("encloses nothing" in caplog.text) == inside_out  # the wall hides which is wrong
+    assert "more than once" not in caplog.text
 
 
 def test_two_touching_pieces_of_flipped_triangles_are_turned_back(tmp_path):
@@ -282,36 +304,6 @@ def test_the_cut_sample_is_told():
         meshes.read_mesh(SAMPLES / "centimetres" / "L3.stl")
 
 
-def cube_ply(*faces):
-    """A binary PLY of a cube of 30 mm."""
-    box = trimesh.creation.box(extents=[30.0] * 3)
-    head = (
-        "ply\nformat binary_little_endian 1.0\nelement vertex 8\nproperty float x\n"
-        f"property float y\nproperty float z\nelement face {len(faces)}\n"
-        "property list uchar int vertex_indices\nend_header\n"
-    ).encode()
-    rows = [bytes([len(face)]) + np.array(face, "<i4").tobytes() for face in faces]
-    return head + box.vertices.astype("<f4").tobytes() + b"".join(rows)
-
-
-SQUARES = ([0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4])
-
-
-def test_squares_are_read_and_polygons_of_several_sizes_are_told(tmp_path):
-    path = tmp_path / "L3.ply"
-    for faces in ((*SQUARES, [1, 5, 7, 3]), (*SQUARES, [1, 5, 7], [1, 7, 3])):
-        content = cube_ply(*faces)
-        for left in (1, 5, 14, 40):
-            path.write_bytes(content[:-left])
-            with pytest.raises(ValueError, match="is cut short"):
-                meshes.read_mesh(path)
-        path.write_bytes(content)
-        if len(faces) == 6:
-            assert meshes.read_mesh(path).volume == pytest.approx(27_000.0)
-    with pytest.raises(ValueError, match="several lengths; export it as triangles"):
-        meshes.read_mesh(path)
-
-
 @pytest.mark.parametrize("kind", ["stl", "ply"])
 @pytest.mark.parametrize("more", [1, 2, 50, 700])
 def test_bytes_after_the_end_are_told_and_left_out(tmp_path, caplog, kind, more):
@@ -335,6 +327,7 @@ def test_an_ascii_stl_may_be_named_as_its_words_are(tmp_path):
         assert len(meshes.read_mesh(tmp_path / "L3.stl").faces) == 80
 
 
+STL = exported("stl")
 OBJ = exported("obj").decode()
 TWO = exported("stl ascii") + b"\n" + exported("stl ascii")
 CORNERS = "v 0 0 0\nv 30 0 0\nv 0 30 0\nv 0 0 30\nf 1 3 2\nf 1 2 4\nf 2 3 4\n"
@@ -356,7 +349,13 @@ FOREIGN = {
     "second solid cut": ("L3.stl", TWO[: TWO.rindex(b"endsolid")], "1 of 2 endsolid"),
     "glb as stl": ("L3.stl", b"glTF" + bytes(range(90)), "is a GLB file"),
     "no triangle": ("L3.stl", bytes(79) + b"x" + bytes(4), "holds no triangle"),
-    "text": ("L3.stl", b"hello", "is cut short"),
+    "text": ("L3.stl", b"hello", "is text, but no STL"),
+    "an answer of a server": ("L3.stl", b'{"message": "Not Found"}' * 9, "is text, but no STL"),
+    "UTF-16": ("L3.obj", OBJ.encode("utf-16"), "save it as UTF-8"),
+    "commas": ("L3.obj", OBJ.replace(".", ",").encode(), "with decimal points"),
+    "commas in STL": ("L3.stl", exported("stl ascii").replace(b".", b","), "decimal points"),
+    "count too low": ("L3.stl", STL[:80] + b"\x32\0\0\0" + STL[84:], "80 triangles, but 50"),
+    "obj cut in two": ("L3.obj", OBJ[: OBJ.index("f ")].encode(), "or is cut short"),
     "obj with too high a number": ("L3.obj", (CORNERS + "f 1 4 9\n").encode(), "names vertex 9"),
     "obj with zero": ("L3.obj", (CORNERS + "f 1 4 0\n").encode(), "a vertex that is not there"),
     "obj with -9": ("L3.obj", (CORNERS + "f -1 -2 -9\n").encode(), "a vertex that is not there"),

@@ -28,6 +28,25 @@ def test_an_inside_out_mesh_is_inverted(tmp_path):
         assert read.volume > 30_000
 
 
+@pytest.mark.parametrize("columns", ["vt", "vn", "vt and vn"])
+def test_a_texture_tears_no_surface(tmp_path, columns):
+    """By trimesh alone, each corner with a place of its own in a texture is a vertex of its own."""
+    ball = trimesh.creation.icosphere(2, 20.0)
+    lines, number = [f"v {x} {y} {z}" for x, y, z in ball.vertices], 0
+    for face in ball.faces:
+        corners = []
+        for corner in face + 1:
+            number += 1
+            lines += [f"vt 0.{number} 0.5", f"vn {number} 1 2"]
+            texture, normal = (number if name in columns else "" for name in ("vt", "vn"))
+            corners.append(f"{corner}/{texture}/{normal}")
+        lines.append("f " + " ".join(corners))
+    (tmp_path / "L3.obj").write_text("\n".join(lines) + "\n")
+    read = meshes.read_mesh(tmp_path / "L3.obj")
+    assert read.is_watertight and len(read.vertices) == len(ball.vertices)
+    assert read.volume == pytest.approx(ball.volume, rel=1e-4)
+
+
 def test_written_meshes_are_read_back(tmp_path):
     sphere = trimesh.creation.icosphere(radius=9.0)
     (path,) = meshes.write_meshes({"L2": sphere}, tmp_path / "model")

@@ -31,8 +31,9 @@ class ScenesConfig:
     """lattice nodes of each surface"""
 
     def __post_init__(self) -> None:
-        if self.specimens < 1 or self.frames < 1 or self.nodes < 4096:
-            raise ValueError("scenes: use 1 or more specimens and frames, 4096 or more nodes")
+        for name, least in (("specimens", 1), ("frames", 1), ("nodes", 4096)):
+            if getattr(self, name) < least:
+                raise ValueError(f"scenes.{name} is {getattr(self, name)}; use {least} or more")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ Time:     about 11 minutes on two cores (scenes 100 s, steps 9 min)
 Expect:   then experiments.evaluate: median TRE 0.34 to 0.39 mm, with no initial pose
 
 The same command resumes an interrupted run from its last checkpoint. It ends with the same
-parameters, bit for bit, as an uninterrupted run. With more --optimisation.steps it lengthens a run:
-the learning rate then follows the longer schedule from the resumed step on. Training uses all devices it finds, and with
---coordinator those of several processes. A run may be resumed on another number of devices.
+parameters, bit for bit, as an uninterrupted run. More --optimisation.steps lengthen a run: the
+learning rate then follows the longer schedule from the resumed step on. Training uses all devices
+it finds, and with --coordinator those of several processes. A run may be resumed on another number
+of devices.
 """
 
 from __future__ import annotations

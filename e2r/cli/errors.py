@@ -129,7 +129,12 @@ def parse_named(
         )
 
     given = sys.argv[1:] if arguments is None else arguments
-    return _parse(parse, given, commands=[word for word in given if word in named][:1])
+    name = next((word for word in given if not word.startswith("-")), None)
+    if given and name != given[0]:
+        name = None  # no name, or options before it
+    if name is not None and name not in named:
+        raise ValueError(f"{name!r} is no named configuration; use one of {', '.join(named)}")
+    return _parse(parse, given, commands=[name] if name else [])
 
 
 def _parse(

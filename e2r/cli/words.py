@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 
 RULE = re.compile(r"^[─\s]+$")
 """A line that divides a box into its parts."""
+MISSING = re.compile(r"Missing from [^:]*: (?:\[?(?:-\w, )?)(--[\w.\-]+|[A-Z]+)\b")
+"""How tyro names an option that must be given."""
 FIELD = re.compile(r"(?<![\w.\-/])[a-z]\w*(?:\.[a-z]\w*)+(?![\w/(])")
 """A field of the settings, by its dotted name."""
 
@@ -52,8 +54,9 @@ def as_typed(sentence: str, options: Collection[str]) -> str:
     """
 
     def option(match: re.Match[str]) -> str:
-        name = f"--{match[0].replace('_', '-')}"
-        return name if name in options else match[0]
+        name = match[0].replace("_", "-")
+        within = [one for one in options if one == f"--{name}" or one.endswith(f".{name}")]
+        return within[0] if len(within) == 1 else match[0]
 
     return FIELD.sub(option, sentence)
 
@@ -80,4 +83,5 @@ def _first_part(printed: str) -> str | None:
             break
         part.append(line)
     text = re.sub(r"^Error parsing ", "", " ".join(" ".join(part).split()))
-    return text or None
+    missing = MISSING.match(text)
+    return f"{missing[1]} is missing; --help says what it is" if missing else text or None

@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Collection, Sequence
 
-RULE = re.compile(r"^[─\s]+$")
-"""A line that divides a box into its parts."""
+RULE = re.compile(r"^[─-]{9,}$")
+"""A line that divides a box into its parts. Some terminals have no characters for boxes."""
 MISSING = re.compile(r"Missing from [^:]*: (?:\[?(?:-\w, )?)(--[\w.\-]+|[A-Z]+)\b")
 """How tyro names an option that must be given."""
 FIELD = re.compile(r"(?<![\w.\-/])[a-z]\w*(?:\.[a-z]\w*)+(?![\w/(])")
@@ -75,13 +75,14 @@ def _name(word: str) -> str | None:
 
 
 def _first_part(printed: str) -> str | None:
-    """The text in the first part of a box, as one line."""
-    lines = [line.strip("│ ") for line in printed.splitlines() if line.startswith("│")]
-    part: list[str] = []
-    for line in lines:
-        if RULE.match(line):
-            break
-        part.append(line)
+    """The text in the first part of a box, as one line; None where there is no box."""
+    part = [line.strip("│ ") for line in printed.splitlines()][1:]  # the first one is the title
+    if printed[:1] == " ":
+        part = part[1:]  # without characters for boxes, a rule is below the title
+    rule = next((place for place, line in enumerate(part) if RULE.match(line)), None)
+    if rule is None:
+        return None
+    part = part[:rule]
     text = re.sub(r"^Error parsing ", "", " ".join(" ".join(part).split()))
     missing = MISSING.match(text)
     return f"{missing[1]} is missing; --help says what it is" if missing else text or None

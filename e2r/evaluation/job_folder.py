@@ -1,9 +1,10 @@
 """A job's folder: lines on disk say which cases are done, file locks which units are claimed.
 
-A case is done when its line in ``predictions.jsonl`` is complete. Its line in ``errors.jsonl`` is
-written first. Any number of processes may share a folder. Each unit of work is one byte of the file
-``claims``, which is locked by the process that works on the unit. The kernel releases the locks of
-a process that dies. Another process, or the next run, then claims its unit.
+A case is done when its line in ``predictions.jsonl`` is complete. Its lines in ``errors.jsonl`` and
+in the files of the other masks' predictions are written first. Any number of processes may share a
+folder. Each unit of work is one byte of the file ``claims``, which is locked by the process that
+works on the unit. The kernel releases the locks of a process that dies. Another process, or the
+next run, then claims its unit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from e2r.runtime.atomic_files import check_settings
@@ -65,14 +67,23 @@ class JobFolder:
         finally:
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, 0)
 
-    def add(self, line: Line, row: Line | None = None) -> None:
+    def add(
+        self,
+        line: Line,
+        row: Line | None = None,
+        *,
+        others: Mapping[str, Line] = MappingProxyType({}),
+    ) -> None:
         """Writes the lines of one case, after removing any line that a killed process left half.
 
         Args:
           line: of ``predictions.jsonl``.
           row: of ``errors.jsonl``; a failed case has none.
+          others: mask name -> line of its own file of predictions.
         """
         with self.alone():
+            for mask, other in others.items():
+                _append(self.folder / predictions_file(mask), other)
             if row is not None:
                 _append(self.folder / ERRORS, row)
             _append(self.folder / PREDICTIONS, line)
@@ -93,6 +104,17 @@ class JobFolder:
         """The complete lines of ``predictions.jsonl``."""
         return _complete_lines(self.folder / PREDICTIONS)
 
+    def lines_of(self, mask: str) -> list[Line]:
+        """The last complete line of each case in a mask's own file of predictions.
+
+        A case whose process died before its line in ``predictions.jsonl`` has two lines here.
+
+        Args:
+          mask: one of the others of :meth:`add`.
+        """
+        path = self.folder / predictions_file(mask)
+        return list({line["id"]: line for line in _complete_lines(path)}.values())
+
     def rows(self, lines: Sequence[Line]) -> list[Line]:
         """The lines of ``errors.jsonl`` of these predictions, in their order.
 
@@ -101,6 +123,11 @@ class JobFolder:
         """
         found = {row["id"]: row for row in _complete_lines(self.folder / ERRORS)}
         return [found[line["id"]] for line in lines if line["id"] in found]
+
+
+def predictions_file(mask: str) -> str:
+    """The file of the predictions under a mask that is not the job's primary one."""
+    return f"predictions_{mask}.jsonl"
 
 
 @contextmanager

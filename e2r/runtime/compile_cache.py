@@ -66,12 +66,25 @@ class CachedProgram(Generic[T]):
 
     def __call__(self, *arguments: Any) -> T:
         """Calls the function."""
+        return self._prepared(arguments)(*arguments)
+
+    def is_ready(self, *arguments: Any) -> bool:
+        """Whether the program for arguments of these shapes is compiled."""
+        leaves, tree = jax.tree.flatten(arguments)
+        return (tuple((leaf.shape, leaf.dtype) for leaf in leaves), tree) in self._compiled
+
+    def prepare(self, *arguments: Any) -> None:
+        """Compiles the program for arguments of these shapes, and does not run it."""
+        self._prepared(arguments)
+
+    def _prepared(self, arguments: tuple[Any, ...]) -> Callable[..., T]:
         cache = jax.config.values["jax_compilation_cache_dir"]
-        if not cache:
-            return self._jit(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        if (shapes, tree) not in self._compiled:
+        if (shapes, tree) not in self._compiled and not cache:
+            with timed("compiling programs"):
+                self._compiled[shapes, tree] = self._jit.lower(*arguments).compile()
+        elif (shapes, tree) not in self._compiled:
             identity = f"{_environment()} {self._settings} {shapes} {tree}"
             name = hashlib.sha256(identity.encode()).hexdigest()[:32]
             with timed("tracing programs"):
@@ -79,7 +92,7 @@ class CachedProgram(Generic[T]):
                 lowered = jax.jit(traced.call).lower(*arguments)
             with timed("compiling programs"):
                 self._compiled[shapes, tree] = lowered.compile(self._options)
-        return self._compiled[shapes, tree](*arguments)
+        return self._compiled[shapes, tree]
 
     def _load_or_trace(self, path: Path, arguments: tuple[Any, ...]) -> export.Exported:
         try:

@@ -106,7 +106,7 @@ def held_out_figures(
 
     def register(item: tuple[Example, Array, Pose]) -> tuple[Array, Array]:
         example, row, start = item
-        surface = jax.tree.map(lambda leaf: leaf[row], surfaces)
+        surface = jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], surfaces)
         output = build_mask_network(config.network).apply(
             params["mask"], example.cloud, example.pyramid
         )

@@ -38,7 +38,7 @@ from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.errors_table import table_rows, write_errors_table
 from e2r.evaluation.initial_poses import read_initial_poses
-from e2r.evaluation.job_folder import JobFolder, open_job
+from e2r.evaluation.job_folder import SETTINGS, JobFolder, open_job
 from e2r.evaluation.predictions import (
     CaseScores,
     Prediction,
@@ -183,6 +183,22 @@ def remaining_cases(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[Ca
                 yield case
 
 
+def _same_places(options: Evaluate) -> dict[str, Any]:
+    """The options as JSON values; a relative and an absolute path of a place are the same."""
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    try:
+        stored = json.loads((options.output / SETTINGS).read_text())
+    except (OSError, ValueError):
+        stored = {}
+    for name in ("cases", "checkpoint"):
+        if settings[name] is not None:
+            settings[name] = str(Path(settings[name]).resolve())
+            begun = stored.get(name)
+            if isinstance(begun, str) and str(Path(begun).resolve()) == settings[name]:
+                settings[name] = begun  # as an earlier version wrote it
+    return settings
+
+
 def evaluate(options: Evaluate) -> int:
     """Runs the evaluation, or the rest of it."""
     job = options.job
@@ -192,7 +208,7 @@ def evaluate(options: Evaluate) -> int:
     calibration = load_calibration(options.checkpoint)
     units = work_units(options, config.scenes.simulation)
     settings = {
-        **json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        **_same_places(options),
         "parameters": checkpoints.digest(params),
         "calibration": calibration and dataclasses.asdict(calibration),
     }

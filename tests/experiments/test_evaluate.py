@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -146,6 +147,15 @@ def test_an_interrupted_job_is_continued(checkpoint, data_set, tmp_path, monkeyp
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["predicted"] == 3
     # All is done: only the table is printed again.
     assert evaluate.main(arguments) == 0
+    assert len(read) == 2 and len(path.read_text().splitlines()) == 3
+    # A relative path of the same places is the same job, and so it is in an older job.json.
+    monkeypatch.chdir(tmp_path)
+    settings = json.loads((tmp_path / "out" / "job.json").read_text())
+    relative = quick_job(os.path.relpath(data_set), os.path.relpath(checkpoint), "out")
+    for stored in (settings, {**settings, "cases": os.path.relpath(data_set)}):
+        (tmp_path / "out" / "job.json").write_text(json.dumps(stored, indent=1))
+        for words in (relative, arguments):
+            assert evaluate.main(words) == 0
     assert len(read) == 2 and len(path.read_text().splitlines()) == 3
     assert evaluate.main([*arguments, "--seed", "1"]) == 2
     assert "job.json: holds a job with other settings" in capsys.readouterr().err

@@ -45,8 +45,9 @@ class ScenesConfig:
     """lattice nodes of each surface"""
 
     def __post_init__(self) -> None:
-        if self.specimens < 1 or self.frames < 1 or self.nodes < 4096:
-            raise ValueError("scenes: use 1 or more specimens and frames, 4096 or more nodes")
+        for name, least in (("specimens", 1), ("frames", 1), ("nodes", 4096)):
+            if getattr(self, name) < least:
+                raise ValueError(f"scenes.{name} is {getattr(self, name)}; use {least} or more")
 
 
 @dataclass(frozen=True)
@@ -272,10 +273,19 @@ def migrate(settings: dict[str, Any]) -> dict[str, Any]:
         return {names.get(key, key): walk(inner, key) for key, inner in value.items()}
 
     migrated: dict[str, Any] = walk(settings, "")
-    sections = {"network": NetworkConfig, "schedule": Schedule, "optimisation": OptimisationConfig}
-    for name, kind in sections.items():
+    kinds: dict[str, Any] = {
+        "network": NetworkConfig,
+        "schedule": Schedule,
+        "optimisation": OptimisationConfig,
+        "scenes": ScenesConfig,
+    }
+    for name, kind in kinds.items():
         if isinstance(migrated.get(name), dict):
             migrated[name] = _plain_section(kind()) | migrated[name]
+    scenes = migrated.get("scenes")
+    if isinstance(scenes, dict) and isinstance(scenes.get("simulation"), dict):
+        simulation = _plain_section(simulator.SimulationConfig())
+        scenes["simulation"] = simulation | scenes["simulation"]
     return migrated
 
 

@@ -7,7 +7,8 @@ Expect:   median TRE 0.39 mm (learnt), 0.16 mm (oracle), 1.43 mm (all); 92, 99, 
 
 Without --cases, specimens that the training never saw are simulated, with the settings of the
 checkpoint's own scenes. Writes predictions.jsonl (under the learnt mask, if it is among the masks),
-errors.jsonl, summary.json, report.html and views/ (the worst cases, for python -m e2r view).
+predictions_MASK.jsonl of each other mask, errors.jsonl, errors.csv, summary.json, report.html and
+views/ (the worst cases, for python -m e2r view).
 
 The same command continues an interrupted job. Several processes share a job if each is given the
 same command.
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 from tqdm import tqdm
@@ -35,8 +36,9 @@ from e2r.datasets import case_folder
 from e2r.datasets.case import Case, case_digest
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
+from e2r.evaluation.errors_table import table_rows, write_errors_table
 from e2r.evaluation.initial_poses import read_initial_poses
-from e2r.evaluation.job_folder import JobFolder, open_job
+from e2r.evaluation.job_folder import SETTINGS, JobFolder, open_job
 from e2r.evaluation.predictions import (
     CaseScores,
     Prediction,
@@ -64,7 +66,7 @@ class Evaluate:
     """Register many cases with a trained network, and measure the errors."""
 
     output: Path
-    """folder for predictions.jsonl, errors.jsonl, summary.json, report.html and views/"""
+    """folder for predictions.jsonl, errors.jsonl, errors.csv, summary.json, report.html, views/"""
     checkpoint: Path = PACKAGED
     """output folder of experiments.train; the packaged model without it"""
     cases: Path | None = None
@@ -184,6 +186,22 @@ def remaining_cases(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[Ca
                 yield case
 
 
+def _same_places(options: Evaluate) -> dict[str, Any]:
+    """The options as JSON values; a relative and an absolute path of a place are the same."""
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    try:
+        stored = json.loads((options.output / SETTINGS).read_text())
+    except (OSError, ValueError):
+        stored = {}
+    for name in ("cases", "checkpoint"):
+        if settings[name] is not None:
+            settings[name] = str(Path(settings[name]).resolve())
+            begun = stored.get(name)
+            if isinstance(begun, str) and str(Path(begun).resolve()) == settings[name]:
+                settings[name] = begun  # as an earlier version wrote it
+    return settings
+
+
 def evaluate(options: Evaluate) -> int:
     """Runs the evaluation, or the rest of it."""
     job = options.job
@@ -193,13 +211,14 @@ def evaluate(options: Evaluate) -> int:
     calibration = load_calibration(options.checkpoint)
     units = work_units(options, config.scenes.simulation)
     settings = {
-        **json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        **_same_places(options),
         "parameters": checkpoints.digest(params),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
     del settings["output"], settings["timings"], settings["again"]
     code = code_record(config.network, job.program, job.program.schedule)
     failed = False
+    others = [mask for mask in job.program.masks if mask != job.primary_mask]
     with (
         open_job(options.output, settings, code=code, again=options.again) as folder,
         collect_timings() as seconds,
@@ -212,15 +231,20 @@ def evaluate(options: Evaluate) -> int:
                 bar.update()
                 with timed("writing"):
                     if isinstance(result, Registered):
-                        prediction = make_prediction(result, job.primary_mask, calibration)
-                        folder.add(prediction.to_json(), score_case(result).to_json())
+                        predict = partial(make_prediction, result, calibration=calibration)
+                        folder.add(
+                            predict(job.primary_mask).to_json(),
+                            score_case(result).to_json(),
+                            others={mask: predict(mask).to_json() for mask in others},
+                        )
                         with folder.alone():
                             views = options.output / "views"
                             snapshots.keep_worst(views, result, job.primary_mask)
                     else:
                         failed = True
                         print(f"e2r: {result.id}: {result.message}", file=sys.stderr)
-                        folder.add(failed_prediction(result).to_json())
+                        line = failed_prediction(result).to_json()
+                        folder.add(line, others=dict.fromkeys(others, line))
         if options.timings:
             print(timing_table(seconds))
         if len(folder.done()) < total:
@@ -244,11 +268,15 @@ def write_summary(
       folder: of the job.
       config: of the trained network.
     """
-    by_id = {line["id"]: line for line in folder.lines()}
-    lines = [by_id[name] for unit in units for name in unit.ids]
-    rows = folder.rows(lines)
-    predictions = [Prediction.from_json(line) for line in lines]
-    scores = [CaseScores.from_json(row) for row in rows]
+    names = [name for unit in units for name in unit.ids]
+    by_mask = {
+        mask: _predictions(
+            folder.lines() if mask == options.job.primary_mask else folder.lines_of(mask), names
+        )
+        for mask in options.job.program.masks
+    }
+    predictions = by_mask[options.job.primary_mask]
+    scores = [CaseScores.from_json(row) for row in folder.rows([{"id": name} for name in names])]
     summary = summarise_job(
         predictions,
         scores,
@@ -260,6 +288,7 @@ def write_summary(
         },
         code=folder.code,
     )
+    write_errors_table(options.output, table_rows(by_mask, scores))
     with atomic_write(options.output / "summary.json") as part:
         part.write_text(json.dumps(summary.to_json(), indent=1))
     report.write_report(
@@ -271,8 +300,17 @@ def write_summary(
         training_log=read_log(options.checkpoint),
     )
     print(summary_table(summary))
-    print(f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl")
+    print(
+        f"{options.output / 'summary.json'}, report.html, predictions.jsonl, errors.jsonl, "
+        "errors.csv"
+    )
     return 3 if summary.failed else 0
+
+
+def _predictions(lines: Sequence[dict[str, Any]], names: Sequence[str]) -> list[Prediction]:
+    """The predictions of a job's cases, in their order."""
+    by_id = {line["id"]: line for line in lines}
+    return [Prediction.from_json(by_id[name]) for name in names if name in by_id]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,8 +5,10 @@ Time:     about 11 minutes on two cores (scenes 100 s, steps 9 min)
 Expect:   then experiments.evaluate: median TRE 0.34 to 0.39 mm, with no initial pose
 
 The same command resumes an interrupted run from its last checkpoint. It ends with the same
-parameters, bit for bit, as an uninterrupted run. Training uses all devices it finds, and with
---coordinator those of several processes. A run may be resumed on another number of devices.
+parameters, bit for bit, as an uninterrupted run. More --optimisation.steps lengthen a run: the
+learning rate then follows the longer schedule from the resumed step on. Training uses all devices
+it finds, and with --coordinator those of several processes. A run may be resumed on another number
+of devices.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import tyro
 
 from e2r.analysis import nan_tracing, training_probe
-from e2r.cli.errors import run_command
-from e2r.cli.option_types import OPTION_TYPES
+from e2r.cli.errors import parse_named, run_command
 from e2r.config import NAMED_CONFIGS, TrainingConfig
 from e2r.runtime import outputs, sharding
 from e2r.runtime.provenance import versions
-from e2r.training import batches, checkpoints, loop, sources
+from e2r.training import batches, checkpoints, loop, sources, tensorboard_log
 from e2r.training.batches import Batches
+from e2r.training.held_out import make_held_out
 from e2r.training.metrics_log import read_log
 from e2r.training.trained_model import load_initial_params
 
@@ -37,7 +39,7 @@ class Train:
 
     config: Annotated[TrainingConfig, tyro.conf.arg(name="")]
     output: Path
-    """folder of the run: checkpoint/, config.json, metrics.jsonl"""
+    """folder of the run: checkpoint/, config.json, metrics.jsonl, metrics.csv"""
     cases: Path | None = None
     """train on these case folders (with truth.json) instead of simulated scenes"""
     stream: bool = False
@@ -53,6 +55,11 @@ class Train:
     """steps between probes of the gradient, whose figures go into metrics.jsonl; 0: no probes"""
     log_every: int = 10
     """steps between lines of metrics.jsonl, which hold means over them"""
+    held_out_every: int = 0
+    """steps between registrations of a held-out set, whose TRE and success rate go into
+    metrics.jsonl; 0: never"""
+    log: Literal["files", "tensorboard"] = "files"
+    """tensorboard: write metrics.jsonl and metrics.csv, and for TensorBoard too"""
     coordinator: str = ""
     """for several processes: auto on a cluster that JAX recognises, or the first process's
     host:port"""
@@ -62,8 +69,13 @@ class Train:
     """with a host:port: number of this process, from 0"""
 
     def __post_init__(self) -> None:
-        if self.probe_every < 0 or self.log_every < 1:
-            raise ValueError("--probe-every is 0 or more, --log-every 1 or more")
+        for name, steps, least in (
+            ("--probe-every", self.probe_every, 0),
+            ("--held-out-every", self.held_out_every, 0),
+            ("--log-every", self.log_every, 1),
+        ):
+            if steps < least:
+                raise ValueError(f"{name} is {steps}; use {least} or more")
         if self.stop_after is not None and self.stop_after < 1:
             raise ValueError(f"--stop-after is {self.stop_after}; use 1 or more")
 
@@ -74,6 +86,8 @@ def train(options: Train) -> int:
     if sharding.is_primary():
         outputs.require_folder(options.output)
     config = options.config
+    if options.log == "tensorboard":
+        tensorboard_log.require_package()
     loop.make_training_mesh(config.optimisation)
     initial_params = None
     source = "simulated" if options.cases is None else str(options.cases.resolve())
@@ -88,10 +102,14 @@ def train(options: Train) -> int:
     inputs = loop.RunInputs(
         config, _make_batches(options), source=source, initial_params=initial_params
     )
-    log_options = loop.LogOptions(log_every=options.log_every)
-    if options.probe_every:
-        probe = training_probe.make_probe(config)
-        log_options = loop.LogOptions(options.log_every, probe, options.probe_every)
+    log_options = loop.LogOptions(
+        log_every=options.log_every,
+        probe=training_probe.make_probe(config) if options.probe_every else None,
+        probe_every=options.probe_every,
+        held_out=make_held_out(config) if options.held_out_every else None,
+        held_out_every=options.held_out_every,
+        tensorboard=options.log == "tensorboard",
+    )
     if sharding.is_primary():
         print(f"{jax.device_count()} devices of {jax.process_count()} processes; {versions()}")
     try:
@@ -129,14 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
         name: (text, Train(config=config, output=Path("runs") / name))
         for name, (text, config) in NAMED_CONFIGS.items()
     }
-    options = tyro.extras.overridable_config_cli(
-        named,
-        args=arguments,
-        prog="python -m experiments.train",
-        description=__doc__,
-        registry=OPTION_TYPES,
-    )
-    return run_command(lambda: train(options))
+    prog = "python -m experiments.train"
+    return run_command(lambda: train(parse_named(named, arguments, prog=prog, description=__doc__)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands")
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        print(f"e2r: {_no_command(given[0])}", file=sys.stderr)
+        return 2
     name = parser.parse_args(given[:1]).command
 
     def run() -> int:
@@ -50,3 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run(parse_options(command.Options, given[1:], prog=f"e2r {name}"))
 
     return run_command(run)
+
+
+def _no_command(name: str) -> str:
+    """Says that there is no command of a name, and which one is spelt most like it."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    remedy = f"did you mean {near[0]}?" if near else f"use one of {', '.join(COMMANDS)}"
+    return f"{name}: no such command; {remedy}"

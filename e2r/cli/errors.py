@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 Options = TypeVar("Options")
@@ -89,26 +89,88 @@ def parse_options(
       description: opens the help; the docstring by default.
 
     Raises:
-      ValueError: a settings class refused its values; tyro would print a box in place of the
-        sentence.
-      SystemExit: help was asked for, or the words cannot be parsed.
+      ValueError: a settings class refused its values, or the words cannot be parsed; tyro would
+        print a box in place of the sentence.
+      SystemExit: help was asked for.
     """
     import tyro
 
     from e2r.cli.option_types import OPTION_TYPES
 
+    def parse(words: Sequence[str]) -> Options:
+        return tyro.cli(
+            options, args=words, prog=prog, description=description, registry=OPTION_TYPES
+        )
+
+    given = sys.argv[1:] if arguments is None else arguments
+    return _parse(parse, given, commands=[word for word in given if ":" in word])
+
+
+def parse_named(
+    named: Mapping[str, tuple[str, Options]],
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str | None = None,
+) -> Options:
+    """Parses a command line that begins with the name of some options, and changes them.
+
+    Args:
+      named: name -> what they are for, and the options.
+      arguments: the words of the command line; those of the process by default.
+      prog: name of the command in the help.
+      description: opens the help.
+
+    Raises:
+      ValueError: a settings class refused its values, or the words cannot be parsed.
+      SystemExit: help was asked for.
+    """
+    import tyro
+
+    from e2r.cli.option_types import OPTION_TYPES
+
+    def parse(words: Sequence[str]) -> Options:
+        return tyro.extras.overridable_config_cli(
+            dict(named), args=words, prog=prog, description=description, registry=OPTION_TYPES
+        )
+
+    given = sys.argv[1:] if arguments is None else arguments
+    name = next((word for word in given if not word.startswith("-")), None)
+    if given and name != given[0]:
+        name = None  # no name, or options before it
+    if name is not None and name not in named:
+        raise ValueError(f"{name!r} is no named configuration; use one of {', '.join(named)}")
+    return _parse(parse, given, commands=[name] if name else [])
+
+
+def _parse(
+    parse: Callable[[Sequence[str]], Options], given: Sequence[str], *, commands: Sequence[str]
+) -> Options:
+    """Parses words by tyro; ``commands`` are those of them that say which options there are."""
+    from e2r.cli import words
+
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                options, args=arguments, prog=prog, description=description, registry=OPTION_TYPES
-            )
+            return parse(given)
     except SystemExit as stop:
+        if not stop.code:
+            raise
         refusal = _refusal_of_settings(stop)
-        if refusal is not None:
-            raise refusal from None
-        print(printed.getvalue(), end="", file=sys.stderr)
-        raise
+        options = words.options_in(_help_text(parse, commands))
+        sentence = str(refusal) if refusal else None
+        sentence = sentence or words.explain_words(given, options, printed.getvalue())
+        if sentence is None:
+            print(printed.getvalue(), end="", file=sys.stderr)
+            raise
+        raise ValueError(words.as_typed(sentence, options)) from None
+
+
+def _help_text(parse: Callable[[Sequence[str]], Options], commands: Sequence[str]) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        parse([*commands, "--help"])
+    return printed.getvalue()
 
 
 def _refusal_of_settings(stop: SystemExit) -> ValueError | None:

@@ -1,9 +1,10 @@
 """A job's folder: lines on disk say which cases are done, file locks which units are claimed.
 
-A case is done when its line in ``predictions.jsonl`` is complete. Its line in ``errors.jsonl`` is
-written first. Any number of processes may share a folder. Each unit of work is one byte of the file
-``claims``, which is locked by the process that works on the unit. The kernel releases the locks of
-a process that dies. Another process, or the next run, then claims its unit.
+A case is done when its line in ``predictions.jsonl`` is complete. Its lines in ``errors.jsonl`` and
+in the files of the other masks' predictions are written first. Any number of processes may share a
+folder. Each unit of work is one byte of the file ``claims``, which is locked by the process that
+works on the unit. The kernel releases the locks of a process that dies. Another process, or the
+next run, then claims its unit.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.provenance import code_differences
 
 PREDICTIONS, ERRORS, SETTINGS = "predictions.jsonl", "errors.jsonl", "job.json"
-RESULTS = (PREDICTIONS, ERRORS, "summary.json", "report.html", "views", SETTINGS)
-"""All that a job writes into its folder; the settings go last."""
+RESULTS = (PREDICTIONS, ERRORS, "errors.csv", "summary.json", "report.html", "views", SETTINGS)
+"""What a job writes into its folder, beside the other masks' predictions; the settings go last."""
 
 Line: TypeAlias = dict[str, Any]
 """A line of a file, as JSON values."""
@@ -70,14 +72,23 @@ class JobFolder:
         finally:
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, 0)
 
-    def add(self, line: Line, row: Line | None = None) -> None:
+    def add(
+        self,
+        line: Line,
+        row: Line | None = None,
+        *,
+        others: Mapping[str, Line] = MappingProxyType({}),
+    ) -> None:
         """Writes the lines of one case, after removing any line that a killed process left half.
 
         Args:
           line: of ``predictions.jsonl``.
           row: of ``errors.jsonl``; a failed case has none.
+          others: mask name -> line of its own file of predictions.
         """
         with self.alone():
+            for mask, other in others.items():
+                _append(self.folder / predictions_file(mask), other)
             if row is not None:
                 _append(self.folder / ERRORS, row)
             _append(self.folder / PREDICTIONS, line)
@@ -98,6 +109,17 @@ class JobFolder:
         """The complete lines of ``predictions.jsonl``."""
         return _complete_lines(self.folder / PREDICTIONS)
 
+    def lines_of(self, mask: str) -> list[Line]:
+        """The last complete line of each case in a mask's own file of predictions.
+
+        A case whose process died before its line in ``predictions.jsonl`` has two lines here.
+
+        Args:
+          mask: one of the others of :meth:`add`.
+        """
+        path = self.folder / predictions_file(mask)
+        return list({line["id"]: line for line in _complete_lines(path)}.values())
+
     def rows(self, lines: Sequence[Line]) -> list[Line]:
         """The lines of ``errors.jsonl`` of these predictions, in their order.
 
@@ -106,6 +128,11 @@ class JobFolder:
         """
         found = {row["id"]: row for row in _complete_lines(self.folder / ERRORS)}
         return [found[line["id"]] for line in lines if line["id"] in found]
+
+
+def predictions_file(mask: str) -> str:
+    """The file of the predictions under a mask that is not the job's primary one."""
+    return f"predictions_{mask}.jsonl"
 
 
 @contextmanager
@@ -170,8 +197,8 @@ def _continue_or_begin(
                 f"({'; '.join(changed)}); give --again to compute all of them anew, or name "
                 "another output folder"
             )
-        for name in RESULTS:
-            _delete(folder / name)
+        for path_of_result in (*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)):
+            _delete(path_of_result)
     with atomic_write(path) as part:
         part.write_text(json.dumps({**settings, "code": dict(code)}, indent=1))
     return dict(code)

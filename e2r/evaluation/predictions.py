@@ -59,6 +59,7 @@ class Prediction:
     hypotheses: tuple[Hypothesis, ...]
     """the best first; their probabilities leave to 1 the chance that none is right"""
     seconds: float
+    """of all masks together, without compiling programs"""
     error: str | None = None
     """why the case failed, in one sentence"""
     case_digest: str | None = None

@@ -35,7 +35,7 @@ class Registered(NamedTuple):
     scales: dict[str, FrameScale]  # mask name -> size of the frame over that of the model
     interest: float  # largest logit of the region of interest; below 0: no wound was found
     num_degenerate: int  # triangles of the model without area, which were left out
-    seconds: float  # host's time on the case, and its share of the batch's time on the device
+    seconds: float  # host's time on the case, and its share of the device's; nothing is compiled
 
     def mask_points(self, mask: str) -> float:
         """The number of points that a mask keeps."""

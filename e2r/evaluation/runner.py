@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -32,8 +33,9 @@ from e2r.networks import region_of_interest
 from e2r.networks.build import NetworkConfig
 from e2r.pipeline import CasePredictions, FirstLook, PreparedCase
 from e2r.runtime import sharding
+from e2r.runtime.compile_cache import CachedProgram
 from e2r.runtime.prefetch import prefetch
-from e2r.runtime.timing import timed
+from e2r.runtime.timing import Stopwatch, timed
 from e2r.types import Params, Pose, Surface
 
 T = TypeVar("T")
@@ -76,7 +78,7 @@ class RunningBatch(NamedTuple):
 
     cases: list[LocatedCase]
     predictions: CasePredictions  # leading axis B; not ready yet
-    began: float
+    seconds: Future[float]  # that the device takes, once it is done
 
 
 def run(
@@ -181,13 +183,13 @@ def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
     try:
         given_pose = context.given_poses.of(item)
         surface = context.surfaces.get(item.model)
-        began = time.perf_counter()
+        watch = Stopwatch()
         with timed("first look, host"):
             seed = stable_seed(item.id, context.attempt)
             sample = sample_scene_points(item, context.network, seed=seed)
     except ValueError as error:
         return Failed(item.id, str(error))
-    return LoadedCase(item, surface, sample, given_pose, time.perf_counter() - began)
+    return LoadedCase(item, surface, sample, given_pose, watch.seconds())
 
 
 # Locate -------------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> Loc
     """Samples one case's scene in the region of interest, and prepares it."""
     loaded, look = pair
     case, network = loaded.case, context.network
-    began = time.perf_counter()
+    watch = Stopwatch()
     try:
         with timed("second look, host"):
             within = region_of_interest.crop(
@@ -288,7 +290,7 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> Loc
         sample,
         prepared,
         interest=float(np.max(np.asarray(look.interest)[valid])),
-        seconds=loaded.seconds + time.perf_counter() - began,
+        seconds=loaded.seconds + watch.seconds(),
     )
 
 
@@ -301,19 +303,23 @@ def register(
     """Third stage: the registration of each batch on the device, and its errors on the host.
 
     The device registers a batch while the previous one's results are taken and the next one is
-    prepared.
+    prepared. While a program is compiled, nothing runs, so that no case's seconds hold any of it.
 
     Args:
       located: the second stage's batches.
       context: of the job.
     """
     running: RunningBatch | None = None
-    with closing(located):
+    with closing(located), ThreadPoolExecutor(1) as clock:
         for batch in located:
             if isinstance(batch, Failed):
                 yield batch
                 continue
-            started = _start(batch, context)
+            inputs = _inputs(batch, context)
+            if running is not None and not _is_ready(inputs, context):
+                yield from _finish(running)
+                running = None
+            started = _start(batch, inputs, context, clock=clock)
             if running is not None:
                 yield from _finish(running)
             running = started
@@ -321,21 +327,45 @@ def register(
         yield from _finish(running)
 
 
-def _start(cases: list[LocatedCase], context: JobContext) -> RunningBatch:
-    """Starts the registration of a batch on the device, and does not wait for it."""
-    began = time.perf_counter()
-    programs = context.programs
+def _inputs(cases: list[LocatedCase], context: JobContext) -> PreparedCase:
+    """A batch on the device."""
     batch = stack_prepared([case.prepared for case in cases], context.job.batch)
+    return sharding.shard(batch, context.programs.mesh)
+
+
+def _is_ready(inputs: PreparedCase, context: JobContext) -> bool:
+    """Whether the program for a batch is compiled."""
+    program = context.programs.register
+    return not isinstance(program, CachedProgram) or program.is_ready(context.params, inputs)
+
+
+def _start(
+    cases: list[LocatedCase],
+    inputs: PreparedCase,
+    context: JobContext,
+    *,
+    clock: ThreadPoolExecutor,
+) -> RunningBatch:
+    """Starts the registration of a batch on the device, and does not wait for it."""
+    program = context.programs.register
+    if isinstance(program, CachedProgram):
+        program.prepare(context.params, inputs)
+    began = time.perf_counter()
     with timed("device"):
-        predictions = programs.register(context.params, sharding.shard(batch, programs.mesh))
-    return RunningBatch(cases, predictions, began)
+        predictions = program(context.params, inputs)
+
+    def wait() -> float:
+        jax.block_until_ready(predictions)
+        return time.perf_counter() - began
+
+    return RunningBatch(cases, predictions, clock.submit(wait))
 
 
 def _finish(running: RunningBatch) -> Iterator[Registered | Failed]:
     """Waits for the registration of a batch, and yields the result of each case."""
     with timed("device"):
         predictions = jax.tree.map(np.asarray, running.predictions)
-    seconds = (time.perf_counter() - running.began) / len(running.cases)
+    seconds = running.seconds.result() / len(running.cases)
     for i, located in enumerate(running.cases):
         one: CasePredictions = jax.tree.map(lambda leaf, i=i: leaf[i], predictions)
         case = located.case

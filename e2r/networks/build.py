@@ -54,15 +54,22 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         settle_plugins(self, "network", mask_network=MASK_NETWORKS, coarse_network=COARSE_NETWORKS)
-        if not self.widths or min(*self.widths, self.blocks, self.neighbours, 1) < 1:
-            raise ValueError("network: use 1 or more widths, blocks and neighbours, each 1 or more")
-        if min(self.tokens, self.samples, self.coarse_width, self.coarse_layers) < 1:
-            raise ValueError("network: use 1 or more tokens, samples, coarse_width, coarse_layers")
-        if self.coarse_width % 4 or not self.tokens <= self.points or self.samples > 4096:
-            raise ValueError(
-                "network: use a coarse_width that is a multiple of 4, tokens at most points, "
-                "and samples at most 4096"
-            )
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"network.widths is {self.widths}; use numbers of 1 or more")
+        for name, most in (
+            ("blocks", None),
+            ("neighbours", None),
+            ("tokens", self.points),
+            ("samples", 4096),
+            ("coarse_width", None),
+            ("coarse_layers", None),
+        ):
+            value = getattr(self, name)
+            if value < 1 or (most is not None and value > most):
+                upper = "" if most is None else f", at most {most}"
+                raise ValueError(f"network.{name} is {value}; use 1 or more{upper}")
+        if self.coarse_width % 4:
+            raise ValueError(f"network.coarse_width is {self.coarse_width}; use a multiple of 4")
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"network.precision is {self.precision!r}; use {' or '.join(PRECISIONS)}"

@@ -66,23 +66,30 @@ class SearchConfig:
     """robust scale of the inlier score that decides, mm"""
 
     def __post_init__(self) -> None:
-        if min(self.rolls, self.points, self.steps, self.finalists) < 1 or not self.shifts:
-            raise ValueError("search: use 1 or more rolls, shifts, points, steps and finalists")
+        if not self.shifts:
+            raise ValueError("search.shifts is empty; give 1 or more")
         starts_ = self.rolls * len(self.shifts)
-        if not 0 <= self.parents <= starts_ or not self.min_distance_mm >= 0:
-            raise ValueError(
-                "search: use 0 or more parents, at most rolls times shifts; min_distance_mm >= 0"
-            )
-        if self.finalists > starts_:
-            raise ValueError("search: use at most rolls times shifts finalists")
-        if (
-            not 0 < self.last_scale_mm <= self.first_scale_mm
-            or not min(self.score_scale_mm, self.handover_scale_mm) > 0
+        for name, least, most in (
+            ("rolls", 1, None),
+            ("points", 1, None),
+            ("steps", 1, None),
+            ("finalists", 1, starts_),
+            ("parents", 0, starts_),
         ):
+            value = getattr(self, name)
+            if value < least or (most is not None and value > most):
+                upper = "" if most is None else f", at most {most} (rolls times shifts)"
+                raise ValueError(f"search.{name} is {value}; use {least} or more{upper}")
+        if not self.min_distance_mm >= 0:
+            raise ValueError(f"search.min_distance_mm is {self.min_distance_mm}; use 0 or more")
+        if not 0 < self.last_scale_mm <= self.first_scale_mm:
             raise ValueError(
-                "search: use 0 < last_scale_mm <= first_scale_mm, score_scale_mm > 0 "
-                "and handover_scale_mm > 0"
+                f"search.last_scale_mm is {self.last_scale_mm}; use more than 0, and at most "
+                f"search.first_scale_mm, which is {self.first_scale_mm}"
             )
+        for name in ("score_scale_mm", "handover_scale_mm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"search.{name} is {getattr(self, name)}; use more than 0")
 
 
 class ObservedScene(NamedTuple):

@@ -66,14 +66,25 @@ class Schedule:
             raise ValueError(
                 f"schedule.mode is {self.mode!r}; use one of {', '.join(iterate.GRADIENT_MODES)}"
             )
-        if self.steps < 1 or not 0 < self.last_scale_mm <= self.first_scale_mm:
-            raise ValueError("schedule: use steps >= 1 and 0 < last_scale_mm <= first_scale_mm")
-        if not 0 <= self.hold_steps < self.steps or not 0 <= self.early_steps < self.steps:
+        self._refuse_counts_and_scales()
+
+    def _refuse_counts_and_scales(self) -> None:
+        for name in ("steps", "early_points", "last"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"schedule.{name} is {getattr(self, name)}; use 1 or more")
+        if not 0 < self.last_scale_mm <= self.first_scale_mm:
             raise ValueError(
-                "schedule: hold_steps and early_steps are 0 or more, and fewer than steps"
+                f"schedule.last_scale_mm is {self.last_scale_mm}; use more than 0, and at most "
+                f"schedule.first_scale_mm, which is {self.first_scale_mm}"
             )
-        if self.early_points < 1 or self.last < 1 or not self.tolerance_mm >= 0:
-            raise ValueError("schedule: use early_points >= 1, last >= 1 and tolerance_mm >= 0")
+        for name in ("hold_steps", "early_steps"):
+            if not 0 <= getattr(self, name) < self.steps:
+                raise ValueError(
+                    f"schedule.{name} is {getattr(self, name)}; use 0 or more, and fewer than "
+                    f"schedule.steps, which is {self.steps}"
+                )
+        if not self.tolerance_mm >= 0:
+            raise ValueError(f"schedule.tolerance_mm is {self.tolerance_mm}; use 0 or more")
 
     def scales(self) -> Float[np.ndarray, "steps"]:
         """Robust scale of each step, mm."""

@@ -65,10 +65,14 @@ class HonestJit(Generic[T]):
 
     def __call__(self, *arguments: Any, **keywords: Any) -> T:
         """Calls the function."""
+        return self.current()(*arguments, **keywords)
+
+    def current(self) -> Any:
+        """The jitted function of today's code."""
         code = self.code()
         if code not in self._jits:
             self._jits[code] = jax.jit(partial(self._function), **self._options)
-        return self._jits[code](*arguments, **keywords)
+        return self._jits[code]
 
     def compilations(self) -> int:
         """The number of compiled programs: one for all arguments of the same shapes."""
@@ -104,21 +108,35 @@ class CachedProgram(Generic[T]):
 
     def __call__(self, *arguments: Any) -> T:
         """Calls the function."""
-        cache = jax.config.values["jax_compilation_cache_dir"]
-        if not cache:
-            return self._jit(*arguments)
+        return self._prepared(arguments)(*arguments)
+
+    def is_ready(self, *arguments: Any) -> bool:
+        """Whether the program for arguments of these shapes is compiled."""
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        code = self._jit.code()
-        if (code, shapes, tree) not in self._compiled:
-            identity = f"{_environment()} {code} {shapes} {tree}"
+        return (self._jit.code(), shapes, tree) in self._compiled
+
+    def prepare(self, *arguments: Any) -> None:
+        """Compiles the program for arguments of these shapes, and does not run it."""
+        self._prepared(arguments)
+
+    def _prepared(self, arguments: tuple[Any, ...]) -> Callable[..., T]:
+        cache = jax.config.values["jax_compilation_cache_dir"]
+        leaves, tree = jax.tree.flatten(arguments)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = (self._jit.code(), shapes, tree)
+        if key not in self._compiled and not cache:
+            with timed("compiling programs"):
+                self._compiled[key] = self._jit.current().lower(*arguments).compile()
+        elif key not in self._compiled:
+            identity = f"{_environment()} {key}"
             name = hashlib.sha256(identity.encode()).hexdigest()[:32]
             with timed("tracing programs"):
                 traced = self._load_or_trace(Path(cache) / "traced" / name, arguments)
                 lowered = jax.jit(traced.call).lower(*arguments)
             with timed("compiling programs"):
-                self._compiled[code, shapes, tree] = lowered.compile(self._options)
-        return self._compiled[code, shapes, tree](*arguments)
+                self._compiled[key] = lowered.compile(self._options)
+        return self._compiled[key]
 
     def _load_or_trace(self, path: Path, arguments: tuple[Any, ...]) -> export.Exported:
         try:

@@ -1,4 +1,4 @@
-"""Timing: how many seconds each kind of work takes.
+"""Timing: how many seconds each kind of work takes, and how many without compiling.
 
 Each second counts once, for the innermost :func:`timed` block that it belongs to. The seconds go
 through ``jax.monitoring``, as JAX's own do.
@@ -10,11 +10,44 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from jax import monitoring
 
 _PREFIX = "/e2r/seconds/"
 _inner = threading.local()
+_COMPILING = (
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+"""What JAX calls the parts of a compilation, none of which lies within another."""
+_compiled = threading.local()
+
+
+class Stopwatch:
+    """Seconds of this thread since it began, without those that JAX spends on compiling."""
+
+    def __init__(self) -> None:
+        _listen_to_compiling()
+        self._began = time.perf_counter() - _compiling_so_far()
+
+    def seconds(self) -> float:
+        """The seconds so far; only the thread that began may ask."""
+        return time.perf_counter() - _compiling_so_far() - self._began
+
+
+def _compiling_so_far() -> float:
+    """Seconds that this thread has spent on compiling."""
+    return getattr(_compiled, "seconds", 0.0)
+
+
+@lru_cache(maxsize=1)
+def _listen_to_compiling() -> None:
+    def record(event: str, duration_secs: float, **_: str | int) -> None:
+        if event in _COMPILING:
+            _compiled.seconds = _compiling_so_far() + duration_secs
+
+    monitoring.register_event_duration_secs_listener(record)
 
 
 @contextmanager

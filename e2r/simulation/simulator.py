@@ -26,7 +26,7 @@ BATCH = 4
 """Frames rendered at a time."""
 ATTEMPTS = 100
 """Batches rendered for each frame wanted, before a demand for bone is given up."""
-HELD_OUT, CALIBRATION = 0x7E57, 0xCA11
+HELD_OUT, CALIBRATION, WATCHED = 0x7E57, 0xCA11, 0x3A7C
 """Folded into the keys of test and of calibration specimens: they differ from those of training."""
 
 
@@ -193,7 +193,7 @@ def unseen_specimens(
       specimens: number of specimens.
       frames: number of frames of each.
       seed: another seed gives other specimens.
-      kind: :data:`HELD_OUT` or :data:`CALIBRATION`; the two share no specimen.
+      kind: :data:`HELD_OUT`, :data:`CALIBRATION` or :data:`WATCHED`; no two share a specimen.
     """
     key, prefix = jax.random.fold_in(jax.random.key(seed), kind), "heldout"
     return [
@@ -215,7 +215,7 @@ def held_out_cases(
       specimens: number of specimens.
       frames: number of frames of each.
       seed: another seed gives other specimens.
-      kind: :data:`HELD_OUT` or :data:`CALIBRATION`.
+      kind: :data:`HELD_OUT`, :data:`CALIBRATION` or :data:`WATCHED`.
     """
     unseen = unseen_specimens(settings, specimens=specimens, frames=frames, seed=seed, kind=kind)
     for cases in prefetch(lambda specimen: specimen.make(), unseen, workers=2):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,19 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from e2r.config import OptimisationConfig, TrainingConfig, config_to_json, migrate
+from e2r.config import OptimisationConfig, TrainingConfig, config_to_json
 from e2r.runtime import sharding
 from e2r.runtime.provenance import versions
 from e2r.runtime.shutdown import stop_requested
 from e2r.training import checkpoints
 from e2r.training.batches import Batches, run_key
-from e2r.training.metrics_log import open_log
+from e2r.training.metrics_log import Line, finite_figures, open_log
 from e2r.training.objective import MaskLoss
-from e2r.training.step import TrainState, compiled_train_step, init_state
+from e2r.training.same_run import continued_settings
+from e2r.training.step import TrainState, compiled_train_step, init_state, last_learning_rate
 from e2r.types import Array, Example, Params
 
 Probe: TypeAlias = Callable[[Params, Example, Array, Array], Any]
 """(params, batch, the run's key, step) -> figures (), a named tuple."""
+HeldOut: TypeAlias = Callable[[Params], Any]
+"""(params) -> figures () of a held-out set, a named tuple."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ class LogOptions:
     """figures of the gradient, for ``metrics.jsonl``"""
     probe_every: int = 50
     """steps between probes"""
+    held_out: HeldOut | None = None
+    """figures of a held-out set, by :func:`e2r.training.held_out.make_held_out`"""
+    held_out_every: int = 200
+    """steps between them"""
+    on_log: Callable[[Line], object] | None = None
+    """called with each line of ``metrics.jsonl`` as a dictionary, after it is written, by the
+    primary process. If it raises, the run stops: the steps done are saved, and the exception is
+    passed on. The same command then resumes the run"""
+    tensorboard: bool = False
+    """write the lines for TensorBoard, too; needs the package tensorboardX"""
 
 
 class NotFiniteError(FloatingPointError):
@@ -82,10 +95,13 @@ def train(
 ) -> TrainState:
     """Trains to the end of the run, from the newest checkpoint in ``output`` if there is one.
 
-    Writes ``config.json``, ``metrics.jsonl`` and ``checkpoint/``. Uses all devices of all
-    processes (see :func:`e2r.runtime.sharding.join_processes`). Each process calls this function;
-    the primary one writes. The number of devices changes results by rounding only, and a run may
-    be resumed on another number of them.
+    Writes ``config.json``, ``metrics.jsonl``, ``metrics.csv`` and ``checkpoint/``. Uses all devices
+    of all processes (see :func:`e2r.runtime.sharding.join_processes`). Each process calls this
+    function; the primary one writes. The number of devices changes results by rounding only, and a
+    run may be resumed on another number of them.
+
+    A run may be resumed with another number of ``optimisation.steps``. The learning rate's
+    schedule of that number then holds from the resumed step on.
 
     Args:
       inputs: settings and batches.
@@ -98,15 +114,17 @@ def train(
       NotFiniteError: a loss is not finite; the steps before it are saved.
       ValueError: ``output`` holds a run with other settings, or the batch cannot be divided among
         the devices.
+      Exception: whatever ``log_options.on_log`` raises; the steps done are saved.
     """
-    options, settings = inputs.config.optimisation, inputs.settings
+    options = inputs.config.optimisation
     mesh = make_training_mesh(options)
     step_fn = compiled_train_step(inputs.config, inputs.mask_loss, mesh)
-    state = _restore_or_init(inputs, output)
+    state, settings = _restore_or_init(inputs, output)
     done, end = int(state.step), options.steps if stop_after is None else stop_after
     state, key = sharding.replicate((state, run_key(inputs.config)), mesh)  # new and restored alike
+    record = {**settings, "versions": versions()}
     with (
-        open_log(output, {**settings, "versions": versions()}, done=done, end=end) as log,
+        open_log(output, record, done=done, end=end, tensorboard=log_options.tensorboard) as log,
         checkpoints.open_writer(output / "checkpoint", keep=2) as writer,
         stop_requested() as stop,
         closing(inputs.batches.iterate(done + 1, end)) as batches,
@@ -119,18 +137,20 @@ def train(
             logs = step % log_options.log_every == 0
             stops = _agree_to_stop(stop, at_line=logs)
             saves = step % options.checkpoint_every == 0 or step == end or stops
-            figures = None
-            if log_options.probe is not None and step % log_options.probe_every == 0:
-                figures = log_options.probe(state.params, batch, key, np.asarray(step, np.int32))
+            figures = _due_figures(log_options, state.params, batch, key=key, step=step)
             if not (logs or saves or figures is not None):
                 continue
             broken = log.first_skipped(step)
             if broken is not None and not options.skip_not_finite:
                 checkpoints.save(writer, broken - 1, state, settings)
                 raise _not_finite(inputs, broken, state)
-            log.write(step, figures)
-            if saves:
+            rate = {"learning_rate": last_learning_rate(state, options)}
+            line = log.write(step, rate | (figures or {}))
+            failure = _call(log_options.on_log, line)
+            if saves or failure is not None:
                 checkpoints.save(writer, step, state, settings)
+            if failure is not None:
+                raise failure
             if stops:
                 raise KeyboardInterrupt
     return state
@@ -151,7 +171,7 @@ def steps_done(config: TrainingConfig, output: Path, *, source: str = "simulated
     if found is None:
         return 0
     done, settings = found
-    _check_same_run(settings, run_settings(config, source), output)
+    continued_settings(settings, run_settings(config, source), output=output, done=done)
     return done
 
 
@@ -176,24 +196,53 @@ def make_training_mesh(options: OptimisationConfig) -> Mesh:
     return mesh
 
 
-def _restore_or_init(inputs: RunInputs, output: Path) -> TrainState:
-    """The state of the newest checkpoint, or the initial one."""
+def _restore_or_init(inputs: RunInputs, output: Path) -> tuple[TrainState, dict[str, Any]]:
+    """The state of the newest checkpoint, or the initial one, and the settings of the run."""
     folder, initial = output / "checkpoint", partial(init_state, inputs.config)
     if not checkpoints.saved_steps(folder):
         state: TrainState = jax.jit(initial)()
         if inputs.initial_params is not None:
             state = state._replace(params=jax.tree.map(jnp.copy, inputs.initial_params))
-        return state
+        return state, inputs.settings
 
     def abstract_state(settings: dict[str, Any], _: dict[str, Any]) -> TrainState:
-        _check_same_run(settings, inputs.settings, output)
+        continued_settings(settings, inputs.settings, output=output, done=0)
         return jax.eval_shape(initial)
 
     saved = checkpoints.restore(folder, abstract_state)
     sharding.barrier("restored")
     if sharding.is_primary():
         checkpoints.set_aside(folder, saved.step)
-    return saved.state
+    settings = continued_settings(saved.settings, inputs.settings, output=output, done=saved.step)
+    return saved.state, settings
+
+
+def _due_figures(
+    log_options: LogOptions, params: Params, batch: Example, *, key: Array, step: int
+) -> dict[str, float] | None:
+    """The figures of the probe and of the held-out set at a step; None where neither is due."""
+    found: list[Mapping[str, float]] = []
+    if log_options.probe is not None and step % log_options.probe_every == 0:
+        probed = log_options.probe(params, batch, key, np.asarray(step, np.int32))
+        found.append(finite_figures("probe", probed))
+    if log_options.held_out is not None and step % log_options.held_out_every == 0:
+        found.append(finite_figures("held_out", log_options.held_out(params)))
+    return {name: value for one in found for name, value in one.items()} if found else None
+
+
+def _call(on_log: Callable[[Line], object] | None, line: Line) -> BaseException | None:
+    """Hands a line to the callback of the primary process; what it raised, on every process."""
+    if on_log is None:
+        return None
+    failure: BaseException | None = None
+    if sharding.is_primary():
+        try:
+            on_log(dict(line))
+        except BaseException as error:
+            failure = error
+    if sharding.any_process(failure is not None) and failure is None:
+        failure = RuntimeError("the primary process's on_log raised an exception; see there")
+    return failure
 
 
 def _agree_to_stop(stop: Callable[[], bool], *, at_line: bool) -> bool:
@@ -205,11 +254,3 @@ def _not_finite(inputs: RunInputs, step: int, state: TrainState) -> NotFiniteErr
     """The error of a step, with its batch."""
     with closing(inputs.batches.iterate(step, step)) as batches:
         return NotFiniteError(step, state, next(batches), inputs.batches.names(step))
-
-
-def _check_same_run(found: dict[str, Any], settings: dict[str, Any], output: Path) -> None:
-    if migrate(found) != settings:
-        raise ValueError(
-            f"{output}: holds a run with other settings; name another output folder, or delete "
-            "this one"
-        )

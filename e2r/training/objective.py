@@ -45,6 +45,7 @@ class ExampleMetrics(NamedTuple):
     effective: Float[Array, "..."]  # effective number of points kept
     spread_mm: Float[Array, "..."]  # spread of the points kept
     entropy: Float[Array, "..."]  # mean entropy of a point's keep probability, bits
+    terms: LossTerms | None = None  # of the loss; None before they are added up
 
 
 MEDIANS = ("tre_mm", "start_mm", "coarse_mm")
@@ -63,7 +64,7 @@ def reduce_metrics(metrics: ExampleMetrics) -> ExampleMetrics:
     """Figures of a batch, from those of its examples (leading axis B)."""
     return ExampleMetrics(
         **{
-            name: jnp.median(values) if name in MEDIANS else jnp.mean(values)
+            name: jax.tree.map(jnp.median if name in MEDIANS else jnp.mean, values)
             for name, values in metrics._asdict().items()
         }
     )
@@ -91,7 +92,7 @@ def example_loss(
     loss = terms.mask + terms.keep + terms.interest + terms.coarse
     if config.optimisation.loss_terms:
         loss = loss + terms.extra
-    return loss, metrics._replace(loss=loss)
+    return loss, metrics._replace(loss=loss, terms=terms)
 
 
 def loss_terms(

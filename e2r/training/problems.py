@@ -42,14 +42,24 @@ def draw_problem(
     keys = [k_augment] if len(chosen) == 1 else list(jax.random.split(k_augment, len(chosen)))
     for k_one, augment in zip(keys, chosen, strict=True):
         example = augment(k_one, example)
-    initial_pose = poses.perturb(
-        k_pose,
-        example.pose,
-        _centroid(example.targets),
-        degrees=options.start_noise_deg,
-        mm=options.start_noise_mm,
-    )
+    initial_pose = draw_initial_pose(k_pose, example.pose, example.targets, options=options)
     return LossKeys(k_mask, k_coarse), RegistrationProblem(example, initial_pose)
+
+
+def draw_initial_pose(
+    key: PRNGKey, pose: Pose, targets: Targets, *, options: OptimisationConfig
+) -> Pose:
+    """A pose near the true one: a rotation about the targets' centroid, and a translation.
+
+    Args:
+      key: consumed.
+      pose: the true one, camera from model.
+      targets: where the true pose puts them.
+      options: noise of the initial pose.
+    """
+    return poses.perturb(
+        key, pose, _centroid(targets), degrees=options.start_noise_deg, mm=options.start_noise_mm
+    )
 
 
 def _centroid(targets: Targets) -> Float[Array, "3"]:

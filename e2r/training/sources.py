@@ -66,7 +66,7 @@ class _SharedSurfaces:
 
 
 def from_cases(
-    cases: Iterable[Case], config: TrainingConfig, *, total: int | None = None
+    cases: Iterable[Case], config: TrainingConfig, *, total: int | None = None, what: str = "scenes"
 ) -> ExampleSource:
     """Holds the examples of some cases in memory; a row is always the same example.
 
@@ -74,12 +74,13 @@ def from_cases(
       cases: with a truth.
       config: sizes of network and surfaces.
       total: number of cases, for the progress bar.
+      what: the cases are, for the progress bar.
     """
     shared = _SharedSurfaces(config)
     examples: list[Example] = []
     names: list[str] = []
     surface_rows: list[int] = []
-    for number, case in enumerate(tqdm(cases, total=total, desc="scenes", unit="case")):
+    for number, case in enumerate(tqdm(cases, total=total, desc=what, unit="case")):
         meshes.collect_meshes(number)
         index = shared.index(case)
         for cropped in (True, False) if len(examples) % WHOLE_FRAME_EVERY == 0 else (True,):

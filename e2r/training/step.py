@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -49,20 +50,25 @@ class TrainState(NamedTuple):
     optimiser: optax.OptState
 
 
-def make_optimiser(options: OptimisationConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, a warm-up and a cosine; on one vector, since that compiles faster."""
+def learning_rate(options: OptimisationConfig) -> optax.Schedule:
+    """The learning rate by the number of updates done: a warm-up, then a cosine."""
     warm_up = min(30, max(1, options.steps // 10))
-    rate = optax.warmup_cosine_decay_schedule(
+    rate: optax.Schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         options.learning_rate,
         warm_up,
         max(options.steps, warm_up + 1),
         0.02 * options.learning_rate,
     )
+    return rate
+
+
+def make_optimiser(options: OptimisationConfig) -> optax.GradientTransformation:
+    """AdamW with clipping, a warm-up and a cosine; on one vector, since that compiles faster."""
     return optax.flatten(
         optax.chain(
             optax.clip_by_global_norm(options.clip),
-            optax.adamw(rate, weight_decay=options.weight_decay),
+            optax.adamw(learning_rate(options), weight_decay=options.weight_decay),
         )
     )
 
@@ -121,6 +127,19 @@ def train_step(
         taken = finite & (state.step == step - 1)
     skipped = jnp.where(finite, 0.0, 1.0)
     return tree_where(taken, after, otherwise), StepMetrics(figures, norm, skipped)
+
+
+def last_learning_rate(state: TrainState, options: OptimisationConfig) -> float:
+    """The learning rate of the last update; that of the first one before any.
+
+    Args:
+      state: after the step.
+      options: of the run.
+    """
+    counts = optax.tree_utils.tree_get_all_with_path(state.optimiser, "count")
+    updates = int(np.asarray(counts[0][1]))
+    with jax.numpy_dtype_promotion("standard"):
+        return float(learning_rate(options)(np.asarray(max(updates - 1, 0), np.int32)))
 
 
 @lru_cache(maxsize=4)

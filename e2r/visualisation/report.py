@@ -65,6 +65,7 @@ class Table(NamedTuple):
     element_id: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    sortable: bool = False  # by a click on a column's heading
 
 
 class WorstCase(NamedTuple):
@@ -72,6 +73,8 @@ class WorstCase(NamedTuple):
 
     id: str
     tre: str | None  # with its unit; None without a truth
+    verdict: str  # whether the pose may be used, and its expected error
+    accepted: bool
     kept_points: int
     num_points: int
     overlay_url: str | None  # data URL of the mask overlay; None for a case without an image
@@ -127,6 +130,7 @@ def write_report(
     scored = any(summary.masks.values())
     curve = summary.trust.curve if summary.trust else None
     failures = [f"{one.id}: {one.error}" for one in predictions if one.error]
+    by_id = {prediction.id: prediction for prediction in predictions}
     report = Report(
         num_cases=summary.cases,
         num_registered=summary.predicted,
@@ -144,7 +148,10 @@ def write_report(
         by_specimen=_group_table("specimen", summary.by_specimen) if scored else None,
         published=_published_table(summary) if scored else None,
         training=figure_html(training_curves(training_log), "training") if training_log else None,
-        worst=[_worst_case(snapshot, f"case{i}") for i, snapshot in enumerate(snapshots)],
+        worst=[
+            _worst_case(snapshot, by_id.get(snapshot.id), f"case{i}")
+            for i, snapshot in enumerate(snapshots)
+        ],
         cases=_case_table(predictions, scores, summary.mask),
         failures=failures[:MAX_FAILED_CASES],
         num_unlisted_failures=max(len(failures) - MAX_FAILED_CASES, 0),
@@ -174,7 +181,9 @@ def _cards(summary: Summary) -> list[Card]:
     else:
         wrong = f"{trust.wrong:.1%} of them have a TRE of {SUCCESS_THRESHOLD_MM:g} mm or more"
         cards.append(Card(f"{trust.coverage:.1%}", f"of the cases accepted; {wrong}"))
-    time = f"median time per case, all masks; first batch {seconds.first:.1f} s"
+    time = (
+        f"median time per case, all masks, without compiling; 95th percentile {seconds.p95:.2f} s"
+    )
     cards.append(Card(f"{seconds.median:.2f} s", time))
     return cards
 
@@ -234,7 +243,7 @@ def _published_table(summary: Summary) -> Table:
 def _case_table(
     predictions: Sequence[Prediction], scores: Sequence[CaseScores], mask: str
 ) -> Table:
-    """All registered cases, the worst first."""
+    """All cases, the worst first; those that failed come last."""
 
     def badness(case: CaseScores) -> float:
         return case.errors[mask].tre_mm if mask in case.errors else 0.0
@@ -251,7 +260,9 @@ def _case_table(
         cells.append("" if expected is None else f"{expected:.2f}")
         cells.append("yes" if by_id[case.id].accepted else "no")
         rows.append([case.id, case.source, *cells])
-    return Table("cases", CASE_COLUMNS, rows)
+    failed = [one.id for one in predictions if one.error]
+    rows += [[name, *[""] * (len(CASE_COLUMNS) - 2), "failed"] for name in failed]
+    return Table("cases", CASE_COLUMNS, rows, sortable=True)
 
 
 def _version_table(summary: Summary) -> Table:
@@ -277,7 +288,7 @@ def _risk_figure(curve: RiskCoverageCurve) -> Markup:
     return _figure(risk_coverage_curve(curve), "risk", 340)
 
 
-def _worst_case(snapshot: Snapshot, element_id: str) -> WorstCase:
+def _worst_case(snapshot: Snapshot, prediction: Prediction | None, element_id: str) -> WorstCase:
     figure = scene_figure(
         snapshot.points,
         snapshot.colors,
@@ -290,11 +301,22 @@ def _worst_case(snapshot: Snapshot, element_id: str) -> WorstCase:
     return WorstCase(
         id=snapshot.id,
         tre=None if snapshot.tre_mm is None else f"{snapshot.tre_mm:.2f} mm",
+        verdict=_verdict(prediction),
+        accepted=prediction is not None and prediction.accepted,
         kept_points=len(snapshot.masked_points),
         num_points=len(snapshot.points),
         overlay_url=None if snapshot.overlay is None else _data_url(snapshot.overlay),
         figure=_figure(figure, element_id, 380),
     )
+
+
+def _verdict(prediction: Prediction | None) -> str:
+    """Whether a pose may be used, and its expected error, in a few words."""
+    if prediction is None:
+        return "no prediction"
+    words = "accepted" if prediction.accepted else "not accepted"
+    expected = prediction.expected_tre_mm
+    return words if expected is None else f"{words}, expected TRE {expected:.2f} mm"
 
 
 def _figure(figure: go.Figure, element_id: str, height: int) -> Markup:

@@ -48,12 +48,26 @@ def test_refused_settings_are_one_sentence(kind, capsys):
     assert capsys.readouterr().err == "e2r: --size is 0; use 1 or more\n"
 
 
-@pytest.mark.parametrize("words", [["--size", "x"], ["--unknown", "1"]])
-def test_unreadable_words_are_explained(words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse_options(Options, words, prog="x")
-    assert stop.value.code == 2
-    assert words[0] in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "x"], "--size: invalid literal for int() with base 10: 'x'"),
+        (["--unknown", "1"], "--unknown: no such option; --help lists the options"),
+        (["--sise", "1"], "--sise: no such option; did you mean --size?"),
+    ],
+)
+def test_unreadable_words_are_one_sentence(words, said, capsys):
+    assert run_command(lambda: len([parse_options(Options, words, prog="x")])) == 2
+    assert capsys.readouterr().err == f"e2r: {said}\n"
+
+
+def test_a_misspelt_command_gets_the_near_one(capsys):
+    assert main(["regster", "x"]) == 2
+    assert capsys.readouterr().err == "e2r: regster: no such command; did you mean register?\n"
+    assert main(["qqq"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("e2r: qqq: no such command; use one of simulate, register")
+    assert err.count("\n") == 1
 
 
 def test_an_interruption_ends_with_130(capsys):

@@ -65,6 +65,21 @@ def test_a_killed_process_loses_only_its_unit(tmp_path):
     assert sorted(ids(tmp_path)) == sorted(f"case{unit}" for unit in range(UNITS))
 
 
+def test_each_mask_has_its_own_predictions(tmp_path):
+    """A process that dies before the case is done leaves lines that the next one replaces."""
+    with open_job(tmp_path, {"a": 1}) as job:
+        job.add(line("one"), {"id": "one"}, others={"all": {"id": "one", "n": 1}})
+        with (tmp_path / "predictions_all.jsonl").open("a") as file:
+            file.write('{"id": "two", "n": 2}\n{"id": "thr')  # and no line of predictions.jsonl
+        assert job.done() == {"one"}
+        job.add(line("two"), others={"all": {"id": "two", "n": 3}, "oracle": {"id": "two"}})
+    with open_job(tmp_path, {"a": 1}) as job:
+        assert [found["n"] for found in job.lines_of("all")] == [1, 3]
+        assert job.lines_of("oracle") == [{"id": "two"}]
+        assert job.lines_of("learnt") == []
+    assert ids(tmp_path) == ["one", "two"]
+
+
 def test_an_incomplete_line_is_removed_and_other_settings_are_refused(tmp_path):
     with open_job(tmp_path, {"a": 1}) as job:
         job.add(line("one"), {"id": "one"})

@@ -1,6 +1,7 @@
 """The stages of an evaluation: no leaks of the truth, between masks, or of memory; retries."""
 
 import gc
+import time
 import weakref
 from dataclasses import replace
 
@@ -11,10 +12,13 @@ import pytest
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import runner
+from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Failed, Registered
 from e2r.formats import meshes
 from e2r.pipeline import ProgramConfig
 from e2r.registration.schedule import Schedule
+from e2r.runtime.compile_cache import CachedProgram
+from e2r.runtime.timing import collect_timings
 from e2r.training.trained_model import load_trained
 
 
@@ -106,6 +110,32 @@ def test_given_initial_pose_is_never_retried(checkpoint, simulated_cases):
         runner.run(simulated_cases[:1], config, params, job=some) for some in (job, never)
     )
     np.testing.assert_array_equal(one.rows, other.rows)
+
+
+def test_no_cases_seconds_hold_the_compilation(checkpoint, simulated_cases, monkeypatch):
+    """Each new program takes two seconds longer to compile; the cases' seconds do not notice."""
+    config, params = load_trained(checkpoint)
+    program = ProgramConfig(schedule=Schedule(steps=12), num_samples=2)
+    job = EvaluationConfig(program, start="truth", batch=2)
+    compiled, pause = CachedProgram.prepare, 2.0
+
+    def slowly(self, *arguments):
+        if not self.is_ready(*arguments):
+            time.sleep(pause)
+        compiled(self, *arguments)
+
+    monkeypatch.setattr(CachedProgram, "prepare", slowly)
+
+    def seconds():
+        return [one.seconds for one in runner.run(simulated_cases, config, params, job=job)]
+
+    compile_programs.cache_clear()
+    with collect_timings() as spent:
+        first = seconds()
+    assert spent["tracing programs"] + spent["compiling programs"] > 0.5
+    again = seconds()
+    assert len(first) == len(again) == 4
+    assert max(first) < max(pause / job.batch, 3 * max(again))
 
 
 def test_a_long_job_frees_the_meshes(checkpoint, data_set, monkeypatch):

@@ -1,6 +1,8 @@
 """An evaluation from its command line to summary and report; interruptions and bad input."""
 
+import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -64,12 +66,26 @@ def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
         }
         for matrix in line["T_camera_model"].values():
             poses.from_matrix(matrix, "prediction")
-    # The errors in the file are those of the poses in the file.
+    # Each mask has its predictions; the errors in the files are those of their poses.
     errors = [json.loads(x) for x in (tmp_path / "errors.jsonl").read_text().splitlines()]
-    case = case_folder.read_case(data_set / lines[0]["id"])
-    predicted = {k: poses.from_matrix(m, k) for k, m in lines[0]["T_camera_model"].items()}
-    again = metrics.case_errors(predicted, case.truth, case.targets, model=case.model)
-    assert again.tre_mm == pytest.approx(errors[0]["learnt"]["tre_mm"], rel=1e-3)
+    with (tmp_path / "errors.csv").open(newline="") as file:
+        table = {(row["id"], row["mask"]): row for row in csv.DictReader(file)}
+    assert len(table) == 9
+    by_mask = {"learnt": lines}
+    for mask in ("all", "oracle"):
+        path = tmp_path / f"predictions_{mask}.jsonl"
+        by_mask[mask] = [json.loads(x) for x in path.read_text().splitlines()]
+    assert not (tmp_path / "predictions_learnt.jsonl").exists()
+    for mask, found in by_mask.items():
+        for line, row in zip(found, errors, strict=True):
+            case = case_folder.read_case(data_set / line["id"])
+            predicted = {k: poses.from_matrix(m, k) for k, m in line["T_camera_model"].items()}
+            again = metrics.case_errors(predicted, case.truth, case.targets, model=case.model)
+            assert again.tre_mm == pytest.approx(row[mask]["tre_mm"], rel=1e-3)
+            cells = table[line["id"], mask]
+            assert float(cells["tre_mm"]) == row[mask]["tre_mm"]
+            assert cells["accepted"] == str(line["accepted"]).lower()
+            assert float(cells["keep_share"]) == row["keep"][mask]
     page = (tmp_path / "report.html").read_text()
     assert f"{summary['masks']['oracle']['tre_mm']['median']:.2f}" in page
     assert "initial pose" in page  # the training curve
@@ -131,6 +147,15 @@ def test_an_interrupted_job_is_continued(checkpoint, data_set, tmp_path, monkeyp
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["predicted"] == 3
     # All is done: only the table is printed again.
     assert evaluate.main(arguments) == 0
+    assert len(read) == 2 and len(path.read_text().splitlines()) == 3
+    # A relative path of the same places is the same job, and so it is in an older job.json.
+    monkeypatch.chdir(tmp_path)
+    settings = json.loads((tmp_path / "out" / "job.json").read_text())
+    relative = quick_job(os.path.relpath(data_set), os.path.relpath(checkpoint), "out")
+    for stored in (settings, {**settings, "cases": os.path.relpath(data_set)}):
+        (tmp_path / "out" / "job.json").write_text(json.dumps(stored, indent=1))
+        for words in (relative, arguments):
+            assert evaluate.main(words) == 0
     assert len(read) == 2 and len(path.read_text().splitlines()) == 3
     assert evaluate.main([*arguments, "--seed", "1"]) == 2
     assert "job.json: holds a job with other settings" in capsys.readouterr().err

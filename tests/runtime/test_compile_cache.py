@@ -16,6 +16,7 @@ from e2r.registration import iterate
 from e2r.registration.schedule import Schedule
 from e2r.runtime import code_digest
 from e2r.runtime.compile_cache import CachedProgram, HonestJit
+from e2r.runtime.timing import collect_timings
 from e2r.types import Pose
 
 
@@ -74,6 +75,25 @@ def test_without_a_cache_it_is_jit(cache, folder, monkeypatch, tmp_path):
     for _ in range(2):
         one(jax.random.key(0), pose, jnp.zeros((2, 3)))
     assert len(traced) == 1 and not cache.exists()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_program_is_compiled_before_it_runs(cache, kept):
+    """With and without a folder for traces; for each shape by itself."""
+    jax.config.update("jax_compilation_cache_dir", str(cache.parent) if kept else None)
+    traced: list = []
+    one, key, pose = program(traced), jax.random.key(0), poses.identity()
+    few, many = jnp.zeros((2, 3)), jnp.zeros((5, 3))
+    assert not one.is_ready(key, pose, few)
+    one.prepare(key, pose, few)
+    assert one.is_ready(key, pose, few) and not one.is_ready(key, pose, many)
+    assert len(traced) == 1
+    with collect_timings() as seconds:
+        one(key, pose, few)
+    assert seconds == {} and len(traced) == 1
+    with collect_timings() as seconds:
+        one(key, pose, many)
+    assert seconds["compiling programs"] > 0 and len(traced) == 2
 
 
 SCRIPT = """

@@ -76,8 +76,9 @@ def test_the_loss_gradient_equals_finite_differences_through_the_soft_path(bank)
 
 def test_a_batchs_figures_are_means_and_medians():
     values = np.array([1.0, 2.0, 9.0], np.float32)
-    figures = objective.ExampleMetrics(*[values] * 8)
+    figures = objective.ExampleMetrics(*[values] * 8, terms=objective.LossTerms(*[values] * 4))
     reduced = objective.reduce_metrics(figures)
     assert set(objective.MEDIANS) <= set(figures._fields)
-    for name, value in reduced._asdict().items():
+    assert [float(term) for term in reduced.terms] == [4.0] * 4  # as the loss, their sum
+    for name, value in reduced._replace(terms=reduced.loss)._asdict().items():
         assert float(value) == (2.0 if name.endswith("_mm") and name != "spread_mm" else 4.0)

@@ -117,6 +117,36 @@ def test_the_report_in_a_browser(tab, made_up_report):
     assert tab.errors == []
 
 
+def test_the_cases_of_the_report_are_sorted_by_a_click(tab, made_up_report):
+    path, _ = made_up_report
+    tab.open(path.as_uri())
+    tab.wait("document.readyState == 'complete'")
+    tab.run("document.querySelector('#cases').closest('details').open = true")
+
+    def column(number):
+        return tab.run(
+            "[...document.querySelectorAll('#cases tbody tr')]"
+            f".map(row => row.cells[{number}].innerText)"
+        )
+
+    def click(number):
+        tab.run(f"document.querySelectorAll('#cases th button')[{number}].click()")
+        return tab.run(
+            f"document.querySelectorAll('#cases th')[{number}].getAttribute('aria-sort')"
+        )
+
+    assert column(2) == ["9.00", "1.00", "0.50", ""]  # as numbers, the failed case last
+    assert click(2) == "ascending" and column(2) == ["0.50", "1.00", "9.00", ""]
+    assert click(2) == "descending" and column(2) == ["9.00", "1.00", "0.50", ""]
+    assert click(0) == "ascending"
+    names = column(0)
+    assert sorted(names, key=str.lower) == names or names[0] == SCRIPT_ID
+    assert names[-3:] == ["case0", "case1", "lost"]
+    assert tab.run("document.querySelectorAll('#cases th[aria-sort]').length") == 1
+    assert click(7) == "ascending" and column(7)[-1] in ("no", "yes")
+    assert tab.errors == [] and remote(tab.requests) == [path.as_uri()]
+
+
 def test_the_report_fits_a_narrow_screen(tab, made_up_report):
     """Wide tables scroll by themselves; the page does not."""
     path, _ = made_up_report

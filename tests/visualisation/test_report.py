@@ -42,7 +42,7 @@ def test_five_hundred_cases_make_a_small_page(rng, path):
     page = path.read_text()
     assert page.count("* plotly.js v") == 1
     named = len(re.findall(r"&lt;script&gt;alert\((&#34;|&quot;)a(&#34;|&quot;)\)", page))
-    assert named == 500 + 100 + 2 * report.MAX_FAILED_CASES + snapshots.MAX_SNAPSHOTS
+    assert named == 500 + 150 + 100 + 2 * report.MAX_FAILED_CASES + snapshots.MAX_SNAPSHOTS
     assert "and 50 more" in page
     body = without_scripts(page)
     assert "<img src=x" not in body and 'alert("a")' not in page
@@ -112,6 +112,44 @@ def test_the_page_says_what_the_summary_says(path):
     order = re.findall(r"<tr><td>(case\d)</td>", page)
     assert order == ["case2", "case3", "case1", "case0"]  # the worst first
     assert set(re.findall(r"<td>(specimen \d)</td>", page)) == {f"specimen {i}" for i in range(4)}
+
+
+def test_a_card_says_whether_its_pose_may_be_used(path):
+    results = [made_up_result(i, offset) for i, offset in enumerate((0.5, 9.0, 3.0))]
+    summary, predictions, scores = made_up_job(results)
+    predictions[0] = replace(predictions[0], accepted=True, expected_tre_mm=0.7)
+    predictions[1] = replace(predictions[1], accepted=False, expected_tre_mm=21.25)
+    predictions[2] = replace(predictions[2], accepted=True, expected_tre_mm=None)
+    report.write_report(
+        path,
+        summary,
+        predictions=predictions,
+        scores=scores,
+        snapshots=[snapshots.make_snapshot(result, "learnt") for result in results],
+    )
+    cards = re.findall(r"<figcaption>(.*?)</figcaption>", path.read_text(), flags=re.S)
+    texts = [" ".join(re.sub(r"<.*?>", "", card).split()) for card in cards]
+    for text, words in zip(
+        texts,
+        (
+            "case0, TRE 0.50 mm; accepted, expected TRE 0.70 mm.",
+            "case1, TRE 9.00 mm; not accepted, expected TRE 21.25 mm.",
+            "case2, TRE 3.00 mm; accepted.",
+        ),
+        strict=True,
+    ):
+        assert text.startswith(words)
+
+
+def test_the_table_lists_all_cases_those_that_failed_too(path):
+    results = [made_up_result(i, offset) for i, offset in enumerate((0.5, 9.0))]
+    summary, predictions, scores = made_up_job(results, [("lost", "lost: no scene")])
+    report.write_report(path, summary, predictions=predictions, scores=scores)
+    table = re.search(r'<table id="cases" class="sortable">.*?</table>', path.read_text(), re.S)
+    rows = re.findall(r"<tr><td>(.*?)</td>.*?<td>(\w+)</td></tr>", table[0])
+    assert [name for name, _ in rows] == ["case1", "case0", "lost"]
+    assert rows[-1][1] == "failed"
+    assert table[0].count('<button type="button">') == len(report.CASE_COLUMNS)
 
 
 def test_a_job_without_truth_has_a_page(path):

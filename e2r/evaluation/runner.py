@@ -8,9 +8,8 @@ so that the host takes the second look meanwhile.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
-from e2r.evaluation import frame_scale, metrics
+from e2r.evaluation import device_clock, frame_scale, metrics
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
 from e2r.evaluation.preparation import SharedSurfaces, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
@@ -33,7 +32,6 @@ from e2r.networks import region_of_interest
 from e2r.networks.build import NetworkConfig
 from e2r.pipeline import CasePredictions, FirstLook, PreparedCase
 from e2r.runtime import sharding
-from e2r.runtime.compile_cache import CachedProgram
 from e2r.runtime.prefetch import prefetch
 from e2r.runtime.timing import Stopwatch, timed
 from e2r.types import Params, Pose, Surface
@@ -71,14 +69,6 @@ class LocatedCase(NamedTuple):
     prepared: PreparedCase
     interest: float  # largest logit of the region of interest, at the first look
     seconds: float  # host's time so far
-
-
-class RunningBatch(NamedTuple):
-    """A batch that the device registers."""
-
-    cases: list[LocatedCase]
-    predictions: CasePredictions  # leading axis B; not ready yet
-    seconds: Future[float]  # that the device takes, once it is done
 
 
 def run(
@@ -309,64 +299,34 @@ def register(
       located: the second stage's batches.
       context: of the job.
     """
-    running: RunningBatch | None = None
+    program, params = context.programs.register, context.params
+    running: tuple[list[LocatedCase], device_clock.Started] | None = None
     with closing(located), ThreadPoolExecutor(1) as clock:
         for batch in located:
             if isinstance(batch, Failed):
                 yield batch
                 continue
-            inputs = _inputs(batch, context)
-            if running is not None and not _is_ready(inputs, context):
-                yield from _finish(running)
+            stacked = stack_prepared([case.prepared for case in batch], context.job.batch)
+            inputs = sharding.shard(stacked, context.programs.mesh)
+            if running is not None and not device_clock.is_compiled(program, params, inputs):
+                yield from _finish(*running)
                 running = None
-            started = _start(batch, inputs, context, clock=clock)
+            started = device_clock.start(program, params, inputs, clock=clock)
             if running is not None:
-                yield from _finish(running)
-            running = started
+                yield from _finish(*running)
+            running = batch, started
     if running is not None:
-        yield from _finish(running)
+        yield from _finish(*running)
 
 
-def _inputs(cases: list[LocatedCase], context: JobContext) -> PreparedCase:
-    """A batch on the device."""
-    batch = stack_prepared([case.prepared for case in cases], context.job.batch)
-    return sharding.shard(batch, context.programs.mesh)
-
-
-def _is_ready(inputs: PreparedCase, context: JobContext) -> bool:
-    """Whether the program for a batch is compiled."""
-    program = context.programs.register
-    return not isinstance(program, CachedProgram) or program.is_ready(context.params, inputs)
-
-
-def _start(
-    cases: list[LocatedCase],
-    inputs: PreparedCase,
-    context: JobContext,
-    *,
-    clock: ThreadPoolExecutor,
-) -> RunningBatch:
-    """Starts the registration of a batch on the device, and does not wait for it."""
-    program = context.programs.register
-    if isinstance(program, CachedProgram):
-        program.prepare(context.params, inputs)
-    began = time.perf_counter()
-    with timed("device"):
-        predictions = program(context.params, inputs)
-
-    def wait() -> float:
-        jax.block_until_ready(predictions)
-        return time.perf_counter() - began
-
-    return RunningBatch(cases, predictions, clock.submit(wait))
-
-
-def _finish(running: RunningBatch) -> Iterator[Registered | Failed]:
+def _finish(
+    cases: list[LocatedCase], started: device_clock.Started
+) -> Iterator[Registered | Failed]:
     """Waits for the registration of a batch, and yields the result of each case."""
     with timed("device"):
-        predictions = jax.tree.map(np.asarray, running.predictions)
-    seconds = running.seconds.result() / len(running.cases)
-    for i, located in enumerate(running.cases):
+        predictions = jax.tree.map(np.asarray, started.predictions)
+    seconds = started.seconds.result() / len(cases)
+    for i, located in enumerate(cases):
         one: CasePredictions = jax.tree.map(lambda leaf, i=i: leaf[i], predictions)
         case = located.case
         leaves = jax.tree.leaves((one.registrations, one.levels))

@@ -1,7 +1,9 @@
 """The public names of e2r, by the module each comes from."""
 
+from .api import Evaluation as Evaluation
 from .api import Model as Model
 from .api import RegistrationResult as RegistrationResult
+from .api import evaluate as evaluate
 from .api import find_cause as find_cause
 from .api import icp as icp
 from .api import load_model as load_model
@@ -9,9 +11,12 @@ from .api import make_example as make_example
 from .api import register as register
 from .api import simulate as simulate
 from .api import target_error as target_error
+from .api import train as train
 from .api import view as view
 from .config import NAMED_CONFIGS as NAMED_CONFIGS
 from .config import EvaluationConfig as EvaluationConfig
+from .config import OptimisationConfig as OptimisationConfig
+from .config import ScenesConfig as ScenesConfig
 from .config import TrainingConfig as TrainingConfig
 from .datasets.case import Case as Case
 from .datasets.case_folder import find_cases as find_cases

@@ -1,4 +1,4 @@
-"""The front door: load a trained model, read a case, register it, view the result.
+"""The front door: load or train a model, read a case, register or evaluate, view the result.
 
 The differentiable core stands beside it: :func:`make_example`, :func:`icp`, :func:`target_error`.
 Paths may be strings. Compiled programs are kept between processes, as the command line keeps them.
@@ -7,27 +7,41 @@ Paths may be strings. Compiled programs are kept between processes, as the comma
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import jax
 import numpy as np
 
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case
-from e2r.datasets.case_folder import read_case
+from e2r.datasets.case_folder import find_cases, read_case
 from e2r.evaluation import diagnosis, runner
 from e2r.evaluation.calibration import Calibration, load_calibration
-from e2r.evaluation.predictions import Hypothesis, Prediction, make_prediction
+from e2r.evaluation.errors_table import table_rows
+from e2r.evaluation.predictions import (
+    CaseScores,
+    Hypothesis,
+    Prediction,
+    failed_prediction,
+    make_prediction,
+    score_case,
+)
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Failed, Registered
+from e2r.evaluation.summary import Summary, summarise_job, summary_table
 from e2r.geometry import poses, surfaces
 from e2r.networks.build import NetworkConfig
 from e2r.registration.schedule import register_cloud
 from e2r.runtime.compile_cache import enable_cache
+from e2r.runtime.provenance import code_record
+from e2r.runtime.registry import PluginName
 from e2r.simulation import simulator
-from e2r.training import examples
+from e2r.training import examples, given_scenes, loop
 from e2r.training.losses import mean_target_error
 from e2r.training.trained_model import PACKAGED, load_trained
 from e2r.types import Example, Params
@@ -127,11 +141,7 @@ def register(
       ValueError: the case cannot be read or registered; the message says why.
       TypeError: the model is no :class:`Model`, or the case neither a case nor a path.
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"model is a {type(model).__name__}; give what e2r.load_model returns, as the second "
-            "argument"
-        )
+    _require_model(model)
     enable_cache()
     case = _as_case(case)
     (result,) = _run([case], model, job, folder=case.folder)
@@ -152,6 +162,130 @@ def _run(
     return runner.run(
         cases, model.config, model.params, job=job, programs=programs, surface_file=surface_file
     )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of :func:`evaluate`."""
+
+    summary: Summary
+    """all figures"""
+    predictions: dict[str, list[Prediction]]
+    """mask name -> prediction of every case, also of failed ones"""
+    scores: list[CaseScores]
+    """errors of every registered case"""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a case and mask, as in ``errors.csv``; pandas makes a table of them."""
+        return table_rows(self.predictions, self.scores)
+
+    def to_table(self) -> str:
+        """The figures of each mask as text."""
+        return summary_table(self.summary)
+
+    def __repr__(self) -> str:
+        """The table."""
+        return f"<Evaluation of {self.summary.cases} cases>\n{self.to_table()}"
+
+
+def evaluate(
+    cases: str | os.PathLike[str] | Iterable[Case | str | os.PathLike[str]],
+    model: Model,
+    *,
+    masks: tuple[str, ...] = ("learnt",),
+    estimator: PluginName = "deterministic",
+    job: EvaluationConfig = EvaluationConfig(),
+) -> Evaluation:
+    """Registers many cases and measures the errors, in memory.
+
+    A case that cannot be registered counts as failed and does not stop the others. ``e2r evaluate``
+    does the same for long jobs: it writes each result, and goes on where it was interrupted.
+
+    Args:
+      cases: a data set's folder; or cases, and folders of cases.
+      model: the trained model.
+      masks: masks to register under: all, learnt, oracle.
+      estimator: how logits become weights of the learnt mask: its name, or a function.
+      job: initial pose, schedule, seed; masks and estimator are set in it.
+
+    Raises:
+      ValueError: the folder holds no case, or the settings are refused.
+      TypeError: the model is no :class:`Model`, or a case neither a case nor a path.
+    """
+    _require_model(model)
+    if isinstance(cases, (str, os.PathLike)):
+        cases = find_cases(Path(cases))
+    enable_cache()
+    program = replace(job.program, masks=tuple(masks), estimator=estimator)
+    job = replace(job, program=program)
+    predictions: dict[str, list[Prediction]] = {mask: [] for mask in program.masks}
+    scores: list[CaseScores] = []
+    for result in runner.run(map(_read_or_fail, cases), model.config, model.params, job=job):
+        for mask, found in predictions.items():
+            if isinstance(result, Failed):
+                found.append(failed_prediction(result))
+            else:
+                found.append(make_prediction(result, mask, model.calibration))
+        if isinstance(result, Registered):
+            scores.append(score_case(result))
+    summary = summarise_job(
+        predictions[job.primary_mask],
+        scores,
+        job=job,
+        config=model.config,
+        origin={},
+        code=code_record(model.config.network, program, program.schedule),
+    )
+    return Evaluation(summary, predictions, scores)
+
+
+def _read_or_fail(case: Case | str | os.PathLike[str]) -> Case | Failed:
+    try:
+        return _as_case(case)
+    except (ValueError, OSError) as error:
+        return Failed(str(case), str(error))
+
+
+def train(
+    config: TrainingConfig,
+    scenes: given_scenes.Scenes = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    on_log: Callable[[dict[str, Any]], object] | None = None,
+    log_every: int = 10,
+) -> Model:
+    """Trains a model, or goes on with the run in a folder.
+
+    Args:
+      config: all settings; ``e2r.NAMED_CONFIGS`` has some.
+      scenes: a folder of cases, or cases, with truth; simulated by the settings without them.
+      output: folder of the run, as ``e2r train`` writes it; None: nothing is kept.
+      on_log: called with each line of the log, a dictionary; what it raises stops the run.
+      log_every: steps between lines, which hold means over them.
+
+    Returns:
+      the trained model, not calibrated.
+
+    Raises:
+      ValueError: the settings or the scenes are refused, or the folder holds another run.
+      FloatingPointError: a loss is not finite; the steps before it are saved.
+    """
+    if not isinstance(config, TrainingConfig):
+        raise TypeError(
+            f"config is a {type(config).__name__}; give an e2r.TrainingConfig, such as "
+            'e2r.NAMED_CONFIGS["demo"][1]'
+        )
+    enable_cache()
+    with ExitStack() as stack:
+        kept = output if output is not None else stack.enter_context(TemporaryDirectory())
+        folder, source = Path(kept), given_scenes.source_name(scenes)
+        if loop.steps_done(config, folder, source=source) < config.optimisation.steps:
+            inputs = loop.RunInputs(
+                config, given_scenes.make_batches(scenes, config), source=source
+            )
+            loop.train(inputs, folder, log_options=loop.LogOptions(log_every, on_log=on_log))
+        return Model(*load_trained(folder), calibration=None)
 
 
 def find_cause(result: RegistrationResult, model: Model) -> diagnosis.Cause | None:
@@ -234,6 +368,14 @@ def make_example(
         case.model, seed=seed, nodes=surfaces.PROJECTION_NODES, exact=False
     )
     return jax.tree.map(jax.numpy.asarray, example._replace(surface=surface))
+
+
+def _require_model(model: object) -> None:
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model is a {type(model).__name__}; give what e2r.load_model returns, as the second "
+            "argument"
+        )
 
 
 def _as_case(case: Case | str | os.PathLike[str]) -> Case:

@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import TINY
 
 import e2r
 from e2r import cli
@@ -20,7 +22,7 @@ README = ROOT / "README.md"
 
 def test_public_names_are_listed_and_importable():
     names = [name for name in dir(e2r) if not name.startswith("_")]
-    assert 20 <= len(names) <= 32
+    assert 20 <= len(names) <= 40
     assert {"load_model", "read_case", "register", "view", "icp", "target_error"} <= set(names)
     for name in names:
         assert getattr(e2r, name) is not None
@@ -53,6 +55,59 @@ def test_a_case_is_registered_from_its_path(checkpoint, data_set, monkeypatch):
     assert shown[0].id == case.id
 
 
+QUICK = e2r.EvaluationConfig(
+    program=e2r.ProgramConfig(num_samples=2, schedule=e2r.Schedule(steps=12)),
+    start="truth",
+    batch=2,
+)
+
+
+def test_cases_are_evaluated_in_memory(checkpoint, data_set, tmp_path):
+    model = e2r.load_model(checkpoint)
+    found = e2r.evaluate(str(data_set), model, masks=("all", "learnt"), job=QUICK)
+    assert found.summary.cases == found.summary.predicted == 3 and found.summary.mask == "learnt"
+    assert {len(predictions) for predictions in found.predictions.values()} == {3}
+    assert [(row["mask"], row["tre_mm"] > 0) for row in found.rows] == 3 * [
+        ("all", True),
+        ("learnt", True),
+    ]
+    assert "learnt" in found.to_table() and "median TRE" in repr(found)
+    assert found.summary.versions["e2r sources"]
+    # A case that cannot be read does not stop the others; another estimator has other weights.
+    folders = [*sorted(data_set.iterdir()), tmp_path / "nowhere"]
+    soft = e2r.evaluate(folders, model, estimator="soft", job=QUICK)
+    assert soft.summary.cases == 4 and soft.summary.failed == 1
+    assert "no such folder" in str(soft.predictions["learnt"][3].error)
+    hard = [row["tre_mm"] for row in found.rows if row["mask"] == "learnt"]
+    assert [row["tre_mm"] for row in soft.rows][:3] != hard
+
+
+def test_a_model_is_trained_resumed_and_watched_from_python(simulated_cases, tmp_path):
+    lines: list[dict] = []
+    config = replace(TINY, optimisation=replace(TINY.optimisation, checkpoint_every=4))
+
+    class EnoughError(Exception):
+        pass
+
+    def stops(line):
+        lines.append(line)
+        if line["step"] == 4:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        e2r.train(config, simulated_cases, output=str(tmp_path / "a"), on_log=stops, log_every=2)
+    assert [line["step"] for line in lines] == [2, 4]
+    model = e2r.train(
+        config, simulated_cases, output=tmp_path / "a", on_log=lines.append, log_every=2
+    )
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    whole = e2r.train(config, simulated_cases)  # keeps nothing
+    jax.tree.map(np.testing.assert_array_equal, model.params, whole.params)
+    assert model.calibration is None and model.config == config
+    with pytest.raises(ValueError, match="source is"):
+        e2r.train(config, simulated_cases[:2], output=tmp_path / "a")
+
+
 def test_wrong_paths_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match="nowhere: no such folder"):
         e2r.read_case("nowhere")
@@ -64,16 +119,23 @@ def test_wrong_types_are_refused_in_one_sentence():
     """In a process of its own: here, the tests' own type checks would come first."""
     code = """
 import e2r
-for call in (lambda: e2r.register("nowhere", "base"), lambda: e2r.make_example(3)):
+for call in (
+    lambda: e2r.register("nowhere", "base"),
+    lambda: e2r.make_example(3),
+    lambda: e2r.train("demo"),
+    lambda: e2r.evaluate("nowhere", None),
+):
     try:
         call()
     except TypeError as error:
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    model, case = done.stdout.splitlines()
+    model, case, config, none = done.stdout.splitlines()
     assert model.startswith("model is a str; give what e2r.load_model returns")
     assert case == "case is a int; give a case or the path of its folder"
+    assert config.startswith("config is a str; give an e2r.TrainingConfig")
+    assert none.startswith("model is a NoneType; give what e2r.load_model returns")
 
 
 def test_simulated_cases_follow_from_the_seed():

@@ -16,11 +16,14 @@ STARTED = time.perf_counter()
 COMMANDS = {
     "simulate": "Write simulated cases: RGB-D frames of open spine surgery, models and truth.",
     "register": "Register cases: find the pose of every level in the camera frame.",
+    "train": "Train a mask network with nothing but the registration error.",
+    "evaluate": "Register many cases, measure the errors, write a report.",
     "export": "Export a prediction: transforms for ITK and 3D Slicer, surfaces, markups.",
     "view": "View a registration in the browser: its steps and its layers.",
     "convert": "Convert other formats: CT label maps, data sets, frames of any RGB-D camera.",
 }
-"""Command -> its summary. The module of this name holds its ``Options`` and ``run(options)``."""
+"""Command -> its summary. The module of this name holds its ``Options`` and ``run(options)``, and
+``parse`` where its words are not those of ``Options`` alone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         command = import_module(f"e2r.cli.{name}")
-        return command.run(parse_options(command.Options, given[1:], prog=f"e2r {name}"))
+        words, prog = given[1:], f"e2r {name}"
+        if hasattr(command, "parse"):
+            return command.run(command.parse(words, prog=prog))
+        return command.run(parse_options(command.Options, words, prog=prog))
 
     return run_command(run)
 

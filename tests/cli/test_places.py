@@ -7,10 +7,12 @@ from conftest import TINY, refused
 from small_cases import small_case
 
 from e2r import api
+from e2r.cli import evaluate as evaluate_command
 from e2r.cli import main
 from e2r.datasets import case_folder
 from e2r.formats import meshes
 from e2r.simulation import simulator
+from e2r.training import loop
 from experiments import calibrate, evaluate, publish, train
 
 
@@ -29,10 +31,10 @@ def top(tmp_path, monkeypatch):
         (simulator, "simulate_specimens"),
         (meshes, "read_mesh"),
         (meshes, "read_meshes"),
-        (evaluate, "load_trained"),
+        (evaluate_command, "load_trained"),
         (publish, "export_trained"),
         (calibrate, "register_calibration_cases"),
-        (train.loop, "steps_done"),
+        (loop, "steps_done"),
     ):
         monkeypatch.setattr(module, name, work)
     return tmp_path

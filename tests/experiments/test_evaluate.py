@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2r.datasets import case_folder
-from e2r.evaluation import metrics, runner
+from e2r.evaluation import metrics, runner, work_units
 from e2r.geometry import poses
 from e2r.visualisation import snapshots
 from experiments import evaluate
@@ -165,13 +165,12 @@ def test_an_interrupted_job_is_continued(checkpoint, data_set, tmp_path, monkeyp
     assert len(path.read_text().splitlines()) == 3
 
 
-def test_two_cases_with_one_id_are_told_apart(checkpoint, data_set, tmp_path, capsys):
+def test_two_cases_with_one_id_are_told_apart(data_set, tmp_path):
     twins = Path(shutil.copytree(data_set, tmp_path / "set"))
     first, second, _ = sorted(twins.iterdir())
     about = json.loads((second / "case.json").read_text())
     (second / "case.json").write_text(json.dumps({**about, "id": case_folder.read_id(first)}))
-    options = evaluate.Evaluate(tmp_path / "out", checkpoint, twins)
-    units = evaluate.work_units(options, None)
+    units = work_units.of_folder(twins)
     assert len({name for unit in units for name in unit.ids}) == 3
     (failed,) = units[1].load()
     assert second.name in failed.id and "give it its own" in failed.message

@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY
 
 from e2r.cli import simulate
+from e2r.cli import train as command
 from e2r.datasets import case_folder
 from e2r.simulation import simulator
 from e2r.training import checkpoints, loop
@@ -60,15 +61,15 @@ def test_a_run_may_begin_with_the_parameters_of_another(
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(loop, "train", stop)
-    options = train.Train(TINY, tmp_path / "run", cases=data_set, begin=checkpoint)
+    options = command.Options(TINY, tmp_path / "run", cases=data_set, begin=checkpoint)
     with pytest.raises(ValueError, match="enough"):
-        train.train(options)
+        command.run(options)
     params = load_trained(checkpoint)[1]
     jax.tree.map(np.testing.assert_array_equal, given["begin"], params)
     assert checkpoints.digest(params)[:12] in given["source"]  # no other run goes on with it
     wider = replace(TINY, network=replace(TINY.network, coarse_width=128))
     with pytest.raises(ValueError, match=r"run.*other sizes"):
-        train.train(replace(options, config=wider))
+        command.run(replace(options, config=wider))
 
 
 def test_a_run_that_is_done_or_refused_makes_no_scenes(
@@ -78,10 +79,10 @@ def test_a_run_that_is_done_or_refused_makes_no_scenes(
     def make(*_, **__):
         raise AssertionError("scenes were made")
 
-    monkeypatch.setattr(train.sources, "simulated", make)
-    monkeypatch.setattr(train.sources, "from_folder", make)
-    options = train.Train(TINY, checkpoint)
-    assert train.train(options) == 0
+    monkeypatch.setattr(command.sources, "simulated", make)
+    monkeypatch.setattr(command.sources, "from_folder", make)
+    options = command.Options(TINY, checkpoint)
+    assert command.run(options) == 0
     assert "8 steps done" in capsys.readouterr().out
     for other in (
         replace(options, config=replace(TINY, seed=1)),
@@ -89,9 +90,9 @@ def test_a_run_that_is_done_or_refused_makes_no_scenes(
         replace(options, output=PACKAGED),
     ):
         with pytest.raises(ValueError, match="holds a run with other settings"):
-            train.train(other)
+            command.run(other)
     for longer in (replace(options, stop_after=9), replace(options, output=tmp_path / "new")):
         with pytest.raises(AssertionError, match="scenes were made"):
-            train.train(longer)
+            command.run(longer)
     with pytest.raises(ValueError, match="--stop-after is 0"):
         replace(options, stop_after=0)

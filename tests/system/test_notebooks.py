@@ -83,6 +83,16 @@ def test_training_changes_the_mask(monkeypatch):
     assert found["watched"] == [0, 2, 4, 6, 8]
 
 
+@pytest.mark.slow
+def test_own_functions_are_trained_and_evaluated(monkeypatch):
+    """The functions stand in the notebook; a constant that changes later changes the figures."""
+    found = run("07_extend", monkeypatch)
+    assert all(np.isfinite(line["loss"]) for line in found["lines"])
+    first, second = (np.array(values) for values in found["errors"].values())
+    assert len(first) == 3 and np.isfinite(first).all()
+    assert np.abs(first - second).max() > 1e-3
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.py")), ids=lambda path: path.stem)
 def test_each_notebook_has_a_title_and_ends_with_something_to_change(path):
     cells = jupytext.read(path).cells

@@ -10,7 +10,7 @@ from e2r.training import batches, loop, sources
 from e2r.training.objective import ExampleMetrics, LossTerms, StepMetrics
 from e2r.training.step import TrainState, make_optimiser
 
-TERMS = LossTerms(*np.float32([1.0, 0.25, 0.5, 2.0]))
+TERMS = LossTerms(*np.float32([1.0, 0.25, 0.5, 2.0, 0.0]))
 LOSS = 3.75
 
 

@@ -76,7 +76,7 @@ def test_the_loss_gradient_equals_finite_differences_through_the_soft_path(bank)
 
 def test_a_batchs_figures_are_means_and_medians():
     values = np.array([1.0, 2.0, 9.0], np.float32)
-    figures = objective.ExampleMetrics(*[values] * 8, terms=objective.LossTerms(*[values] * 4))
+    figures = objective.ExampleMetrics(*[values] * 8, terms=objective.LossTerms(*[values] * 5))
     reduced = objective.reduce_metrics(figures)
     assert set(objective.MEDIANS) <= set(figures._fields)
     assert [float(term) for term in reduced.terms] == [4.0] * 4  # as the loss, their sum

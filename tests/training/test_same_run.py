@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import TINY
 
+from e2r.cli import train as command
 from e2r.config import config_to_json
 from e2r.training import loop
 from e2r.training.metrics_log import read_log
 from e2r.training.same_run import continued_settings, filled
-from experiments import train
 
 
 @pytest.fixture
@@ -165,8 +165,8 @@ def test_a_relative_and_an_absolute_path_are_the_same_run(tmp_path, monkeypatch)
 
     monkeypatch.setattr(loop, "steps_done", note)
     for cases in ("cases", "./cases", "other/../cases", tmp_path / "cases"):
-        options = train.Train(TINY, tmp_path / "run", cases=type(tmp_path)(cases))
+        options = command.Options(TINY, tmp_path / "run", cases=type(tmp_path)(cases))
         with pytest.raises(ValueError, match="enough"):
-            train.train(options)
+            command.run(options)
     assert set(sources) == {str((tmp_path / "cases").resolve())} and len(sources) == 4
     assert np.all([not source.startswith(".") for source in sources])

@@ -7,8 +7,8 @@ import pytest
 from small_cases import prediction_line, small_case
 
 from e2r.datasets import case_folder
+from e2r.evaluation import work_units
 from e2r.evaluation.job_folder import open_job
-from experiments import evaluate
 
 
 @pytest.fixture
@@ -25,10 +25,9 @@ def place(tmp_path):
 
 
 def check(place):
-    options = evaluate.Evaluate(place / "out", cases=place / "set")
-    units = evaluate.work_units(options, None)
+    units = work_units.of_folder(place / "set")
     with open_job(place / "out", {}) as job:
-        evaluate.refuse_changed_cases(units, job)
+        work_units.refuse_changed_cases(units, job)
 
 
 def long_ago(place):

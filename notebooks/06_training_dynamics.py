@@ -42,7 +42,7 @@ plots = {}
 # %% [markdown]
 # ## A small run
 # A network of a few thousand parameters, a few specimens, and a few unrolled steps. For real runs,
-# see `python -m experiments.train demo` and `base`.
+# see `e2r train demo` and `base`.
 
 # %%
 coarse = {"tokens": 32, "samples": 64, "coarse_width": 16, "coarse_layers": 1}

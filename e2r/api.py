@@ -199,8 +199,7 @@ def evaluate(
 ) -> Evaluation:
     """Registers many cases and measures the errors, in memory.
 
-    A case that cannot be registered counts as failed and does not stop the others. ``e2r evaluate``
-    does the same for long jobs: it writes each result, and goes on where it was interrupted.
+    A case that cannot be registered counts as failed. ``e2r evaluate`` is for long jobs.
 
     Args:
       cases: a data set's folder; or cases, and folders of cases.
@@ -221,14 +220,25 @@ def evaluate(
     job = replace(job, program=program)
     predictions: dict[str, list[Prediction]] = {mask: [] for mask in program.masks}
     scores: list[CaseScores] = []
-    for result in runner.run(map(_read_or_fail, cases), model.config, model.params, job=job):
-        for mask, found in predictions.items():
-            if isinstance(result, Failed):
-                found.append(failed_prediction(result))
-            else:
-                found.append(make_prediction(result, mask, model.calibration))
+    order: dict[str, int] = {}
+
+    def read() -> Iterator[Case | Failed]:
+        for case in map(_read_or_fail, cases):
+            order.setdefault(case.id, len(order))
+            yield case
+
+    for result in runner.run(read(), model.config, model.params, job=job):
+        for mask, several in predictions.items():
+            several.append(
+                failed_prediction(result)
+                if isinstance(result, Failed)
+                else make_prediction(result, mask, model.calibration)
+            )
         if isinstance(result, Registered):
             scores.append(score_case(result))
+    for several in predictions.values():
+        several.sort(key=lambda prediction: order[prediction.id])
+    scores.sort(key=lambda score: order[score.id])
     summary = summarise_job(
         predictions[job.primary_mask],
         scores,
@@ -255,7 +265,7 @@ def train(
     on_log: Callable[[dict[str, Any]], object] | None = None,
     log_every: int = 10,
 ) -> Model:
-    """Trains a model, or goes on with the run in a folder.
+    """Trains a model, or resumes the run in a folder.
 
     Args:
       config: all settings; ``e2r.NAMED_CONFIGS`` has some.
@@ -272,10 +282,7 @@ def train(
       FloatingPointError: a loss is not finite; the steps before it are saved.
     """
     if not isinstance(config, TrainingConfig):
-        raise TypeError(
-            f"config is a {type(config).__name__}; give an e2r.TrainingConfig, such as "
-            'e2r.NAMED_CONFIGS["demo"][1]'
-        )
+        raise TypeError(f"config is a {type(config).__name__}; give an e2r.TrainingConfig")
     enable_cache()
     with ExitStack() as stack:
         kept = output if output is not None else stack.enter_context(TemporaryDirectory())

@@ -49,7 +49,7 @@ def table_rows(
 def _row(
     name: str, mask: str, prediction: Prediction | None, score: CaseScores | None
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": name, "mask": mask}
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"id": name, "mask": mask}
     if score is not None:
         row |= {"specimen": score.source, "keep_share": score.keep.get(mask)}
         errors = score.errors.get(mask)

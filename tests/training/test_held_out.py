@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 from conftest import TINY, first_state
-from e2r.training.augmentation import draw_problem
 
 from e2r.geometry import surface_cache
 from e2r.simulation import simulator
 from e2r.training import held_out, losses
+from e2r.training.problems import draw_problem
 from e2r.types import Pose
 
 

@@ -79,6 +79,6 @@ def test_a_batchs_figures_are_means_and_medians():
     figures = objective.ExampleMetrics(*[values] * 8, terms=objective.LossTerms(*[values] * 5))
     reduced = objective.reduce_metrics(figures)
     assert set(objective.MEDIANS) <= set(figures._fields)
-    assert [float(term) for term in reduced.terms] == [4.0] * 4  # as the loss, their sum
+    assert [float(term) for term in reduced.terms] == [4.0] * 5  # as the loss, their sum
     for name, value in reduced._replace(terms=reduced.loss)._asdict().items():
         assert float(value) == (2.0 if name.endswith("_mm") and name != "spread_mm" else 4.0)

@@ -63,6 +63,7 @@ def test_a_line_names_each_term_of_the_loss_and_the_learning_rate(run, tmp_path)
             "loss_keep": 0.25,
             "loss_interest": 0.5,
             "loss_coarse": 2.0,
+            "loss_extra": 0.0,
         }
         assert sum(terms.values()) == line["loss"] == made_up_run.LOSS
         rate = expected_rate(line["step"] - 1, steps=8)

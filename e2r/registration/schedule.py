@@ -55,6 +55,8 @@ class Schedule:
     """recompute steps in the backward pass instead of storing them"""
     tolerance_mm: float = 0.0
     """stop when a step moves less, mm; 0 takes all steps; for inference"""
+    detach_robust_weights: bool = True
+    """cut the derivative of the robust weights; False differentiates the whole registration"""
 
     def __post_init__(self) -> None:
         for name, table in (
@@ -84,10 +86,12 @@ class Schedule:
 
     def bound_step(self) -> RegistrationStep:
         """The registration step, with its kernel and correspondence function bound."""
+        whole = {} if self.detach_robust_weights else {"detach_robust_weights": False}
         return partial(
             STEPS[self.step],
             kernel=KERNELS[self.kernel],
             correspond=CORRESPONDENCES[self.correspondence],
+            **whole,
         )
 
 

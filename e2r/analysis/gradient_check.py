@@ -12,48 +12,28 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e2r.analysis.frozen_twins import PATHS, Flags, Problem
 from e2r.analysis.probed_registration import in_double_precision
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import read_case
 from e2r.geometry import poses, surfaces
 from e2r.networks import mask_estimators
 from e2r.networks.build import NetworkConfig
-from e2r.registration import iterate
-from e2r.registration.schedule import Schedule, apply_mask, run_schedule
+from e2r.registration.schedule import Schedule
 from e2r.runtime.compile_cache import FAST_COMPILE
-from e2r.training import examples, losses
-from e2r.types import (
-    Array,
-    Bool,
-    Correspondence,
-    Example,
-    Float,
-    Int,
-    MaskedCloud,
-    Pose,
-    ScalarLike,
-    Surface,
-)
+from e2r.training import examples
+from e2r.types import Array, Example, Float, Int, MaskEstimator, Pose, ScalarLike
 
 LEAST_COSINE = 0.99
 """A gradient passes the check from this cosine on."""
 CHUNK = 10
 """Registrations at a time."""
-
-PATHS = {
-    "selection": "the points of largest weight, as they were selected",
-    "straight-through": "the estimator's own derivative, from the mask as it was drawn",
-    "look-up cells": "each match moves as its triangle's derivative says; no point changes cells",
-    "truncated steps": "the first steps end where they ended",
-    "detached weights": "the robust weights of each step, as they were",
-}
-"""Name of a path -> its frozen twin, in the order of their replacement."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +91,8 @@ class GradientCheck:
         """The verdict, and a line for each path, as text."""
         verdict = "passes" if self.passed else f"fails (below {LEAST_COSINE})"
         lines = [
-            f"gradient at {len(self.rows)} points, differences over {self.eps:g} logits: "
-            f"cosine {self.cosine:.4f}, length {self.scale:.2f}: {verdict}",
+            f"TRE {self.error_mm:.2f} mm; {len(self.rows)} points, differences over "
+            f"{self.eps:g} logits: cosine {self.cosine:.4f}, length {self.scale:.2f}: {verdict}",
             f"{'path':18s}{'explains':>10s}{'cosine then':>13s}",
         ]
         for path in self.paths:
@@ -130,7 +110,7 @@ def gradient_check(
     schedule: Schedule = Schedule(),
     *,
     logits: Float[Array, "n"] | None = None,
-    estimator: str = "soft",
+    estimator: str | MaskEstimator = "soft",
     max_points: int | None = None,
     start: Pose | None = None,
     network: NetworkConfig = NetworkConfig(),
@@ -145,7 +125,7 @@ def gradient_check(
       case: an example with its surface; or a case with a truth, or its folder.
       schedule: of the registration.
       logits: of the mask; by default 0, which weighs each point one half.
-      estimator: name of the mask estimator, with its default temperature and a fixed key.
+      estimator: the mask estimator or its name, with its default temperature and a fixed key.
       max_points: the registration takes this many points of largest weight; by default all.
       start: initial pose, camera from model; by default the true one, turned by 4 degrees and
         shifted by 4 mm an axis (standard deviations).
@@ -160,7 +140,7 @@ def gradient_check(
     """
     if schedule.tolerance_mm:
         raise ValueError("schedule.tolerance_mm is for inference; use 0 to differentiate")
-    if estimator not in mask_estimators.ESTIMATORS:
+    if isinstance(estimator, str) and estimator not in mask_estimators.ESTIMATORS:
         names = ", ".join(mask_estimators.ESTIMATORS)
         raise ValueError(f"estimator is {estimator!r}; use one of {names}")
     if points < 1 or not 0 < eps < float("inf") or (max_points or 1) < 1:
@@ -176,13 +156,11 @@ def gradient_check(
             logits = np.zeros(len(example.cloud.points), np.float32)
         example, start, logits = convert((example, start, logits))
         count = len(logits) if max_points is None else min(max_points, len(logits))
-        problem = _Problem(
-            example, start, schedule, partial(mask_estimators.by_name(estimator), key_mask), count
-        )
+        draw = mask_estimators.by_name(estimator) if isinstance(estimator, str) else estimator
+        problem = Problem(example, start, schedule, partial(draw, key_mask), count)
         used = _used_paths(problem, estimator)
-        (error, gradient), rows, found = _compare(problem, logits, used, points=points, eps=eps)
-        autodiff = gradient[rows]
-    return _explain(schedule, eps, float(error), rows, autodiff, found, used)
+        found = _compare(problem, logits, used, points=points, eps=eps)
+    return _explain(found, used, schedule, eps=eps)
 
 
 def differences(
@@ -214,141 +192,18 @@ def differences(
 def _read_example(
     case: Case | str | os.PathLike[str], schedule: Schedule, network: NetworkConfig, seed: int
 ) -> Example:
+    """The example of a case, with a surface that serves the schedule's correspondence."""
     case = case if isinstance(case, Case) else read_case(case)
     if case.truth is None:
         raise ValueError(f"{case.id}: has no truth.json, which a registration error needs")
     example = examples.make_example(case, network, seed=seed, cropped=True)
-    surface = surfaces.build_surface(
-        case.model, seed=seed, nodes=surfaces.PROJECTION_NODES, exact=True
-    )
+    exact = schedule.correspondence == "closest"
+    nodes = surfaces.NODES if exact else surfaces.PROJECTION_NODES
+    surface = surfaces.build_surface(case.model, seed=seed, nodes=nodes, exact=exact)
     return example._replace(surface=surface)
 
 
-class _Flags(NamedTuple):
-    """Which paths are replaced by their twins, in the order of :data:`PATHS`; traced."""
-
-    selection: Bool[Array, ""]
-    estimator: Bool[Array, ""]
-    cells: Bool[Array, ""]
-    truncation: Bool[Array, ""]
-    robust: Bool[Array, ""]
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """A registration error as a function of the logits."""
-
-    example: Example
-    start: Pose
-    schedule: Schedule
-    estimator: Callable[[Array], Array]
-    count: int  # points that the registration takes
-
-    def masked(self, weights: Array) -> MaskedCloud:
-        return iterate.zero_nonfinite(apply_mask(self.example.cloud, weights))
-
-    def final_error(self, pose: Pose) -> Array:
-        return losses.mean_target_error(pose, self.example.targets)
-
-    def error(self, logits: Array) -> Array:
-        """The error as it is used: what autodiff differentiates."""
-        cloud = iterate.top_weighted(self.masked(self.estimator(logits)), self.count)
-        run = run_schedule(cloud, self.example.surface, self.start, self.schedule)
-        return self.final_error(run.pose)
-
-    @property
-    def restart(self) -> int:
-        """The step from which on poses have a derivative."""
-        schedule = self.schedule
-        through = {"unrolled": schedule.steps, "last": schedule.last}.get(schedule.mode, 1)
-        if schedule.mode == "unrolled":
-            return 0
-        return max(schedule.early_steps, schedule.steps - through)
-
-    def twin(self, logits: Array, base: Array, flags: _Flags) -> Array:
-        """The same error, with some paths replaced by what they are at other logits, ``base``.
-
-        Args:
-          logits: of the mask.
-          base: the logits at which the replaced paths are frozen.
-          flags: which paths are replaced.
-        """
-        drawn, slope = jax.jvp(self.estimator, (base,), (logits - base,))
-        fixed = self.masked(drawn)
-        weights = jnp.where(flags.estimator, drawn + slope, self.estimator(logits))
-        cloud = self.masked(weights)
-        if self.count < len(base):
-            rows = iterate.top_rows(fixed, self.count)
-            chosen = iterate.top_rows(cloud, self.count)
-            cloud = iterate.take_rows(cloud, jnp.where(flags.selection, rows, chosen))
-            fixed = iterate.take_rows(fixed, rows)
-        return self.final_error(self._steps(cloud, fixed, flags))
-
-    def _steps(self, cloud: MaskedCloud, fixed: MaskedCloud, flags: _Flags) -> Pose:
-        """The last pose of a cloud's registration, beside that of the fixed cloud."""
-        schedule, surface = self.schedule, self.example.surface
-        step: Any = schedule.bound_step()
-        seen = jnp.arange(len(cloud.weights)) < schedule.early_points
-        scales = jnp.asarray(schedule.scales(), cloud.points.dtype)
-        index = jnp.arange(schedule.steps)
-
-        def body(state: tuple[Pose, Pose], inputs: tuple[Array, Array]) -> tuple:
-            (pose, reference), (scale, number) = state, inputs
-            pose = jax.tree.map(
-                partial(jnp.where, flags.truncation & (number == self.restart)), reference, pose
-            )
-            use = (number >= schedule.early_steps) | seen
-            own, base = (
-                some._replace(weights=jnp.where(use, some.weights, 0.0)) for some in (cloud, fixed)
-            )
-            around = _Frozen(step, surface, base, reference, scale, flags)
-            after = step(
-                own, surface, pose, scale, kernel=around.kernel, correspond=around.correspond
-            )
-            return (after.pose, step(base, surface, reference, scale).pose), None
-
-        (pose, _), _ = jax.lax.scan(body, (self.start, self.start), (scales, index))
-        return pose
-
-
-@dataclass(frozen=True)
-class _Frozen:
-    """Kernel and correspondence of a step, or their twins at a reference pose."""
-
-    step: Any  # a partial with both policies
-    surface: Surface
-    cloud: MaskedCloud
-    reference: Pose
-    scale: Array
-    flags: _Flags
-
-    @property
-    def queries(self) -> Array:
-        return poses.apply_inverse(self.reference, self.cloud.points)
-
-    def correspond(self, surface: Surface, queries: Array) -> Correspondence:
-        policy = self.step.keywords["correspond"]
-        live = policy(surface, queries)
-
-        def place(where: Array) -> tuple[Array, Array]:
-            return policy(surface, where)[:2]
-
-        base, slope = jax.jvp(place, (self.queries,), (queries - self.queries,))
-        points, normals = (
-            jnp.where(self.flags.cells, at + change, now)
-            for at, change, now in zip(base, slope, live[:2], strict=True)
-        )
-        return Correspondence(points, normals, live.levels)
-
-    def kernel(self, square: Array, weights: Array, scale: ScalarLike) -> Array:
-        policy = self.step.keywords["kernel"]
-        match = self.step.keywords["correspond"](self.surface, self.queries)
-        apart = jnp.sum(jnp.square(self.queries - match.points), axis=1)
-        fixed = policy(apart, self.cloud.weights, self.scale)
-        return jnp.where(self.flags.robust, fixed, policy(square, weights, scale))
-
-
-def _used_paths(problem: _Problem, estimator: str) -> tuple[bool, ...]:
+def _used_paths(problem: Problem, estimator: str | MaskEstimator) -> tuple[bool, ...]:
     """Whether the settings have each of :data:`PATHS`."""
     schedule = problem.schedule
     return (
@@ -361,9 +216,9 @@ def _used_paths(problem: _Problem, estimator: str) -> tuple[bool, ...]:
 
 
 def _compare(
-    problem: _Problem, logits: Array, used: tuple[bool, ...], *, points: int, eps: float
-) -> tuple[tuple[Array, Array], Array, Array]:
-    """Error and gradient, the strongest rows, and the differences (P, R) of each stage.
+    problem: Problem, logits: Array, used: tuple[bool, ...], *, points: int, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """The error, the strongest rows, their gradient, and the differences (P, R) of each stage.
 
     A stage replaces one more of the paths that are used; the first replaces none.
     """
@@ -378,7 +233,7 @@ def _compare(
     def stages(logits: Array, rows: Array, flags: Array) -> Array:
         def one(row: Array) -> Array:
             return differences(
-                lambda changed: problem.twin(changed, logits, _Flags(*row)),
+                lambda changed: problem.twin(changed, logits, Flags(*row)),
                 logits,
                 rows=rows,
                 eps=eps,
@@ -386,7 +241,7 @@ def _compare(
 
         return jax.lax.map(one, flags)
 
-    return (error, gradient), rows, _compiled(stages)(logits, rows, jnp.asarray(flags))
+    return error, rows, gradient[rows], _compiled(stages)(logits, rows, jnp.asarray(flags))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -400,34 +255,21 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _explain(
-    schedule: Schedule,
-    eps: float,
-    error: float,
-    rows: Array,
-    gradient: Array,
-    stages: Array,
-    used: tuple[bool, ...],
+    found: tuple[Array, ...], used: tuple[bool, ...], schedule: Schedule, *, eps: float
 ) -> GradientCheck:
-    """The check's result, from the differences of each stage."""
-    autodiff, found = np.asarray(gradient, np.float64), np.asarray(stages, np.float64)
-    whole = found[0] - autodiff
+    """The check's result, from what :func:`_compare` returns."""
+    error, rows, autodiff, stages = (np.asarray(leaf) for leaf in found)
+    autodiff, stages = autodiff.astype(np.float64), stages.astype(np.float64)
+    whole = stages[0] - autodiff
     square = float(whole @ whole)
 
     def share(part: np.ndarray) -> float:
         return float(part @ whole) / square if square > 0 else 0.0
 
     paths, place = [], 0
-    for name, path_used in zip(PATHS, used, strict=True):
-        before, place = place, place + path_used
-        paths.append(
-            PathShare(
-                name,
-                path_used,
-                share(found[before] - found[place]),
-                _cosine(autodiff, found[place]),
-            )
-        )
-    return GradientCheck(
-        schedule, eps, error, np.asarray(rows), autodiff, found[0], tuple(paths),
-        share(found[-1] - autodiff),
-    )
+    for name, present in zip(PATHS, used, strict=True):
+        before, place = place, place + present
+        explained = share(stages[before] - stages[place])
+        paths.append(PathShare(name, present, explained, _cosine(autodiff, stages[place])))
+    rest = share(stages[-1] - autodiff)
+    return GradientCheck(schedule, eps, float(error), rows, autodiff, stages[0], tuple(paths), rest)

@@ -1,6 +1,5 @@
 """The public names of e2r, by the module each comes from."""
 
-from . import analysis as analysis
 from .analysis.gradient_check import gradient_check as gradient_check
 from .api import Model as Model
 from .api import RegistrationResult as RegistrationResult

@@ -78,9 +78,8 @@ class GradientCheck:
 
     @property
     def scale(self) -> float:
-        """Length of autodiff's gradient over that of the differences; 0 if these vanish."""
-        length = float(np.linalg.norm(self.differences))
-        return float(np.linalg.norm(self.autodiff)) / length if length > 0 else 0.0
+        """Length of the differences over that of autodiff's gradient; 1 if they agree."""
+        return float(np.linalg.norm(self.differences) / np.linalg.norm(self.autodiff))
 
     @property
     def passed(self) -> bool:
@@ -92,7 +91,7 @@ class GradientCheck:
         verdict = "passes" if self.passed else f"fails (below {LEAST_COSINE})"
         lines = [
             f"TRE {self.error_mm:.2f} mm; {len(self.rows)} points, differences over "
-            f"{self.eps:g} logits: cosine {self.cosine:.4f}, length {self.scale:.2f}: {verdict}",
+            f"{self.eps:g} logits: cosine {self.cosine:.4f}, {self.scale:.2f} as long: {verdict}",
             f"{'path':18s}{'explains':>10s}{'cosine then':>13s}",
         ]
         for path in self.paths:

@@ -11,6 +11,7 @@ from conftest import in_x64
 
 import e2r
 from e2r.analysis.gradient_check import PATHS, differences, gradient_check
+from e2r.geometry import poses
 from e2r.registration import iterate
 from e2r.registration.kernels import KERNELS
 from e2r.registration.schedule import Schedule, apply_mask, register_cloud
@@ -112,30 +113,25 @@ def test_forward_reverse_and_differences_agree_under_vmap_and_jit(step, problem)
 
 
 def test_cut_weights_are_the_gradient_of_fixed_weights(problem):
-    """By default as ever: the gradient is that of a kernel whose weights are constants."""
+    """By default as ever: the gradient by the initial pose is that of a kernel of constants."""
     example, start = problem
     masked = apply_mask(example.cloud, np.full(24, 0.5, np.float32))
-    schedule = Schedule(**CLOSEST)
+    bound = Schedule(**CLOSEST).bound_step()
 
-    def moved(weights, detach, fixed):
-        step = partial(STEPS["symmetric"], correspond=schedule.bound_step().keywords["correspond"])
-        if fixed is not None:
-            step = partial(step, kernel=lambda *_: fixed)
-        else:
-            step = partial(step, detach_robust_weights=detach)
-        result = step(masked._replace(weights=weights), example.surface, start, 2.0)
+    def moved(shift, **options):
+        begin = start._replace(translation=start.translation + shift)
+        result = bound(masked, example.surface, begin, 2.0, **options)
         return losses.mean_target_error(result.pose, example.targets)
 
-    derive = jax.jit(jax.grad(moved), static_argnums=1)
-    queries = np.asarray(masked.points - start.translation) @ np.asarray(start.rotation)
-    match = schedule.bound_step().keywords["correspond"](example.surface, queries)
-    square = np.sum(np.square(queries - np.asarray(match.points)), axis=1)
-    robust = KERNELS["welsch"](square, masked.weights, 2.0)
-    cut, whole = (derive(masked.weights, detach, None) for detach in (True, False))
-    fixed = derive(masked.weights, True, robust)
+    queries = poses.apply_inverse(start, masked.points)
+    apart = queries - bound.keywords["correspond"](example.surface, queries).points
+    robust = KERNELS["welsch"](jnp.sum(jnp.square(apart), axis=1), masked.weights, 2.0)
+    cut, whole, fixed = (
+        jax.jit(jax.grad(partial(moved, **options)))(jnp.zeros(3))
+        for options in ({}, {"detach_robust_weights": False}, {"kernel": lambda *_: robust})
+    )
     np.testing.assert_allclose(cut, fixed, rtol=1e-3, atol=1e-3 * np.abs(fixed).max())
-    # One step from one pose: the robust weights do not depend on the mask, so nothing is cut yet.
-    np.testing.assert_allclose(whole, cut, rtol=1e-3, atol=1e-3 * np.abs(fixed).max())
+    assert np.abs(np.asarray(whole - cut)).max() > 0.1 * np.abs(cut).max()
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -144,7 +140,7 @@ def test_singular_points_have_finite_values_and_gradients(step, surface):
     example, _ = smooth_problem.make_example(surface, np.random.default_rng(7), noise=0.0)
     scale = 2.0
     outward = np.asarray(example.cloud.normals)
-    away = np.array([0.0, scale, 3 * scale, 1e4, 1e12], np.float32)[np.arange(24) % 5]
+    away = np.array([0.0, scale, 3 * scale, 1e4, 1e6], np.float32)[np.arange(24) % 5]
     points = np.asarray(example.cloud.points) + away[:, None] * outward
     masked = apply_mask(example.cloud, np.ones(24, np.float32))
     bound = Schedule(step, **CLOSEST, detach_robust_weights=False).bound_step()
@@ -157,9 +153,9 @@ def test_singular_points_have_finite_values_and_gradients(step, surface):
 
     derive = jax.jit(jax.value_and_grad(figures, (0, 1, 2)))
     for kernel, name in enumerate(SMOOTH):
-        for weights in (np.ones(24), np.zeros(24), np.full(24, 1e30), np.full(24, 1e-30)):
+        for weights in (np.ones(24), np.zeros(24), np.full(24, 1e20), np.full(24, 1e-20)):
             found = derive(weights.astype(np.float32), points, example.pose, jnp.int32(kernel))
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), (name, weights)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), (name, weights[0])
 
 
 def test_each_path_is_named_and_together_they_explain_everything(problem):

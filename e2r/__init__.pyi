@@ -1,5 +1,6 @@
 """The public names of e2r, by the module each comes from."""
 
+from .analysis.gradient_check import gradient_check as gradient_check
 from .api import Evaluation as Evaluation
 from .api import Model as Model
 from .api import RegistrationResult as RegistrationResult

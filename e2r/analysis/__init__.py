@@ -3,3 +3,7 @@
 Notebooks, training and ``experiments.studies.probe`` use them. Each works on one case; batch it
 with ``vmap``. Compare small differences in double precision.
 """
+
+from e2r.analysis.gradient_check import GradientCheck, gradient_check
+
+__all__ = ["GradientCheck", "gradient_check"]

@@ -25,6 +25,7 @@ from e2r.registration import steps
 from e2r.types import (
     Array,
     Float,
+    Int,
     MaskedCloud,
     Pose,
     Registration,
@@ -85,8 +86,18 @@ def top_weighted(cloud: MaskedCloud, count: int) -> MaskedCloud:
     """
     if count >= cloud.weights.shape[0]:
         return cloud
-    points, normals, weights = zero_nonfinite(cloud)
-    rows = jnp.sort(jax.lax.top_k(weights, count)[1])
+    cloud = zero_nonfinite(cloud)
+    return take_rows(cloud, top_rows(cloud, count))
+
+
+def top_rows(cloud: MaskedCloud, count: int) -> Int[jax.Array, "m"]:
+    """Rows of the ``count`` points of largest weight, ascending; they have no derivative."""
+    return jnp.sort(jax.lax.top_k(cloud.weights, count)[1])
+
+
+def take_rows(cloud: MaskedCloud, rows: Int[Array, "m"]) -> MaskedCloud:
+    """Some points of a cloud; the sum of weights is kept."""
+    points, normals, weights = cloud
     kept = weights[rows]
     rescaled = kept * (jnp.sum(weights) / jnp.maximum(jnp.sum(kept), 1e-9))
     return MaskedCloud(points[rows], normals[rows], rescaled)

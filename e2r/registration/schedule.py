@@ -59,6 +59,8 @@ class Schedule:
     """recompute steps in the backward pass instead of storing them"""
     tolerance_mm: float = 0.0
     """stop when a step moves less, mm; 0 takes all steps; for inference"""
+    detach_robust_weights: bool = True
+    """cut the derivative of the robust weights; False differentiates the whole registration"""
 
     def __post_init__(self) -> None:
         settle_plugins(self, "schedule", step=STEPS, kernel=KERNELS, correspondence=CORRESPONDENCES)
@@ -94,10 +96,12 @@ class Schedule:
 
     def bound_step(self) -> RegistrationStep:
         """The registration step, with its kernel and correspondence function bound."""
+        whole = {} if self.detach_robust_weights else {"detach_robust_weights": False}
         return partial(
             STEPS.find(self.step),
             kernel=self.chosen_kernel(),
             correspond=self.chosen_correspondence(),
+            **whole,
         )
 
     def chosen_kernel(self) -> RobustKernel:

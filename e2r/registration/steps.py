@@ -62,11 +62,12 @@ class _Pairs(NamedTuple):
     matches: Columns  # surface points, mm
     normals: Columns  # of the surface
     scene_normals: Columns
-    share: Array  # (N,) mask weight times detached robust weight, over `size`
+    share: Array  # (N,) mask weight times robust weight, over `size`
     size: Array  # () total weight and prior, detached; normalises weights as large as 1e30
     centre: Columns  # () weighted mean of the scene points
     residual: Array  # () mm
     inlier_weight: Array  # ()
+    detach: bool  # cut the derivatives of robust weights and effective dof
 
 
 def _find_pairs(
@@ -78,6 +79,7 @@ def _find_pairs(
     kernel: RobustKernel,
     correspond: CorrespondenceFn,
     prior: float,
+    detach: bool,
 ) -> _Pairs:
     """The correspondences of the cloud at a pose, with their robust weights."""
     queries = poses.apply_inverse(pose, cloud.points)
@@ -85,8 +87,8 @@ def _find_pairs(
     points, matches = vectors.columns(queries), vectors.columns(match.points)
     apart = vectors.subtract(points, matches)
     square = vectors.dot(apart, apart)
-    robust = kernel(square, jax.lax.stop_gradient(cloud.weights), scale)
-    total = cloud.weights * jax.lax.stop_gradient(robust)
+    robust = kernel(square, _constant(cloud.weights, detach), scale)
+    total = cloud.weights * _constant(robust, detach)
     moments = jnp.matmul(
         jnp.stack([*points, square, jnp.ones_like(square)]), total, precision="highest"
     )
@@ -95,7 +97,7 @@ def _find_pairs(
     centre = tuple((moments[i] + TRACE * fallback[i]) / weight for i in range(3))
     mean = moments[3] / weight
     safe = jnp.where(mean > 0, mean, 1.0)
-    size = jax.lax.stop_gradient(moments[4] + prior)
+    size = jax.lax.stop_gradient(moments[4] + prior)  # it cancels: no pose depends on it
     size = jnp.where(size > 0, size, 1.0)
     return _Pairs(
         points,
@@ -107,7 +109,12 @@ def _find_pairs(
         centre,  # type: ignore[arg-type]
         jnp.where(mean > 0, jnp.sqrt(safe), 0.0),
         jnp.sum(cloud.weights * robust),
+        detach,
     )
+
+
+def _constant(value: Array, detach: bool) -> Array:
+    return jax.lax.stop_gradient(value) if detach else value
 
 
 def point_to_point(
@@ -119,6 +126,7 @@ def point_to_point(
     kernel: RobustKernel = kernels.welsch,
     correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
+    detach_robust_weights: bool = True,
 ) -> StepResult:
     """Fits the scene points to their matches by weighted Procrustes (Besl and McKay, PAMI 1992).
 
@@ -127,12 +135,21 @@ def point_to_point(
       surface: the model.
       pose: camera from model.
       scale: of the robust kernel, mm.
-      kernel: gives the robust weights, whose derivative is cut.
+      kernel: gives the robust weights.
       correspond: finds the surface point that each scene point is matched with.
       prior: total weight of the virtual points, in scene points.
+      detach_robust_weights: cut the derivative of the robust weights and of the effective dof, as
+        iteratively reweighted least squares does; False differentiates the whole step.
     """
     pairs = _find_pairs(
-        cloud, surface, pose, scale, kernel=kernel, correspond=correspond, prior=prior
+        cloud,
+        surface,
+        pose,
+        scale,
+        kernel=kernel,
+        correspond=correspond,
+        prior=prior,
+        detach=detach_robust_weights,
     )
     held = prior / pairs.size
     points = vectors.subtract(pairs.points, pairs.centre)
@@ -161,7 +178,7 @@ def point_to_point(
 
 
 def _result(pose: Pose, move: Pose, pairs: _Pairs, effective_dof: Array) -> StepResult:
-    effective_dof = jnp.clip(jax.lax.stop_gradient(effective_dof), 0.0, 6.0)
+    effective_dof = jnp.clip(_constant(effective_dof, pairs.detach), 0.0, 6.0)
     return StepResult(poses.compose(pose, move), pairs.residual, pairs.inlier_weight, effective_dof)
 
 
@@ -259,13 +276,21 @@ def point_to_plane(
     kernel: RobustKernel = kernels.welsch,
     correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
+    detach_robust_weights: bool = True,
 ) -> StepResult:
     """Minimises distances to the model's tangent planes (Chen and Medioni, 1992).
 
     The arguments are those of :func:`point_to_point`.
     """
     pairs = _find_pairs(
-        cloud, surface, pose, scale, kernel=kernel, correspond=correspond, prior=prior
+        cloud,
+        surface,
+        pose,
+        scale,
+        kernel=kernel,
+        correspond=correspond,
+        prior=prior,
+        detach=detach_robust_weights,
     )
 
     def normal(surface_normals: Columns, _: Columns) -> list[tuple[Columns, float | Array]]:
@@ -283,6 +308,7 @@ def symmetric(
     kernel: RobustKernel = kernels.welsch,
     correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
+    detach_robust_weights: bool = True,
     anchor: Anchor | None = None,
 ) -> StepResult:
     """Minimises distances along the mean of both normals: exact to second order on curved surfaces.
@@ -292,7 +318,14 @@ def symmetric(
     :func:`point_to_point`, and an anchor that pulls the model.
     """
     pairs = _find_pairs(
-        cloud, surface, pose, scale, kernel=kernel, correspond=correspond, prior=prior
+        cloud,
+        surface,
+        pose,
+        scale,
+        kernel=kernel,
+        correspond=correspond,
+        prior=prior,
+        detach=detach_robust_weights,
     )
 
     def mean(
@@ -312,6 +345,7 @@ def generalised(
     kernel: RobustKernel = kernels.welsch,
     correspond: CorrespondenceFn = correspondences.project,
     prior: float = PRIOR,
+    detach_robust_weights: bool = True,
     flatness: float = FLATNESS,
 ) -> StepResult:
     """Generalised ICP: both clouds are locally flat, with a small variance across the surface.
@@ -325,7 +359,14 @@ def generalised(
     surface over the variance along it.
     """
     pairs = _find_pairs(
-        cloud, surface, pose, scale, kernel=kernel, correspond=correspond, prior=prior
+        cloud,
+        surface,
+        pose,
+        scale,
+        kernel=kernel,
+        correspond=correspond,
+        prior=prior,
+        detach=detach_robust_weights,
     )
     s = 1.0 - flatness
     a = 2.0 / s - 1.0

@@ -49,6 +49,8 @@ def test_gradient_paths_shows_which_steps_pass_the_gradient_on(monkeypatch):
     assert hard[-1] == planes[-1] == 1.0
     assert hard[:-1].max() < 1e-5
     assert planes[-2] > 0.01 > 1e3 * hard[-2]
+    cut, whole = found["checks"]["cut weights"], found["checks"]["whole"]
+    assert whole.passed and whole.cosine > cut.cosine
 
 
 @pytest.mark.slow

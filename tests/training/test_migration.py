@@ -60,6 +60,7 @@ def test_settings_of_an_earlier_version_are_read():
     schedule = config.schedule
     assert (schedule.first_scale_mm, schedule.last_scale_mm) == (7.0, 1.75)
     assert (schedule.hold_steps, schedule.tolerance_mm) == (2, 0.5)
+    assert schedule.detach_robust_weights  # a field that these settings do not know
     options = config.optimisation
     assert (options.start_noise_deg, options.start_noise_mm) == (3.0, 5.0)
     assert (options.error_scale_mm, options.coarse_error_scale_mm) == (1.5, 6.0)

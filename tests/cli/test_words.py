@@ -98,7 +98,7 @@ def test_a_command_line_is_refused_in_one_sentence(capsys, tmp_path):
             "at most --schedule.first-scale-mm, which is 6.0",
         ),
         (evaluate.main, ("--search.finalists", "0"), "--search.finalists is 0; use 1 or more"),
-        (e2r_main, ("convert", "rgbd", "--modle", "x"), "did you mean --model?"),
+        (e2r_main, ("convert", "rgbd", "a", "b", "--modle", "x"), "did you mean --model?"),
         (e2r_main, ("register", "x", "--schedul.steps", "3"), "did you mean --schedule.steps?"),
         (evaluate.main, ("--schedule.steps", "abc"), "--schedule.steps: invalid literal"),
     ):

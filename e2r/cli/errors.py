@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -103,7 +105,9 @@ def parse_options(
         )
 
     given = sys.argv[1:] if arguments is None else arguments
-    return _parse(parse, given, commands=[word for word in given if ":" in word])
+    first = itertools.takewhile(lambda word: not word.startswith("-"), given)
+    chosen = [word for word in given if re.fullmatch(r"[\w.-]+:[\w-]+", word)]
+    return _parse(parse, given, commands=list(dict.fromkeys([*first, *chosen])))
 
 
 def parse_named(
@@ -168,7 +172,11 @@ def _parse(
 
 def _help_text(parse: Callable[[Sequence[str]], Options], commands: Sequence[str]) -> str:
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.suppress(SystemExit),
+    ):
         parse([*commands, "--help"])
     return printed.getvalue()
 

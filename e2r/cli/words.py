@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 
 RULE = re.compile(r"^[─-]{9,}$")
 """A line that divides a box into its parts. Some terminals have no characters for boxes."""
+UNKNOWN = "Unrecognized options"
+"""Where tyro says this, an option is misspelt."""
 MISSING = re.compile(r"Missing from [^:]*: (?:\[?(?:-\w, )?)(--[\w.\-]+|[A-Z]+)\b")
 """How tyro names an option that must be given."""
 FIELD = re.compile(r"(?<![\w.\-/])[a-z]\w*(?:\.[a-z]\w*)+(?![\w/(])")
@@ -23,7 +25,7 @@ def explain_words(words: Sequence[str], options: Collection[str], printed: str) 
       printed: by tyro.
     """
     unknown = next((name for name in map(_name, words) if name and name not in options), None)
-    if unknown is not None:
+    if unknown is not None and UNKNOWN in printed:
         near = nearest(unknown, options)
         remedy = f"did you mean {near}?" if near else "--help lists the options"
         return f"{unknown}: no such option; {remedy}"

@@ -158,7 +158,7 @@ def time_spent(lines: Sequence[Line]) -> TimeSpent:
     ]
     return TimeSpent(
         sum(line["seconds"] for line in ends),
-        sum(line["seconds"] * line["waited"] for line in ends),
+        sum(line["seconds"] * line.get("waited", 0.0) for line in ends),
     )
 
 

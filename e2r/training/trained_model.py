@@ -89,5 +89,11 @@ def export_trained(folder: Path, output: Path) -> int:
     lines = metrics_log.read_log(folder)
     with (output / metrics_log.FILE).open("w") as file:
         for line in lines[:: max(1, len(lines) // EXPORTED_LINES)]:
-            file.write(json.dumps({name: round(value, 4) for name, value in line.items()}) + "\n")
+            short = {name: _short(value) for name, value in line.items()}
+            file.write(json.dumps(short) + "\n")
     return saved.step
+
+
+def _short(value: float) -> float:
+    """A number with six digits that count; a learning rate is small."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")

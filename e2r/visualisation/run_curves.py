@@ -132,7 +132,7 @@ def _hours(log: Log) -> list[float]:
     hours: list[float] = []
     before = last = 0.0
     for line in log:
-        seconds = float(line["seconds"])
+        seconds = float(line.get("seconds", last))
         before += last if seconds < last else 0.0
         last = seconds
         hours.append((before + seconds) / 3600)

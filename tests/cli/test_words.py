@@ -2,6 +2,7 @@
 
 import pytest
 
+from e2r.cli import main as e2r_main
 from e2r.cli import words
 from e2r.cli.errors import run_command
 from experiments import evaluate, train
@@ -37,12 +38,12 @@ def said(capsys, main, *arguments):
     ],
 )
 def test_a_misspelt_option_gets_the_near_one(typed, near):
-    found = words.explain_words([typed, "0.1"], OPTIONS, "")
+    found = words.explain_words([typed, "0.1"], OPTIONS, words.UNKNOWN)
     assert found == f"{typed.split('=')[0].replace('_', '-')}: no such option; did you mean {near}?"
 
 
 def test_a_word_like_no_option_is_said_to_be_none():
-    found = words.explain_words(["--zzz"], OPTIONS, "")
+    found = words.explain_words(["--zzz"], OPTIONS, words.UNKNOWN)
     assert found == "--zzz: no such option; --help lists the options"
     assert words.explain_words(["--seed", "x"], OPTIONS, "garbage") is None
 
@@ -97,6 +98,8 @@ def test_a_command_line_is_refused_in_one_sentence(capsys, tmp_path):
             "at most --schedule.first-scale-mm, which is 6.0",
         ),
         (evaluate.main, ("--search.finalists", "0"), "--search.finalists is 0; use 1 or more"),
+        (e2r_main, ("convert", "rgbd", "a", "b", "--modle", "x"), "did you mean --model?"),
+        (e2r_main, ("register", "x", "--schedul.steps", "3"), "did you mean --schedule.steps?"),
         (evaluate.main, ("--schedule.steps", "abc"), "--schedule.steps: invalid literal"),
     ):
         assert expected in said(capsys, main, *arguments, *out)

@@ -47,7 +47,7 @@ DRAPE, SKIN = (0.18, 0.42, 0.50), (0.78, 0.56, 0.44)
 CAUSES = ("mirrored", "size", "focal length", "no wound", "little bone")
 RIGHT_MM = 5.0
 """An accepted pose is right if each level lies nearer to its true place than this."""
-CHUNK = 4
+CHUNK = 2
 """Cases whose rows are written together."""
 
 

@@ -1,0 +1,198 @@
+"""Inputs as people really have them: right, or one sentence; never an accepted pose that is wrong.
+
+A property-based test makes variants of every kind of input from simulated patients, whose truth is
+known. Each goes the way a user goes: ``e2r convert``, then a registration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import traceback
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import hypothesis.strategies as st
+import jax
+import pytest
+from camera_variants import camera_file, depth_camera
+from conftest import TINY
+from hypothesis import HealthCheck, Phase, given, settings
+from label_map_variants import label_map
+from model_variants import model
+from scene_variants import cloud, depth_picture
+from variants import Patient, Variant, reading_error
+
+import e2r
+from e2r.cli import main
+from e2r.formats import meshes
+from e2r.geometry import surfaces
+from e2r.simulation import simulator
+
+KINDS = (
+    *[camera_file] * 4,
+    *[depth_picture] * 4,
+    *[cloud] * 4,
+    *[model] * 5,
+    *[label_map] * 3,
+    depth_camera,
+)
+RIGHT_MM = 5.0
+
+
+def tries(count: int):
+    """This number of variants, the same in every run; all are tried, whatever some do."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory) -> list[Patient]:
+    """Four specimens, a frame of each."""
+    groups = simulator.simulate_specimens(
+        jax.random.key(2300), TINY.scenes.simulation, specimens=4, frames=1, prefix="patient"
+    )
+    found = []
+    for (case,) in groups:
+        folder = tmp_path_factory.mktemp("patient") / "model"
+        meshes.write_meshes(case.model, folder)
+        found.append(Patient(case, folder))
+    return found
+
+
+def say(words: tuple[str, ...]) -> tuple[int, str]:
+    """The exit code of a command, and what it says on stderr."""
+    heard = io.StringIO()
+    with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(io.StringIO()):
+        code = main(list(words))
+    return code, heard.getvalue()
+
+
+def one_sentence(said: str, folder: Path) -> str | None:
+    """What is wrong with a refusal; None if it is one sentence of a file or an option."""
+    lines = [line for line in said.splitlines() if not line.startswith("e2r: note: ")]
+    if len(lines) != 1 or not lines[0].startswith("e2r: ") or "Traceback" in said:
+        return f"is not one sentence: {said!r}"
+    if str(folder) not in lines[0] and "--" not in lines[0] and "patient" not in lines[0]:
+        return f"names no file: {lines[0]}"
+    return None if len(lines[0]) > 40 else f"says too little: {lines[0]}"
+
+
+def read(variant: Variant, folder: Path) -> tuple[str | None, str]:
+    """Runs the commands; returns how they fail the user, if they do, and the refusal, if any."""
+    for words in variant.commands:
+        try:
+            code, said = say(words)
+        except BaseException:
+            return f"a traceback: {traceback.format_exc()}", ""
+        if code:
+            wrong = one_sentence(said, folder)
+            return (wrong if code == 2 else f"exit code {code}: {said}"), said
+    return None, ""
+
+
+def draw_variant(data, folder: Path, patients: list[Patient]) -> tuple[Variant, Patient]:
+    """A fresh folder with a variant of any kind, of any patient."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    at = data.draw(st.integers(0, len(patients) - 1))
+    patient, other = patients[at], patients[(at + 1) % len(patients)]
+    make = data.draw(st.sampled_from(KINDS))
+    return make(data.draw, folder, patient, other), patient
+
+
+def register(variant: Variant, patient: Patient, made: Path, trained: e2r.Model) -> dict:
+    """The outcome of a read case, and the figures behind it."""
+    case = e2r.read_case(made)
+    try:
+        result = e2r.register(replace(case, folder=None), trained)
+    except ValueError as error:
+        return {"outcome": "refused", "said": str(error)}
+    errors = patient.level_errors(variant, result.poses)
+    worst = max(errors.values(), default=float("inf"))
+    verdict = "not accepted"
+    if result.accepted:
+        verdict = "accepted, right" if worst <= RIGHT_MM else "accepted, wrong"
+    scale = result.details.scales["learnt"]
+    figures = {"worst_mm": worst, "lateral": scale.lateral, "depth": scale.depth}
+    return {"outcome": verdict, "expected_mm": result.expected_tre_mm, **figures}
+
+
+def try_variants(
+    count: int, patients: list[Patient], folder: Path, trained: e2r.Model | None, *, most: int = 0
+) -> list[dict]:
+    """Reads this number of variants, and registers those that are read, up to ``most``.
+
+    With ``E2R_VARIANT_ROWS``, each row is added to that file at once.
+    """
+    rows: list[dict] = []
+    kept = os.environ.get("E2R_VARIANT_ROWS")
+
+    @tries(count)
+    @given(st.data())
+    def check(data):
+        variant, patient = draw_variant(data, folder, patients)
+        wrong, refusal = read(variant, folder)
+        row = {"kind": variant.kind, "how": variant.how, "right": variant.right}
+        made = folder / "made"
+        if wrong:
+            row |= {"outcome": "broken", "said": wrong}
+        elif refusal:
+            row |= {"outcome": "refused", "said": refusal}
+        elif variant.right and (far := reading_error(patient, variant, e2r.read_case(made))):
+            row |= {"outcome": "broken", "said": far}
+        elif trained and sum("worst_mm" in row for row in rows) < most:
+            try:
+                row |= register(variant, patient, made, trained)
+            except Exception:
+                row |= {"outcome": "broken", "said": traceback.format_exc()}
+        else:
+            row |= {"outcome": "read"}
+        rows.append(row)
+        if kept:
+            with Path(kept).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    check()
+    return rows
+
+
+def complaints(rows: list[dict]) -> str:
+    bad = [row for row in rows if row["outcome"] in ("broken", "accepted, wrong")]
+    return "\n".join(json.dumps(row) for row in bad)
+
+
+@pytest.fixture
+def one_program(monkeypatch):
+    """Models of any number of triangles share the program of five levels."""
+    monkeypatch.setattr(surfaces, "TRIANGLE_PADDING", 2**16)
+
+
+def test_every_variant_is_read_right_or_refused_in_one_sentence(patients, tmp_path):
+    """What means something in its program is read as it means."""
+    rows = try_variants(60, patients, tmp_path / "case", None)
+    assert not complaints(rows), complaints(rows)
+    counts = Counter(row["outcome"] for row in rows)
+    assert min(counts["refused"], counts["read"]) > 10, counts
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_program")
+def test_no_variant_ends_in_an_accepted_pose_that_is_wrong(patients, tmp_path):
+    """Three hundred variants, the packaged model, one compiled program."""
+    rows = try_variants(300, patients, tmp_path / "case", e2r.load_model(), most=300)
+    assert len(rows) == 300
+    counts = Counter(row["outcome"] for row in rows)
+    print(json.dumps(counts))
+    assert not complaints(rows), complaints(rows)
+    assert min(counts["refused"], counts["accepted, right"], counts["not accepted"]) > 20, counts

@@ -133,10 +133,12 @@ def convert(scene: Path, model: Path, *more: str) -> tuple[str, ...]:
 
 def spoil(draw: Draw, path: Path, chance: float = 0.2) -> str:
     """Perhaps cuts a file short, or puts bytes before or after it; says which."""
-    if draw(st.floats(0.0, 1.0)) > chance:
-        return ""
+    hows = ["cut short", "bytes after it", "a BOM", "empty", "CRLF"]
+    whole = round(len(hows) * (1.0 - chance) / chance)
+    how = draw(st.sampled_from([""] * whole + hows))
     content = path.read_bytes()
-    how = draw(st.sampled_from(["cut short", "bytes after it", "a BOM", "empty", "CRLF"]))
+    if not how:
+        return ""
     if how == "cut short":
         content = content[: int(draw(st.sampled_from([0.05, 0.4, 0.8, 0.99])) * len(content))]
     elif how == "bytes after it":

@@ -100,7 +100,7 @@ def label_map(draw: Draw, folder: Path, patient: Patient, other: Patient) -> Var
     path = write_volume(folder, image, style, codes=codes, numbers=NUMBERS[program])
     file = sorted(path.iterdir())[0] if path.is_dir() else path
     spoilt = spoil(draw, file, chance=0.12)
-    harmless = ("", "a level missing", "half a voxel off", "a level cut off")
+    harmless = ("", "a level missing", "half a voxel off")
     # Without codes, the file says nothing of its axes: their order in it is then right to left.
     certain = mistake != "no codes"
     read = ("convert", "ct", str(path), str(folder / "model"))

@@ -18,14 +18,16 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import jax
+import numpy as np
 import pytest
 from camera_variants import camera_file, depth_camera
 from conftest import TINY
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from label_map_variants import label_map
 from model_variants import model
+from PIL import Image
 from scene_variants import cloud, depth_picture
-from variants import Patient, Variant, reading_error
+from variants import Patient, Variant, convert, reading_error, write_frame
 
 import e2r
 from e2r.cli import main
@@ -42,6 +44,7 @@ KINDS = (
     depth_camera,
 )
 RIGHT_MM = 5.0
+INPUTS = Path(__file__).resolve().parents[2].parent / "shared" / "inputs"
 
 
 def tries(count: int):
@@ -83,7 +86,7 @@ def one_sentence(said: str, folder: Path) -> str | None:
     lines = [line for line in said.splitlines() if not line.startswith("e2r: note: ")]
     if len(lines) != 1 or not lines[0].startswith("e2r: ") or "Traceback" in said:
         return f"is not one sentence: {said!r}"
-    if str(folder) not in lines[0] and "--" not in lines[0] and "patient" not in lines[0]:
+    if not any(text in lines[0] for text in (str(folder), str(INPUTS), "--", "patient")):
         return f"names no file: {lines[0]}"
     return None if len(lines[0]) > 40 else f"says too little: {lines[0]}"
 
@@ -200,6 +203,69 @@ def test_every_variant_is_read_right_or_refused_in_one_sentence(patients, tmp_pa
     assert not complaints(rows), complaints(rows)
     counts = Counter(row["outcome"] for row in rows)
     assert min(counts["refused"], counts["read"]) > 10, counts
+
+
+def shared_inputs() -> list[Path]:
+    """Files of cameras, clouds and label maps, and folders of pictures and surfaces."""
+    return [path for kind in sorted(INPUTS.glob("*/")) for path in sorted(kind.iterdir())]
+
+
+def with_shared_input(sample: Path, folder: Path, patient: Patient) -> Variant:
+    """A patient's frame with a sample's model or camera, or a sample's frame of his model."""
+    kind, frame, made = sample.parent.name, folder / "frame", folder / "model"
+    commands: tuple[tuple[str, ...], ...] = (convert(frame, made),)
+    if kind in ("label_maps", "models"):
+        write_frame(frame, patient)
+        read_model = ("convert", "ct", str(sample), str(made))
+        commands = (convert(frame, sample),) if kind == "models" else (read_model, *commands)
+    elif kind == "intrinsics":  # they are of pictures of 128x96
+        frame.mkdir(parents=True)
+        larger = [
+            np.asarray(Image.fromarray(part).resize((128, 96), Image.Resampling.NEAREST))
+            for part in (patient.image.color, np.round(patient.image.depth * 50).astype(np.uint16))
+        ]
+        Image.fromarray(larger[0]).save(frame / "color.png")
+        Image.fromarray(larger[1]).save(frame / "depth.png")
+        shutil.copy(sample, frame / "intrinsics.json")
+        commands = (convert(frame, patient.model),)
+    else:
+        path = folder / f"frame{sample.suffix}"
+        (shutil.copytree if sample.is_dir() else shutil.copy)(sample, path)
+        unit = ("--unit", "m") if sample.name.endswith("_m") else ()
+        commands = (convert(path, patient.model, *unit),)
+    return Variant(sample.parent.name, sample.name, commands, model_places=None)
+
+
+@pytest.mark.skipif(not INPUTS.is_dir(), reason="no shared inputs beside the project")
+def test_every_shared_input_is_read_or_refused_in_one_sentence(patients, tmp_path):
+    samples = shared_inputs()
+    assert len(samples) >= 19
+    for sample in samples:
+        folder = tmp_path / sample.name
+        folder.mkdir()
+        wrong, refusal = read(with_shared_input(sample, folder, patients[0]), tmp_path)
+        assert wrong is None, (sample, wrong)
+        assert refusal or e2r.read_case(folder / "made").points.size, sample
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_program")
+@pytest.mark.skipif(not INPUTS.is_dir(), reason="no shared inputs beside the project")
+def test_no_shared_input_ends_in_an_accepted_pose(patients, tmp_path):
+    """They are toys, or other patients than the one whose frame or model stands beside them."""
+    trained, outcomes = e2r.load_model(), Counter()
+    for sample in shared_inputs():
+        folder = tmp_path / sample.name
+        folder.mkdir()
+        variant = with_shared_input(sample, folder, patients[0])
+        _, refusal = read(variant, folder)
+        outcome = "refused"
+        if not refusal:
+            outcome = register(variant, patients[0], folder / "made", trained)["outcome"]
+        assert not outcome.startswith("accepted"), sample
+        outcomes[outcome] += 1
+    print(json.dumps(outcomes))
+    assert min(outcomes["refused"], outcomes["not accepted"]) > 3, outcomes
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
-from e2r.evaluation import frame_scale, metrics
+from e2r.evaluation import frame_scale, metrics, mirror_fit
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
 from e2r.evaluation.preparation import SharedSurfaces, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
@@ -354,6 +354,7 @@ def _finish(running: RunningBatch) -> Iterator[Registered | Failed]:
             weights={mask: np.asarray(one.weights[mask]) for mask in one.weights},
             errors=_errors(case, one),
             scales=frame_scale.fit_frame_scales(one, located.prepared.surface, cloud.points),
+            mirror_gains=mirror_fit.fit_mirror_gains(one, located.prepared.surface, cloud.points),
             interest=located.interest,
             num_degenerate=int(located.prepared.surface.num_degenerate),
             seconds=located.seconds + seconds,

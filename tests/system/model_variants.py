@@ -113,8 +113,8 @@ def export(meshes: Meshes, folder: Path, style: str, *, suffix: str = "") -> Non
     for name, mesh in meshes.items():
         given = mesh.copy().apply_scale([-1, -1, 1]) if "LPS" in style else mesh
         kind = "stl_ascii" if style == "stl text" else style[:3]
-        content = given.export(file_type=kind, **({"encoding": "ascii"} if style[:8] == "ply text"
-                                                  else {}))  # fmt: skip
+        text = {"encoding": "ascii"} if style == "ply text" else {}
+        content = given.export(file_type=kind, **text)
         content = content.encode() if isinstance(content, str) else content
         if style == "stl LPS":
             content = b"3D Slicer output. SPACE=LPS".ljust(80) + content[80:]

@@ -139,13 +139,12 @@ def gradient_check(
     """
     if schedule.tolerance_mm:
         raise ValueError("schedule.tolerance_mm is for inference; use 0 to differentiate")
-    if isinstance(estimator, str) and estimator not in mask_estimators.ESTIMATORS:
-        names = ", ".join(mask_estimators.ESTIMATORS)
-        raise ValueError(f"estimator is {estimator!r}; use one of {names}")
+    if isinstance(estimator, str):
+        mask_estimators.ESTIMATORS.settle(estimator, field="estimator")
     if points < 1 or not 0 < eps < float("inf") or (max_points or 1) < 1:
         raise ValueError("gradient_check: use points >= 1, max_points >= 1 and eps > 0")
     example = case if isinstance(case, Example) else _read_example(case, schedule, network, seed)
-    with jax.enable_x64(double or jax.config.jax_enable_x64):
+    with jax.enable_x64(double or jax.config.read("jax_enable_x64")):
         convert = in_double_precision if double else partial(jax.tree.map, jnp.asarray)
         key_start, key_mask = jax.random.split(jax.random.key(seed))
         if start is None:

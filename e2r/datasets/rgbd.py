@@ -231,6 +231,12 @@ def _register(
             picture_alignment.score_at_rest(straight, moved(matrix)), fit
         ):
             raise ValueError(f"{camera.path}: fits the pictures better {how}")
+    if fit < picture_alignment.MIN_PEAK:
+        notices.say(
+            camera.path,
+            "could not be checked, for the edges of these pictures say too little; look whether "
+            "the moved depth lies on the colour",
+        )
     if depth.shape == color.shape[:2]:
         given = undistort_image(color, depth, lens).depth
         if picture_alignment.is_better(picture_alignment.score_at_rest(straight, given), fit):

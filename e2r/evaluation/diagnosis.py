@@ -60,6 +60,8 @@ def find_cause(
         trial, again = max(found, key=lambda pair: pair[1].inlier_share(mask))
         factor = trial.factor * (again.scales[mask].lateral if trial.name == "size" else 1.0)
         return _cause(trial.name, factor)
+    if result.is_mirrored(mask):
+        return _cause("mirrored", -1.0)
     if not result.scales[mask].plausible:
         return _cause("size", result.scales[mask].lateral)
     if result.interest < 0:

@@ -103,17 +103,16 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
 
 
 def fit_frame_scales(
-    predictions: CasePredictions, surface: Surface, points: Float[Array, "p 3"]
+    predictions: CasePredictions, planes: Planes, points: Float[Array, "p 3"]
 ) -> dict[str, FrameScale]:
     """Mask name -> the frame's size by the points that the mask keeps.
 
     Args:
       predictions: of one case, on the host.
-      surface: of its model.
+      planes: of its model.
       points: of all samples, mm, camera frame.
     """
     with timed("frame scale"):
-        planes = planes_of(surface)
         return {
             mask: fit_frame_scale(
                 np.asarray(points)[np.asarray(weights) > 0.5],

@@ -124,7 +124,7 @@ def make_prediction(
 
     With a calibration, a pose is accepted if it is right with the probability that the calibration
     asks for. Without one, it is accepted if enough of the mask's points agree. It is never accepted
-    where the frame has another size than the model.
+    where the frame has another size than the model, or where the model's mirror image fits better.
 
     Args:
       result: the registered case.
@@ -144,7 +144,7 @@ def make_prediction(
         best = float(probabilities[0] or 0.0)
         expected = expected_tre(calibration, features[0], best)
         accepted = inliers >= MIN_INLIERS and best >= calibration.threshold
-    accepted = accepted and result.scales[mask].plausible
+    accepted = accepted and result.scales[mask].plausible and not result.is_mirrored(mask)
     return Prediction(
         id=result.case.id,
         poses=level_poses(result.case, levels),

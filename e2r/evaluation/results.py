@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ from e2r.datasets.case import Case
 from e2r.evaluation.calibration import inlier_shares
 from e2r.evaluation.frame_scale import FrameScale
 from e2r.evaluation.metrics import CaseErrors
+from e2r.evaluation.mirror_fit import MAX_GAIN
 from e2r.types import Cloud, Float, Hypotheses, Int, LevelPoses, Pose, Registration
 
 
@@ -36,10 +39,15 @@ class Registered(NamedTuple):
     interest: float  # largest logit of the region of interest; below 0: no wound was found
     num_degenerate: int  # triangles of the model without area, which were left out
     seconds: float  # host's time on the case, and its share of the device's; nothing is compiled
+    mirror_gains: Mapping[str, float] = MappingProxyType({})  # mask name -> see mirror_fit
 
     def mask_points(self, mask: str) -> float:
         """The number of points that a mask keeps."""
         return float(self.weights[mask].sum())
+
+    def is_mirrored(self, mask: str) -> bool:
+        """Whether the mirror image of the model fits better than the model."""
+        return self.mirror_gains.get(mask, 0.0) > MAX_GAIN
 
     def inlier_share(self, mask: str) -> float:
         """The share of a mask's points that agrees with the best hypothesis, 0 to 1."""

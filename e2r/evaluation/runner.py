@@ -21,7 +21,7 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
-from e2r.evaluation import device_clock, frame_scale, metrics
+from e2r.evaluation import device_clock, frame_scale, metrics, mirror_fit
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
 from e2r.evaluation.preparation import SharedSurfaces, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
@@ -333,7 +333,12 @@ def _finish(
         if not all(np.isfinite(leaf).all() for leaf in leaves):
             yield Failed(case.id, f"{case.id}: the registration is not finite; is its scene in mm?")
             continue
-        cloud = point_clouds.flatten_samples(located.sample.cloud)
+        cloud, surface = (
+            point_clouds.flatten_samples(located.sample.cloud),
+            located.prepared.surface,
+        )
+        with timed("planes"):
+            planes = frame_scale.planes_of(surface)
         yield Registered(
             case=case,
             cloud=cloud,
@@ -343,9 +348,12 @@ def _finish(
             hypotheses=one.hypotheses,
             weights={mask: np.asarray(one.weights[mask]) for mask in one.weights},
             errors=_errors(case, one),
-            scales=frame_scale.fit_frame_scales(one, located.prepared.surface, cloud.points),
+            scales=frame_scale.fit_frame_scales(one, planes, cloud.points),
+            mirror_gains=mirror_fit.fit_mirror_gains(
+                one, planes, cloud.points, canonical=surface.canonical_from_model
+            ),
             interest=located.interest,
-            num_degenerate=int(located.prepared.surface.num_degenerate),
+            num_degenerate=int(surface.num_degenerate),
             seconds=located.seconds + seconds,
         )
 

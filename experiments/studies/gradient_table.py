@@ -159,7 +159,7 @@ def program(
                 example.surface,
                 start,
                 schedule.scales(),
-                step=partial(schedule.bound_step(), kernel=weigh),
+                step=partial(schedule.bound_step(), kernel=weigh),  # type: ignore[call-arg]
             )
             return losses.mean_target_error(run.pose, example.targets)
 

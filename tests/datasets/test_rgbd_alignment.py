@@ -88,6 +88,16 @@ def test_depth_of_another_camera_is_moved_to_the_colour(unaligned, scene, caplog
     assert "seems not to be aligned" not in caplog.text
 
 
+def test_a_motion_that_the_pictures_do_not_confirm_is_told(unaligned, caplog):
+    """Of small or plain pictures, the edges cannot tell a motion from its inverse."""
+    rgbd.read_image_folder(unaligned)
+    assert "could not be checked" not in caplog.text
+    plain = np.full((240, 320, 3), 120, np.uint8)
+    Image.fromarray(plain).save(unaligned / "color.png")
+    rgbd.read_image_folder(unaligned)
+    assert "depth_to_color.json: could not be checked, for the edges" in caplog.text
+
+
 @pytest.mark.parametrize("size", [(160, 120), (640, 480), (400, 300)])
 def test_depth_of_another_size_is_moved_too(unaligned, scene, size, caplog):
     width, height = size

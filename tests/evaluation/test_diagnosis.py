@@ -6,6 +6,7 @@ from made_up_job import made_up_result
 
 from e2r.evaluation import diagnosis
 from e2r.evaluation.frame_scale import FrameScale
+from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.results import Failed
 
 PLAUSIBLE, LARGE = FrameScale(1.0, 1.0, 0.01, 0.01), FrameScale(1.1, 1.1, 0.01, 0.01)
@@ -52,6 +53,13 @@ def test_trials_draw_the_same_points_and_know_no_truth(result):
 def test_the_fitted_size_is_told_where_no_trial_fits(result):
     cause = find(result._replace(scales={"learnt": LARGE}))
     assert cause.name == "size" and "1.10 times as large" in cause.sentence
+
+
+def test_a_mirror_image_that_fits_better_is_told_and_never_accepted(result):
+    mirrored = result._replace(mirror_gains={"learnt": 0.2})
+    assert make_prediction(result, "learnt").accepted
+    assert not make_prediction(mirrored, "learnt").accepted
+    assert find(mirrored).name == "mirrored"
 
 
 def test_the_networks_own_doubts_come_last(result):

@@ -1,0 +1,57 @@
+"""The mistakes of the study of causes do what they say, and both studies count rightly."""
+
+import numpy as np
+import pytest
+
+from experiments.studies import causes, size_guard
+
+
+def made(case, name):
+    return causes.MISTAKES[name].make(case, np.random.default_rng(3))
+
+
+def test_a_wrong_model_is_mirrored_or_of_another_size(simulated_cases):
+    case = simulated_cases[0]
+    mirrored, large = made(case, "mirrored"), made(case, "size 1.1")
+    for name, mesh in case.model.items():
+        vertices = np.asarray(mesh.vertices)
+        np.testing.assert_allclose(mirrored.model[name].vertices, vertices * [-1, 1, 1])
+        assert mirrored.model[name].volume == pytest.approx(mesh.volume)  # normals stay outside
+        np.testing.assert_allclose(large.model[name].vertices, 1.1 * vertices)
+
+
+def test_wrong_focal_lengths_move_points_and_truth_alike(simulated_cases):
+    case, mistake = simulated_cases[0], causes.MISTAKES["focal length 0.85"]
+    changed = made(case, "focal length 0.85")
+    np.testing.assert_allclose(changed.points, mistake.moved(case.points))
+    np.testing.assert_allclose(changed.points[:, 2], case.points[:, 2])
+
+
+def test_covered_bone_leaves_a_patch_and_a_drape_leaves_nothing(simulated_cases):
+    case = simulated_cases[0]
+    covered = made(case, "little bone")
+    seen = case.image.depth > 0
+    bone = np.zeros(seen.shape, bool)
+    bone[seen] = case.bone
+    same = (covered.image.color == case.image.color).all(-1) & bone
+    assert 0.02 < same.sum() / bone.sum() < 0.15
+    np.testing.assert_array_equal(covered.image.color[~bone], case.image.color[~bone])
+    drape = made(case, "no wound")
+    assert drape.truth is None and np.ptp(drape.points[:, 2]) < 60.0
+
+
+def test_causes_are_counted_by_mistake():
+    row = {"mistake": "mirrored", "accepted": False, "named": "size", "worst_level_mm": 9.0}
+    rows = [row, row | {"named": None}, row | {"accepted": True}]
+    columns, table = causes.count_causes(rows)
+    found = dict(zip(columns, next(line for line in table if line[0] == "mirrored"), strict=True))
+    assert (found["cases"], found["accepted"], found["of these 5 mm off"]) == (3, 1, 1)
+    assert (found["size"], found["mirrored"], found["no cause"]) == (1, 0, 1)
+
+
+def test_limits_of_the_size_are_counted():
+    row = {"without_check": True, "lateral": 1.01, "worst_level_mm": 1.0}
+    rows = [row, row | {"lateral": 1.09}, row | {"lateral": 0.9, "worst_level_mm": 8.0}]
+    _, table = size_guard.count_limits([*rows, row | {"without_check": False}])
+    assert table[0] == ["no check", 4, 3, 2, 0, 0]
+    assert next(line for line in table if line[0] == "0.06") == ["0.06", 4, 1, 1, 1, 1]

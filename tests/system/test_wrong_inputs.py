@@ -46,9 +46,9 @@ KINDS = (
 RIGHT_MM = 5.0
 UNCHECKED = "could not be checked"
 """A note: of a motion between two cameras that the edges of small pictures do not confirm."""
-WITHOUT_A_TRACE = ("cropped by 12 pixels", "moved by 10 pixels", "5 % too long")
-"""Mistakes that move or stretch the whole frame a little, and that no check finds: their poses lie
-where the frame's points are, and not where the bone is."""
+KNOWN_GAPS = ("cropped by 12 pixels", "moved by 10 pixels", "5 % too long")
+"""Mistakes that move or stretch the whole frame a little, and that no check finds yet. They count as
+wrong; a run of the large test that meets only these is an expected failure."""
 INPUTS = Path(__file__).resolve().parents[2].parent / "shared" / "inputs"
 
 
@@ -182,10 +182,9 @@ def try_variants(
         elif trained and sum("worst_mm" in row for row in rows) < most:
             try:
                 row |= register(variant, patient, made, trained)
-                if row["outcome"] == "accepted, wrong" and UNCHECKED in notes:
-                    row["outcome"] += ", said"
-                elif any(words in variant.how for words in WITHOUT_A_TRACE):
-                    row["outcome"] = row["outcome"].replace("wrong", "wrong, without a trace")
+                row["known gap"] = UNCHECKED in notes or any(
+                    words in variant.how for words in KNOWN_GAPS
+                )
             except Exception:
                 row |= {"outcome": "broken", "said": traceback.format_exc()}
         else:
@@ -199,9 +198,9 @@ def try_variants(
     return rows
 
 
-def complaints(rows: list[dict]) -> str:
+def complaints(rows: list[dict], *, known: bool = False) -> str:
     bad = [row for row in rows if row["outcome"] in ("broken", "accepted, wrong")]
-    return "\n".join(json.dumps(row) for row in bad)
+    return "\n".join(json.dumps(row) for row in bad if row.get("known gap", False) == known)
 
 
 @pytest.fixture
@@ -302,3 +301,5 @@ def test_no_variant_ends_in_an_accepted_pose_that_is_wrong(patients, tmp_path):
     print(json.dumps(counts))
     assert not complaints(rows), complaints(rows)
     assert min(counts["refused"], counts["accepted, right"], counts["not accepted"]) > 20, counts
+    if gaps := complaints(rows, known=True):
+        pytest.xfail(f"mistakes that no check finds yet end in accepted poses:\n{gaps}")

@@ -24,8 +24,10 @@ STEPS = 10
 MIN_POINTS, MAX_POINTS = 20, 600
 """Fewer points tell no size; of more, these are fitted, evenly drawn."""
 MAX_DEVIATION = 0.06
-"""Largest logarithm of the lateral scale of an accepted pose. Of 36 right poses in rendered frames, 7
-lie beyond 0.03 and one beyond this; frames of 0.9 and 1.1 do."""
+"""Largest logarithm of the lateral scale of an accepted pose.
+
+Of 36 right poses in rendered frames, 7 lie beyond 0.03 and one beyond this; frames of 0.9 and 1.1
+do."""
 
 
 class FrameScale(NamedTuple):

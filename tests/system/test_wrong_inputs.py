@@ -47,8 +47,9 @@ RIGHT_MM = 5.0
 UNCHECKED = "could not be checked"
 """A note: of a motion between two cameras that the edges of small pictures do not confirm."""
 KNOWN_GAPS = ("cropped by 12 pixels", "moved by 10 pixels", "5 % too long")
-"""Mistakes that move or stretch the whole frame a little, and that no check finds yet. They count as
-wrong; a run of the large test that meets only these is an expected failure."""
+"""Mistakes that move or stretch the whole frame a little, and that no check finds yet.
+
+They count as wrong; a run of the large test that meets only these is an expected failure."""
 INPUTS = Path(__file__).resolve().parents[2].parent / "shared" / "inputs"
 
 

@@ -155,7 +155,10 @@ def test_singular_points_have_finite_values_and_gradients(step, surface):
     for kernel, name in enumerate(SMOOTH):
         for weights in (np.ones(24), np.zeros(24), np.full(24, 1e20), np.full(24, 1e-20)):
             found = derive(weights.astype(np.float32), points, example.pose, jnp.int32(kernel))
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), (name, weights[0])
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), (
+                name,
+                weights[0],
+            )
 
 
 def test_each_path_is_named_and_together_they_explain_everything(problem):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -144,7 +145,7 @@ def gradient_check(
     if points < 1 or not 0 < eps < float("inf") or (max_points or 1) < 1:
         raise ValueError("gradient_check: use points >= 1, max_points >= 1 and eps > 0")
     example = case if isinstance(case, Example) else _read_example(case, schedule, network, seed)
-    with jax.enable_x64(double or jax.config.read("jax_enable_x64")):
+    with jax.enable_x64(True) if double else nullcontext():
         convert = in_double_precision if double else partial(jax.tree.map, jnp.asarray)
         key_start, key_mask = jax.random.split(jax.random.key(seed))
         if start is None:

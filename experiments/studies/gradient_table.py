@@ -2,7 +2,7 @@
 
 Command:  python -m experiments.studies.gradient_table --output runs/gradient_table.json
 Time:     half an hour on two cores, nearly all of it compilation
-Expect:   20 rows; cosine 1.000 with double precision and the smallest step of the differences
+Expect:   60 rows, 20 a correspondence; cosine 1.000 in double precision over the smallest step
 
 The robust weights keep their derivative (``detach_robust_weights=False``). The scene holds the true
 bone, each point of which weighs one half: so plain least squares has a sensible pose, too. The

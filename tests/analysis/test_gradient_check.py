@@ -153,8 +153,9 @@ def test_singular_points_have_finite_values_and_gradients(step, surface):
 
     derive = jax.jit(jax.value_and_grad(figures, (0, 1, 2)))
     for kernel, name in enumerate(SMOOTH):
-        for weights in (np.ones(24), np.zeros(24), np.full(24, 1e20), np.full(24, 1e-20)):
-            found = derive(weights.astype(np.float32), points, example.pose, jnp.int32(kernel))
+        for weight in (1.0, 0.0, 1e20, 1e-20):
+            weights = np.full(24, weight, np.float32)
+            found = derive(weights, points, example.pose, jnp.int32(kernel))
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), (
                 name,
                 weights[0],
@@ -208,7 +209,7 @@ def test_what_cannot_be_checked_is_refused(problem, tmp_path):
     example, _ = problem
     for words, options in (
         ("tolerance_mm", {"schedule": Schedule(tolerance_mm=1e-3)}),
-        ("estimator is 'magic'; use one of soft", {"estimator": "magic"}),
+        ("estimator is 'magic'; use soft", {"estimator": "magic"}),
         ("points >= 1", {"points": 0}),
         ("eps > 0", {"eps": 0.0}),
     ):

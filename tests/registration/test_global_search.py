@@ -84,5 +84,5 @@ def test_the_search_corrects_a_coarse_pose_that_is_a_level_off(
 
 def test_bad_settings_of_the_search_are_refused():
     for bad in ({"rolls": 0}, {"shifts": ()}, {"finalists": 99}, {"score_scale_mm": 0.0}):
-        with pytest.raises(ValueError, match="search:"):
+        with pytest.raises(ValueError, match=r"search\."):
             replace(global_search.SearchConfig(), **bad)

@@ -116,7 +116,7 @@ def load_model(folder: str | os.PathLike[str] | None = None) -> Model:
     """Loads a trained model.
 
     Args:
-      folder: output folder of ``experiments.train`` or ``experiments.publish``; by default, the
+      folder: output folder of ``e2r train`` or ``experiments.publish``; by default, the
         model that comes with e2r.
 
     Raises:

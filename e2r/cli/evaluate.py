@@ -53,7 +53,7 @@ class Options:
     output: Path
     """folder for predictions.jsonl, errors.jsonl, errors.csv, summary.json, report.html, views/"""
     checkpoint: Path = PACKAGED
-    """output folder of experiments.train; the packaged model without it"""
+    """output folder of e2r train; the packaged model without it"""
     cases: Path | None = None
     """a folder of cases; without it, specimens are simulated"""
     specimens: int = 64

@@ -33,7 +33,7 @@ class Options:
     case: Annotated[Path, tyro.conf.Positional]
     """the case folder; or a data set, or a pattern such as ``'cases/*'``"""
     checkpoint: Path | None = None
-    """output folder of experiments.train; by default, the model that comes with e2r"""
+    """output folder of e2r train; by default, the model that comes with e2r"""
     output: Path = Path("predictions.jsonl")
     """file to which the prediction is appended, one JSON line a case"""
     timings: bool = False

@@ -106,7 +106,8 @@ def run(options: Options) -> int:
         tensorboard=options.log == "tensorboard",
     )
     if sharding.is_primary():
-        print(f"{jax.device_count()} devices of {jax.process_count()} processes; {versions()}")
+        with_versions = ", ".join(f"{name} {version}" for name, version in versions().items())
+        print(f"devices: {jax.device_count()}, processes: {jax.process_count()}; {with_versions}")
     try:
         state = loop.train(
             inputs, options.output, stop_after=options.stop_after, log_options=log_options

@@ -17,9 +17,9 @@ class Options:
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """a case folder, which is registered now, or the output folder of experiments.evaluate"""
+    """a case folder, which is registered now, or the output folder of e2r evaluate"""
     checkpoint: Path | None = None
-    """output folder of experiments.train, for a case; by default, the model that comes with e2r"""
+    """output folder of e2r train, for a case; by default, the model that comes with e2r"""
     host: str = "127.0.0.1"
     """address to serve at; 0.0.0.0 admits other machines"""
     port: int = 8080

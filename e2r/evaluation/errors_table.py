@@ -57,7 +57,7 @@ def _row(
             row |= {column: getattr(errors, column) for column in ERRORS}
     if prediction is not None:
         row |= {
-            "accepted": str(prediction.accepted).lower(),
+            "accepted": prediction.accepted,
             "expected_tre_mm": prediction.expected_tre_mm,
             "seconds": None if prediction.error else prediction.seconds,
             "failure": prediction.error,
@@ -76,5 +76,8 @@ def write_errors_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            words = {True: "true", False: "false"}
+            accepted = row["accepted"]
+            writer.writerow({**row, "accepted": words.get(accepted, accepted)})
     return path

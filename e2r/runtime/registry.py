@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import inspect
 import os
 import sys
 from collections import ChainMap
@@ -110,6 +111,7 @@ class Registry(Mapping[str, F], Generic[F]):
         """
         name = str(choice) if isinstance(choice, str) else self._name_of(choice, field)
         function = self._look_up(name, field)
+        _check_arguments(function, self.kind, f"{field} is {name!r}")
         chosen = Chosen(name, "" if code_digest.is_own(function) else code_digest.digest(function))
         self._settled[name, chosen.digest] = function
         return chosen
@@ -193,11 +195,12 @@ def settle_plugins(settings: Any, section: str, **registries: Registry[Any]) -> 
     """
     for field, registry in registries.items():
         value, place = getattr(settings, field), f"{section}.{field}"
-        settled: Any = (
-            tuple(registry.settle(choice, field=place) for choice in value)
-            if isinstance(value, tuple)
-            else registry.settle(value, field=place)
-        )
+        settled: Any
+        if isinstance(getattr(type(settings), field), tuple):  # several, or one for short
+            several = value if isinstance(value, (tuple, list)) else (value,)
+            settled = tuple(registry.settle(choice, field=place) for choice in several)
+        else:
+            settled = registry.settle(value, field=place)
         object.__setattr__(settings, field, settled)
 
 
@@ -244,16 +247,18 @@ def plugin(kind: str, *, name: str | None = None) -> Callable[[F], F]:
     return register
 
 
-KINDS = (
-    "step",
-    "kernel",
-    "correspondence",
-    "estimator",
-    "mask_network",
-    "coarse_network",
-    "loss_term",
-    "augmentation",
-)
+ARGUMENTS = {
+    "step": ("cloud", "surface", "pose", "scale"),
+    "kernel": ("square", "weights", "scale"),
+    "correspondence": ("surface", "queries"),
+    "estimator": ("key", "logits"),
+    "mask_network": ("config",),
+    "coarse_network": ("config",),
+    "loss_term": ("inputs",),
+    "augmentation": ("key", "example"),
+}
+"""Kind -> the arguments of its functions, by place."""
+KINDS = tuple(ARGUMENTS)
 """What can be plugged in; docs/guides/extending.md gives the type of each."""
 
 
@@ -274,8 +279,9 @@ def import_listed() -> None:
       UnknownPluginError: one of them cannot be imported.
     """
     for module in filter(None, os.environ.get(VARIABLE, "").replace(" ", "").split(",")):
-        if module not in sys.modules:
-            _import_user_module(module, f"{VARIABLE} names {module!r}")
+        name = module.partition(":")[0]  # who names a function means its module
+        if name not in sys.modules:
+            _import_user_module(name, f"{VARIABLE} names {module!r}")
 
 
 def _import_user_module(module: str, sentence: str) -> Any:
@@ -293,6 +299,37 @@ def _import_user_module(module: str, sentence: str) -> Any:
     finally:
         with suppress(ValueError):
             sys.path.remove(folder)
+
+
+def _check_arguments(function: Any, kind: str, sentence: str) -> None:
+    """Raises unless a function can be called as the functions of its kind are."""
+    places = ARGUMENTS.get(kind)
+    if places is None:
+        return
+    if isinstance(function, type):
+        raise ValueError(
+            f"{sentence}, which is a class; give a function of {', '.join(places)}"
+            + (" that returns the module" if kind.endswith("network") else "")
+        )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin does not say
+    try:
+        signature.bind_partial(*places)
+        needed = [
+            name
+            for name, parameter in signature.parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        takes_them = len(needed) <= len(places)
+    except TypeError:
+        takes_them = False
+    if not takes_them:
+        raise ValueError(
+            f"{sentence}, which takes {signature}; give a function of ({', '.join(places)})"
+        )
 
 
 def _first(name: str) -> str:

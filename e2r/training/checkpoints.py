@@ -117,7 +117,7 @@ def locate(folder: Path) -> Path:
         if saved_steps(candidate):
             return candidate
     reason = "holds no checkpoint" if folder.is_dir() else "no such folder"
-    raise ValueError(f"{folder}: {reason}; give the output folder of experiments.train")
+    raise ValueError(f"{folder}: {reason}; give the output folder of e2r train")
 
 
 def saved_steps(folder: Path) -> list[int]:

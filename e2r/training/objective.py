@@ -131,8 +131,14 @@ def loss_terms(
     coarse_term, coarse_pose = _coarse_loss(params, keys.coarse, example, output, config)
     seen = losses.LossInputs(example, logits, weights, result)
     extra = jnp.zeros(())
-    for term in options.chosen_loss_terms():
-        extra = extra + term(seen)
+    for name, term in zip(options.loss_terms, options.chosen_loss_terms(), strict=True):
+        value = term(seen)
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"optimisation.loss_terms: {name} returns an array of shape {jnp.shape(value)}; "
+                "make it return one number"
+            )
+        extra = extra + value
     terms = LossTerms(
         mask=mask_term,
         keep=keep_term,

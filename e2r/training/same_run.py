@@ -49,9 +49,13 @@ def continued_settings(
     same_length = {**wanted, "optimisation": {**wanted["optimisation"], "steps": before}}
     differing = differences(begun, same_length)
     if differing:
+        only_code = all(PLUGINS in name for name in differing)
+        what, remedy = "settings", "give the run's own values"
+        if only_code:
+            what, remedy = "code", "restore that code"
         raise ValueError(
-            f"{output}: holds a run with other settings: {_sentence(differing, output)}; give the "
-            "run's own values, name another output folder, or delete this one"
+            f"{output}: holds a run with other {what}: {_sentence(differing, output)}; {remedy}, "
+            "name another output folder, or delete this one"
         )
     if after < done:
         raise ValueError(

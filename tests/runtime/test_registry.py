@@ -5,11 +5,13 @@ import importlib
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from e2r.config import (
+    LOSS_TERMS,
     NAMED_CONFIGS,
     OptimisationConfig,
     TrainingConfig,
@@ -20,7 +22,7 @@ from e2r.config import (
 from e2r.networks.build import NetworkConfig
 from e2r.registration.kernels import KERNELS, trimmed
 from e2r.registration.schedule import Schedule
-from e2r.runtime.registry import KINDS, UnknownPluginError, plugin, plugin_digests
+from e2r.runtime.registry import KINDS, UnknownPluginError, plugin, plugin_digests, settle_plugins
 
 MODULE = """
 SCALE = 1.0
@@ -155,6 +157,37 @@ def test_settings_go_to_another_process(module):
         file.write("\nSCALE = 5.0\n")
     changed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "has other code than when its settings were made" in changed.stderr
+
+
+def test_functions_of_other_arguments_are_refused(module):
+    class Net:
+        pass
+
+    plugin("mask_network", name="a_class")(Net)
+    plugin("kernel", name="two")(lambda square, weights: square)
+    plugin("estimator", name="three")(lambda key, logits, temperature: logits)
+    plugin("estimator", name="three_with_default")(lambda key, logits, heat=1.0: heat * logits)
+    with pytest.raises(ValueError, match=r"'two', which takes \(square, weights\); give"):
+        Schedule(kernel="two")
+    with pytest.raises(ValueError, match="which is a class; give a function of config that"):
+        NetworkConfig(mask_network="a_class")
+    with pytest.raises(ValueError, match="which takes"):
+        OptimisationConfig(estimator="three")
+    assert OptimisationConfig(estimator="three_with_default")
+
+
+def test_one_loss_term_or_a_list_will_do(module):
+    @dataclass(frozen=True)
+    class Settings:  # those of e2r have their types checked in the tests
+        terms: Any = ()
+
+        def __post_init__(self):
+            settle_plugins(self, "settings", terms=LOSS_TERMS)
+
+    wanted = Settings(terms=(f"{module}:entropy",))
+    function = sys.modules[module].entropy
+    assert Settings(terms=[function]) == Settings(terms=function) == wanted
+    assert wanted.terms[0].digest
 
 
 def test_every_kind_names_the_setting_that_is_wrong():

@@ -78,6 +78,9 @@ class Registry(Mapping[str, F], Generic[F]):
       kind: what the functions are, such as "kernel".
       functions: e2r's own, by short name.
       more: further ones, which other registries of this kind do not have.
+
+    Raises:
+      ValueError: a user has registered a function by the name of one of e2r's own.
     """
 
     def __init__(
@@ -86,7 +89,8 @@ class Registry(Mapping[str, F], Generic[F]):
         self.kind = kind
         shared = _registered.setdefault(kind, {})
         for name, function in functions.items():
-            shared.setdefault(name, function)
+            if not code_digest.is_own(shared.setdefault(name, function)):
+                raise ValueError(f"{name!r} is a {kind} of e2r; choose another name")
         self._functions: Mapping[str, F] = ChainMap(dict(more or {}), shared)
         self._settled: dict[tuple[str, str], F] = {}
 
@@ -175,10 +179,11 @@ class Registry(Mapping[str, F], Generic[F]):
         )
 
     def _import(self, module_name: str, name: str, field: str) -> Any:
+        of_python = module_name.partition(".")[0] in sys.stdlib_module_names
+        if not _may_import.get() and (of_python or module_name not in sys.modules):
+            raise UnknownPluginError(f"{field} is {name!r}{_first(name)}")
         if module_name in sys.modules:
             return sys.modules[module_name]
-        if not _may_import.get():
-            raise UnknownPluginError(f"{field} is {name!r}{_first(name)}")
         return _import_user_module(module_name, f"{field} is {name!r}")
 
 

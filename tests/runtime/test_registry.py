@@ -22,6 +22,7 @@ from e2r.config import (
 from e2r.networks.build import NetworkConfig
 from e2r.registration.kernels import KERNELS, trimmed
 from e2r.registration.schedule import Schedule
+from e2r.runtime import registry
 from e2r.runtime.registry import KINDS, UnknownPluginError, plugin, plugin_digests, settle_plugins
 
 MODULE = """
@@ -33,6 +34,16 @@ def cauchy(square, weights, scale):
 def entropy(inputs):
     return 0.0 * inputs.logits.sum()
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_registered():
+    """Other tests of this process go through all that is registered."""
+    before = {kind: dict(functions) for kind, functions in registry._registered.items()}
+    yield
+    for kind, functions in registry._registered.items():
+        functions.clear()
+        functions.update(before.get(kind, {}))
 
 
 @pytest.fixture
@@ -157,6 +168,19 @@ def test_settings_go_to_another_process(module):
         file.write("\nSCALE = 5.0\n")
     changed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "has other code than when its settings were made" in changed.stderr
+
+
+def test_settings_of_a_file_name_no_function_of_python():
+    written = config_to_json(TrainingConfig())
+    written["network"]["mask_network"] = "os:fspath"
+    with pytest.raises(UnknownPluginError, match="register os:fspath first"):
+        config_from_json(written)
+
+
+def test_a_name_of_e2rs_own_stays_its_own_whatever_comes_first():
+    plugin("kernel", name="not_yet_built_in")(lambda square, weights, scale: square)
+    with pytest.raises(ValueError, match="'not_yet_built_in' is a kernel of e2r"):
+        registry.Registry("kernel", {"not_yet_built_in": trimmed})
 
 
 def test_functions_of_other_arguments_are_refused(module):

@@ -47,6 +47,8 @@ class Snapshot(NamedTuple):
     """(namespace, name, value) of everything that was looked up"""
     functions: list[tuple[types.FunctionType, tuple[Any, ...]]]
     """each function, with its code and defaults, which can be replaced in place"""
+    jitted: list[Any]
+    """the functions among them that are jitted by themselves"""
 
     def is_current(self) -> bool:
         """Whether nothing was replaced since: a quick test, which errs towards False."""
@@ -69,7 +71,7 @@ def take_snapshot(*roots: Any) -> Snapshot:
     walk = _Walk()
     for root in roots:
         walk.visit(root)
-    return Snapshot(walk.sha.hexdigest()[:20], walk.looked_up, walk.functions)
+    return Snapshot(walk.sha.hexdigest()[:20], walk.looked_up, walk.functions, walk.jitted)
 
 
 def digest(*roots: Any) -> str:
@@ -123,6 +125,7 @@ class _Walk:
         self._attributes: set[tuple[int, str]] = set()
         self.looked_up: list[tuple[Mapping[Any, Any], Any, Any]] = []
         self.functions: list[tuple[types.FunctionType, tuple[Any, ...]]] = []
+        self.jitted: list[Any] = []
 
     def _look_up(self, space: Mapping[Any, Any], name: Any) -> Any:
         """A value of a namespace, which is remembered."""
@@ -185,6 +188,8 @@ class _Walk:
     def _visit_wrapper(self, thing: Any) -> None:
         """A decorated function: the decorator's code counts, too, unless it is installed."""
         inner = thing.__wrapped__
+        if hasattr(thing, "clear_cache"):
+            self.jitted.append(thing)
         if isinstance(thing, types.FunctionType) and not _is_installed_code(thing):
             self._visit_function(thing)
         else:

@@ -83,8 +83,8 @@ class HonestJit(Generic[T]):
         if self._snapshot is None or not self._snapshot.is_current():
             before, self._snapshot = self._snapshot, code_digest.take_snapshot(self._function)
             if before is not None and before.digest != self._snapshot.digest:
-                jax.clear_caches()  # jitted functions inside hold the old code
-                self._jits.clear()
+                for inside in self._snapshot.jitted:
+                    inside.clear_cache()  # it would go on with the old code
         return self._snapshot.digest
 
 

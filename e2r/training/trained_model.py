@@ -94,6 +94,6 @@ def export_trained(folder: Path, output: Path) -> int:
     return saved.step
 
 
-def _short(value: float) -> float:
+def _short(value: float | int) -> float | int:
     """A number with six digits that count; a learning rate is small."""
     return value if isinstance(value, int) else float(f"{value:.6g}")

@@ -209,7 +209,7 @@ BROKEN = {
     ),
     "not a PLY": (
         lambda f: (as_ply(lambda p: p)(f), (f / "scene.ply").write_text("hello")),
-        "cannot be read as a PLY",
+        "is no PLY file",
     ),
 }
 

@@ -288,7 +288,7 @@ CLOUDS = {
     "unseen.pcd": (by_hand(rows=["0 0 0 0"] * 40), "no point with a depth"),
     "few.pcd": (by_hand(count=9), "holds 9 points"),
     "behind.pcd": (by_hand(rows=["0 1 -400 0"] * 40), "behind the camera"),
-    "text.ply": ("hello", "cannot be read as a PLY"),
+    "text.ply": ("hello", "is no PLY file"),
     "scene.xyz": ("1 2 3", "give a folder of images, or a PLY or PCD cloud"),
     "gone.pcd": (None, "gone.pcd: no such file"),
 }

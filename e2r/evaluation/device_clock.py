@@ -41,11 +41,10 @@ def start(
       *arguments: of the call.
       clock: thread that notes when the device is done, whatever the others do meanwhile.
     """
-    if isinstance(program, CachedProgram):
-        program.prepare(*arguments)
+    run = program.prepare(*arguments) if isinstance(program, CachedProgram) else program
     began = time.perf_counter()
     with timed("device"):
-        predictions = program(*arguments)
+        predictions = run(*arguments)
 
     def wait() -> float:
         jax.block_until_ready(predictions)

@@ -108,23 +108,19 @@ class CachedProgram(Generic[T]):
 
     def __call__(self, *arguments: Any) -> T:
         """Calls the function."""
-        return self._prepared(arguments)(*arguments)
+        return self.prepare(*arguments)(*arguments)
 
     def is_ready(self, *arguments: Any) -> bool:
         """Whether the program for arguments of these shapes is compiled."""
-        leaves, tree = jax.tree.flatten(arguments)
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        return (self._jit.code(), shapes, tree) in self._compiled
+        return self._key(arguments) in self._compiled
 
-    def prepare(self, *arguments: Any) -> None:
-        """Compiles the program for arguments of these shapes, and does not run it."""
-        self._prepared(arguments)
-
-    def _prepared(self, arguments: tuple[Any, ...]) -> Callable[..., T]:
-        cache = jax.config.values["jax_compilation_cache_dir"]
+    def _key(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         leaves, tree = jax.tree.flatten(arguments)
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        key = (self._jit.code(), shapes, tree)
+        return self._jit.code(), tuple((leaf.shape, leaf.dtype) for leaf in leaves), tree
+
+    def prepare(self, *arguments: Any) -> Callable[..., T]:
+        """The compiled program for arguments of these shapes; it is not run."""
+        cache, key = jax.config.values["jax_compilation_cache_dir"], self._key(arguments)
         if key not in self._compiled and not cache:
             with timed("compiling programs"):
                 self._compiled[key] = self._jit.current().lower(*arguments).compile()

@@ -122,7 +122,7 @@ def test_no_cases_seconds_hold_the_compilation(checkpoint, simulated_cases, monk
     def slowly(self, *arguments):
         if not self.is_ready(*arguments):
             time.sleep(pause)
-        compiled(self, *arguments)
+        return compiled(self, *arguments)
 
     monkeypatch.setattr(CachedProgram, "prepare", slowly)
 

@@ -14,7 +14,7 @@ from e2r.runtime.atomic_files import atomic_write
 from e2r.simulation import simulator
 from e2r.training import batches, loop, sources
 from e2r.types import Params
-from experiments.studies.continued import open_study, plain
+from experiments.continued_study import open_study, plain
 
 Arm = Callable[[TrainingConfig], TrainingConfig]
 """The demo's settings -> those of the arm."""
@@ -75,6 +75,7 @@ def run_arms(
         study=(run_arms, arms, test),
         again=options.again,
         results=[path, options.output / f"{name}.json", options.output / "runs"],
+        first=[path],
     )
     runs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     demo = NAMED_CONFIGS["demo"][1]

@@ -19,6 +19,7 @@ def open_study(
     study: Any,
     again: bool,
     results: Iterable[Path],
+    first: Iterable[Path],
     plugins: Iterable[Any] = (),
 ) -> dict[str, str]:
     """Begins a study's folder, or goes on with it; returns what computes its figures.
@@ -28,17 +29,16 @@ def open_study(
       settings: everything that the figures depend on but code, as JSON values.
       study: the functions that compute them; their code is recorded with that of e2r.
       again: delete figures by other code, and begin anew.
-      results: files and folders of figures; those that are files need their settings beside them.
+      results: files and folders of figures.
+      first: the files among them that a study writes first; without settings they are unknown.
       plugins: settings that name plug-ins.
 
     Raises:
       ValueError: the folder holds figures by other settings, by other code, or by unknown ones.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    results = list(results)
-    for result in results:
-        if not result.is_dir():
-            refuse_orphan(result, path, what="study")
+    for figures in first:
+        refuse_orphan(figures, path, what="study")
     code = {**code_record(*plugins), "study": code_digest.digest(study)}
     return continue_or_begin(path, settings, code=code, again=again, results=results, what="study")
 

@@ -27,9 +27,8 @@ def remember(function: Any, name: str) -> None:
         function = function.func
     function = inspect.unwrap(function)
     function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None) or getattr(
-        getattr(type(function), "__call__", None), "__code__", None
-    )
+    called = function if hasattr(function, "__code__") else type(function).__call__
+    code = getattr(called, "__code__", None)
     if isinstance(code, types.CodeType):
         _code[code] = name
         _files.setdefault(code.co_filename, name)

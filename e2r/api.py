@@ -27,9 +27,8 @@ from e2r.evaluation.predictions import (
     CaseScores,
     Hypothesis,
     Prediction,
-    failed_prediction,
+    judge_case,
     make_prediction,
-    score_case,
 )
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Failed, Registered
@@ -228,14 +227,11 @@ def evaluate(
             yield case
 
     for result in runner.run(read(), model.config, model.params, job=job):
+        outcome = judge_case(result, program.masks, calibration=model.calibration)
         for mask, several in predictions.items():
-            several.append(
-                failed_prediction(result)
-                if isinstance(result, Failed)
-                else make_prediction(result, mask, model.calibration)
-            )
-        if isinstance(result, Registered):
-            scores.append(score_case(result))
+            several.append(outcome.predictions[mask])
+        if outcome.scores is not None:
+            scores.append(outcome.scores)
     for several in predictions.values():
         several.sort(key=lambda prediction: order[prediction.id])
     scores.sort(key=lambda score: order[score.id])

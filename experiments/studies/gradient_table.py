@@ -28,7 +28,7 @@ import numpy as np
 from e2r.analysis.frozen_twins import Flags, Problem
 from e2r.analysis.gradient_check import LEAST_COSINE, differences
 from e2r.analysis.probed_registration import in_double_precision
-from e2r.api import simulate
+from e2r.api.examples import simulate
 from e2r.cli.errors import parse_options, run_command
 from e2r.datasets.case import true_pose
 from e2r.datasets.sampling import sample_scene_points

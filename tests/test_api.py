@@ -35,7 +35,7 @@ def test_importing_the_package_loads_neither_jax_nor_trimesh():
 
 
 def test_registering_loads_nothing_of_training():
-    assert loaded_by("e2r.cli.register", ("grain", "scipy.ndimage", "plotly", "viser")) == []
+    assert loaded_by("e2r.cli.register", ("grain", "plotly", "viser")) == []
 
 
 def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from scipy import ndimage
 
 from e2r.types import Float, Shaped
 
@@ -215,8 +216,6 @@ def remap(
     Returns:
       Colour (uint8) and depth (float32, mm); both are 0 where the ray leaves the given image.
     """
-    from scipy import ndimage  # noqa: PLC0415 - half a second, for few users
-
     v, u = np.mgrid[: depth.shape[0], : depth.shape[1]]
     x, y = ray_map(
         (u - lens.cx) / lens.fx, (v - lens.cy) / lens.fy, lens.distortion, model=lens.model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from e2r.types import Cloud, Float, Int, Pyramid
@@ -100,8 +101,6 @@ def organised_normals(grid: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h 
     Args:
       grid: mm, camera frame; NaN where unseen, where the normals are NaN as well.
     """
-    from scipy import ndimage  # noqa: PLC0415 - half a second, for few users
-
     seen = np.isfinite(grid).all(-1)
     middle = grid[seen].mean(0)
     p = np.where(seen[..., None], grid - middle, 0.0)

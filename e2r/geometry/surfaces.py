@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import scipy.sparse
 import trimesh
+from scipy.ndimage import distance_transform_edt
 
 from e2r.geometry import anatomical_frame
 from e2r.types import Array, Surface
@@ -130,8 +131,6 @@ def _nearest_triangles(
 
     A node farther out gets the triangle of the nearest node within the margin.
     """
-    from scipy.ndimage import distance_transform_edt  # noqa: PLC0415 - half a second
-
     vertices = np.ascontiguousarray(corners.reshape(-1, 3))
     faces = np.arange(len(vertices)).reshape(-1, 3)
     tree = igl.AABB()

@@ -49,8 +49,11 @@ def sample_scene_points(
     filled = int(np.clip(round(len(rows_within) / settings.points), 1, num_samples))
     pool = np.random.default_rng(seed).permutation(rows_within)[: POOL_FACTOR * settings.points]
     points, colors = case.points[pool], case.colors[pool]
-    normals = None if case.normals is None else case.normals[pool]
     order = np.arange(min(len(pool), filled * settings.points))
+    if case.normals is None:
+        normals = point_clouds.estimate_normals(points, points[order])
+    else:
+        normals = case.normals[pool]
     clouds, pyramids = [], []
     rows = np.full((num_samples, settings.points), -1)
     for sample in range(num_samples):

@@ -149,9 +149,10 @@ def build_pyramid(cloud: Cloud, *, levels: int, neighbours: int) -> Pyramid:
         index = np.reshape(index, (queries, found))
         return np.pad(index, ((0, 0), (0, k - found)), mode="edge").astype(np.int32)
 
+    within = tuple(search(i, sizes[i], neighbours) for i in range(levels))
     return Pyramid(
-        within=tuple(search(i, sizes[i], neighbours) for i in range(levels)),
-        down=tuple(search(i, sizes[i + 1], neighbours) for i in range(levels - 1)),
+        within=within,
+        down=tuple(within[i][: sizes[i + 1]] for i in range(levels - 1)),  # a prefix's points
         up=tuple(search(i + 1, sizes[i], 3) for i in range(levels - 1)),
     )
 

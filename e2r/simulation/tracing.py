@@ -19,9 +19,11 @@ CONE = 4
 """Pixels along each side of the cones that are traced first."""
 CONE_STEPS = 16
 """Steps along a cone."""
-PIXEL_STEPS = ((8, 1.0), (12, 0.5), (16, 0.35))
-"""Steps along the pixels' rays, and the share of the rays that take them: those that moved most.
-Most rays arrive within 8 steps; those along a wall need 36 and more."""
+FIRST_STEPS = 8
+"""Steps along each pixel's ray: most rays arrive."""
+LATER_STEPS = ((12, 0.5), (16, 0.35))
+"""More steps, and the share of the rays that take them: those that moved most. Along a wall, even
+36 steps are too few."""
 FAR = 1500.0
 """mm: largest depth."""
 
@@ -89,9 +91,9 @@ def trace_depth(
     cones, _ = march(axes, begin, CONE_STEPS, 0.75 * CONE / camera.focal)
     near = cones.reshape(height // CONE, 1, width // CONE, 1)
     depth = jnp.broadcast_to(near, cells.shape[:4]).reshape(-1)
-    moved = jnp.full_like(depth, jnp.inf)
-    for steps, share in PIXEL_STEPS:
-        rows = jnp.argsort(-moved)[: round(share * len(depth))]
+    depth, moved = march(directions, depth, FIRST_STEPS)
+    for steps, share in LATER_STEPS:
+        _, rows = jax.lax.top_k(moved, round(share * len(depth)))
         farther, step = march(directions[rows], depth[rows], steps)
         depth, moved = depth.at[rows].set(farther), moved.at[rows].set(step)
     return depth

@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from e2r.formats import file_checks
+
 PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
     **dict.fromkeys(("uchar", "uint8"), "u1"),
@@ -93,6 +95,8 @@ def read(content: bytes, last: str = "") -> Ply:
             at += element.rows
         if element.name == last:
             break
+    if order and at < len(body):
+        file_checks.check_binary(body)
     comments = "\n".join(line for line in lines if line.startswith("comment"))
     return Ply(found, comments, len(body) - at if order else 0)
 

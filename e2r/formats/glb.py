@@ -207,6 +207,7 @@ def _split(content: bytes) -> tuple[dict[str, Any], bytes, tuple[str, ...]]:
         )
     notes: tuple[str, ...] = ()
     if length < len(content):
+        file_checks.check_binary(content[12:])
         notes = (f"has {len(content) - length} bytes after its end; they were left out",)
     chunks, at = dict[bytes, bytes](), 12
     while at + 8 <= length:

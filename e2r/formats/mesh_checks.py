@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e2r.formats import mesh_obj
+from e2r.formats import file_checks, mesh_obj
 
 ARCHIVES = (".gz", ".zip", ".7z", ".rar", ".tar", ".bz2", ".xz")
 OTHER_SUFFIXES = (
@@ -86,6 +86,7 @@ def _check_stl(content: bytes) -> Checked:
     whole = (len(content) - 84) // 50
     if not count:
         raise ValueError("holds no triangle by its own count; export it again")
+    file_checks.check_binary(content[84:])
     if count > whole:
         raise ValueError(
             f"is cut short: of {count} triangles it holds {whole}; copy or export it again"

@@ -26,7 +26,8 @@ def read_surface(content: bytes) -> tuple[trimesh.Trimesh, tuple[str, ...]]:
     tables = file.elements.get("vertex", [])
     if len(tables) != 1 or not {"x", "y", "z"} <= {*(tables[0].dtype.names or ())}:
         raise ValueError("has no vertices with x, y and z; export it again")
-    vertices = np.stack([tables[0][axis] for axis in "xyz"], 1).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN; whoever reads the surface refuses them
+        vertices = np.stack([tables[0][axis] for axis in "xyz"], 1).astype(np.float64)
     if vertices.ndim != 2:
         raise ValueError("has lists in place of x, y and z; export it again")
     shapes = [_corners(table) for table in file.elements.get("face", [])]

@@ -253,6 +253,7 @@ def register_chunk(cases: Sequence[Case], model: api.Model, seed: int) -> list[d
                 "keep": result.mask_points("learnt") / float(result.cloud.valid.sum()),
                 "lateral": scale.lateral,
                 "depth": scale.depth,
+                "fit_share": scale.share,
             }
         )
     return rows

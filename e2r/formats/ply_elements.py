@@ -85,6 +85,8 @@ def read(content: bytes, last: str = "") -> Ply:
     lines = content[: end.start()].decode("latin-1").lower().splitlines()
     order, elements = _parse_header([line.split() for line in lines])
     body, at, found = content[end.end() :], 0, dict[str, list[np.ndarray]]()
+    if order and end[0].endswith(b"\r\n"):
+        file_checks.check_binary(body)
     text = "" if order else body.decode("latin-1")
     rows = [row for row in text.split("\n") if row.strip()]
     for element in elements:
@@ -95,8 +97,6 @@ def read(content: bytes, last: str = "") -> Ply:
             at += element.rows
         if element.name == last:
             break
-    if order and at < len(body):
-        file_checks.check_binary(body)
     comments = "\n".join(line for line in lines if line.startswith("comment"))
     return Ply(found, comments, len(body) - at if order else 0)
 

@@ -320,7 +320,9 @@ def _find_file(
     wanted = [name + suffix for name in names for suffix in suffixes]
     found = [inside[name] for name in wanted if name in inside]
     if not found and needed:
-        raise ValueError(f"{folder / wanted[0]}: no such file; put it there")
+        other = next((path.name for name, path in inside.items() if Path(name).stem in names), None)
+        there = f", but {other} is there; write it in this format" if other else "; put it there"
+        raise ValueError(f"{folder / wanted[0]}: no such file{there}")
     if len(found) > 1:
         others = ", ".join(path.name for path in found[1:])
         notices.say(found[0], f"was read, and {others} beside it was not")

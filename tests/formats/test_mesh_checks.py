@@ -304,23 +304,6 @@ def test_the_cut_sample_is_told():
         meshes.read_mesh(SAMPLES / "centimetres" / "L3.stl")
 
 
-@pytest.mark.parametrize("kind", ["stl", "ply", "glb"])
-@pytest.mark.parametrize("radius", [20.0, 21.0])
-def test_a_binary_surface_that_was_copied_as_text_is_told(tmp_path, kind, radius):
-    """A byte 13 stands before each byte 10: all numbers after the first one are others."""
-    mesh = ball(radius)
-    if kind == "glb":
-        mesh.apply_scale(0.001)
-    content = trimesh.Scene({"L3": mesh}).export(file_type="glb") if kind == "glb" else None
-    content = content or mesh.export(file_type=kind)
-    path = tmp_path / f"L3.{kind}"
-    path.write_bytes(content)
-    meshes.read_mesh(path)
-    path.write_bytes(content.replace(b"\n", b"\r\n"))
-    with pytest.raises(ValueError, match=f"L3.{kind}: was copied as text.*in binary mode"):
-        meshes.read_mesh(path)
-
-
 @pytest.mark.parametrize("kind", ["stl", "ply"])
 @pytest.mark.parametrize("more", [1, 2, 50, 700])
 def test_bytes_after_the_end_are_told_and_left_out(tmp_path, caplog, kind, more):

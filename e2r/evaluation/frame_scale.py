@@ -78,7 +78,7 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
       the scales; NaN where there are too few points.
     """
     if len(points) < MIN_POINTS:
-        return FrameScale(*[np.nan] * 5)
+        return FrameScale(np.nan, np.nan, np.nan, np.nan, np.nan)
     scene = np.asarray(points, np.float64)[:: max(1, len(points) // MAX_POINTS)]
     model, normals, tree = planes
     rotation, translation = (np.asarray(leaf, np.float64) for leaf in pose)

@@ -103,7 +103,8 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
         logs = np.clip(logs + step[6:], -0.5, 0.5)
     variance = float((weight * apart**2).sum() / max(weight.sum() - 8.0, 1.0))
     spread = np.sqrt(variance * np.diag(inverse)[6:])
-    return FrameScale(*np.exp(logs).tolist(), *spread.tolist(), float(weight.mean()))
+    (lateral, depth), (lateral_sd, depth_sd) = np.exp(logs).tolist(), spread.tolist()
+    return FrameScale(lateral, depth, lateral_sd, depth_sd, float(weight.mean()))
 
 
 def fit_frame_scales(

@@ -120,6 +120,8 @@ class Rgbd:
     """folder of surfaces, one a level, mm"""
     unit: Literal["mm", "m"] = "mm"
     """unit of the frame"""
+    unchecked: bool = False
+    """use a frame although its cameras could not be checked, or look wrong"""
     more: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """of several frames, the last path is the folder for their case folders"""
 
@@ -233,7 +235,7 @@ def _convert_frame(options: Rgbd, source: Path, output: Path) -> None:
     from e2r.datasets import case_folder, rgbd
 
     name = output.resolve().name
-    case = rgbd.convert(source, options.model, name, unit=options.unit)
+    case = rgbd.convert(source, options.model, name, unit=options.unit, unchecked=options.unchecked)
     case_folder.write_case(case, output)
     print(f"{len(case.points)} points, levels {', '.join(case.model)}, in {output}")
 

@@ -174,23 +174,7 @@ def _narrow(
             for name, levels in most.items()
             if (is_ts and name != "verse") or (name == "verse" and "verse" in hint)
         }
-    most = hinted or most
-    lone = len(bodies) == 1 and most.get("verse", {})
-    if lone and next(iter(lone.values())).startswith("L"):  # the documented numbers
-        others = ", ".join(f"{levels} by {n}" for n, levels in _alone(most).items())
-        if others:
-            notices.say(
-                path,
-                f"has one label, taken as {next(iter(lone.values()))} by VerSe's numbers ({others})"
-                "; --numbering names another",
-            )
-        return {"verse": dict(lone)}
-    return most
-
-
-def _alone(fitting: Mapping[Numbering, dict[int, str]]) -> dict[Numbering, str]:
-    """The one level of each numbering but VerSe's."""
-    return {name: _list(levels) for name, levels in fitting.items() if name != "verse"}
+    return hinted or most
 
 
 def _said(

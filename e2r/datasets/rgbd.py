@@ -63,7 +63,9 @@ class DepthCamera(NamedTuple):
     path: Path  # of the motion
 
 
-def convert(scene: PathLike, model: PathLike, id: str, *, unit: Unit = "mm") -> Case:
+def convert(
+    scene: PathLike, model: PathLike, id: str, *, unit: Unit = "mm", unchecked: bool = False
+) -> Case:
     """Makes a case, without a truth, of a frame and a model.
 
     Args:
@@ -71,6 +73,7 @@ def convert(scene: PathLike, model: PathLike, id: str, *, unit: Unit = "mm") -> 
       model: folder of surfaces, one a level, mm.
       id: of the case.
       unit: of the scene.
+      unchecked: say what is doubtful about its cameras, and do not refuse it.
 
     Raises:
       ValueError: something is missing or broken; the message names it and the remedy.
@@ -80,7 +83,8 @@ def convert(scene: PathLike, model: PathLike, id: str, *, unit: Unit = "mm") -> 
         raise ValueError(f"{id!r} is no name for a case; use letters and digits")
     surfaces = meshes.read_meshes(model)
     if scene.is_dir():
-        case = make_case(read_image_folder(scene, unit), id=id, model=surfaces)
+        image = read_image_folder(scene, unit, unchecked=unchecked)
+        case = make_case(image, id=id, model=surfaces)
         file_checks.check_scene(case.points, scene)
         return case
     if scene.suffix.lower() not in (".ply", ".pcd"):
@@ -93,12 +97,13 @@ def convert(scene: PathLike, model: PathLike, id: str, *, unit: Unit = "mm") -> 
 # Images -------------------------------------------------------------------------------------------
 
 
-def read_image_folder(folder: PathLike, unit: Unit = "mm") -> RgbdImage:
+def read_image_folder(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = False) -> RgbdImage:
     """Reads colour, depth and lens, and removes the distortion.
 
     Args:
       folder: see the module.
       unit: of the depth, after its scale.
+      unchecked: say what is doubtful about the cameras, and do not refuse it.
 
     Raises:
       ValueError: something is missing or broken; the message names it and the remedy.
@@ -110,8 +115,9 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm") -> RgbdImage:
         pictures.check_orientation(path)
     color, values = pictures.read_color(color_path), depth_files.read_depth(depth_path)
     height, width = color.shape[:2]
-    lens = camera_files.read_lens(_find_file(folder, LENS_NAMES, LENS_SUFFIXES), (width, height))
-    camera = _find_depth_camera(folder, values.shape)
+    lens_path = _find_file(folder, LENS_NAMES, LENS_SUFFIXES)
+    lens = camera_files.read_lens(lens_path, (width, height), unchecked=unchecked)
+    camera = _find_depth_camera(folder, values.shape, unchecked=unchecked)
     if camera is None:
         _check_aligned_size(color_path, color.shape[:2], depth_path, values.shape)
     _check_size(depth_path if camera is None else color_path, color.shape[:2], lens)
@@ -120,9 +126,9 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm") -> RgbdImage:
     scale, of_depth = _depth_scale(lens, camera, folder), lens if camera is None else camera.lens
     depth = _to_mm(values, scale, unit, path=depth_path, focal=of_depth.fx)
     if camera is None:
-        _say_shift(color, depth, depth_path)
+        _check_shift(color, depth, depth_path, unchecked=unchecked)
         return undistort_image(color, depth, lens)
-    return _register(color, depth, camera, lens=lens, path=depth_path)
+    return _register(color, depth, camera, lens=lens, path=depth_path, unchecked=unchecked)
 
 
 def _to_mm(
@@ -158,14 +164,17 @@ def undistort_image(
 # Depth of another camera ------------------------------------------------------------------------
 
 
-def _find_depth_camera(folder: Path, shape: tuple[int, ...]) -> DepthCamera | None:
+def _find_depth_camera(
+    folder: Path, shape: tuple[int, ...], *, unchecked: bool
+) -> DepthCamera | None:
     """The depth camera's own lens and its motion to the colour, if the folder holds both."""
     height, width = shape
     lens = _find_file(folder, DEPTH_LENS_NAMES, LENS_SUFFIXES, needed=False)
     motion = _find_file(folder, MOTION_NAMES, MOTION_SUFFIXES, needed=False)
     if lens is not None and motion is not None:
         matrix = extrinsics.read_color_from_depth(motion)
-        return DepthCamera(camera_files.read_lens(lens, (width, height)), matrix, motion)
+        own = camera_files.read_lens(lens, (width, height), unchecked=unchecked)
+        return DepthCamera(own, matrix, motion)
     if lens is not None:
         raise ValueError(
             f"{folder / MOTION_NAMES[0]}.json: no such file, but {lens.name} is there; put the "
@@ -200,8 +209,9 @@ def _register(
     *,
     lens: Lens,
     path: Path,
+    unchecked: bool,
 ) -> RgbdImage:
-    """Moves the depth to the colour camera, and refuses a motion that spoils an aligned depth."""
+    """Moves the depth to the colour camera, and refuses a motion that the pictures do not bear."""
     height, width = color.shape[:2]
     plain = Lens(lens.fx, lens.fy, lens.cx, lens.cy)
 
@@ -231,12 +241,6 @@ def _register(
             picture_alignment.score_at_rest(straight, moved(matrix)), fit
         ):
             raise ValueError(f"{camera.path}: fits the pictures better {how}")
-    if fit < picture_alignment.MIN_PEAK:
-        notices.say(
-            camera.path,
-            "could not be checked, for the edges of these pictures say too little; look whether "
-            "the moved depth lies on the colour",
-        )
     if depth.shape == color.shape[:2]:
         given = undistort_image(color, depth, lens).depth
         if picture_alignment.is_better(picture_alignment.score_at_rest(straight, given), fit):
@@ -244,22 +248,35 @@ def _register(
                 f"{path}: lies on the colour already; remove {camera.path.name} and the depth "
                 "camera's lens"
             )
-    _say_shift(straight, found, path)
+    if fit < picture_alignment.MIN_PEAK:
+        notices.doubt(
+            camera.path,
+            "could not be checked, for the edges of these pictures say too little",
+            remedy="align the depth to the colour by the camera's own software",
+            unchecked=unchecked,
+        )
+    _check_shift(straight, found, path, unchecked=unchecked)
     return RgbdImage(straight, found, lens.fx, lens.fy, lens.cx, lens.cy)
 
 
-def _say_shift(
-    color: UInt8[np.ndarray, "h w 3"], depth: Float[np.ndarray, "h w"], path: Path
+def _check_shift(
+    color: UInt8[np.ndarray, "h w 3"],
+    depth: Float[np.ndarray, "h w"],
+    path: Path,
+    *,
+    unchecked: bool,
 ) -> None:
-    """Warns about a depth whose edges do not lie on those of the colour."""
+    """Refuses a depth whose edges do not lie on those of the colour."""
     shift = picture_alignment.find_shift(color, depth)
     if shift is not None and shift.is_certain:
         larger = f"is {shift.scale:.2f} times as large and " if shift.scale != 1.0 else ""
-        notices.say(
+        notices.doubt(
             path,
             f"seems not to be aligned: its edges fit the colour best when it {larger}moves by "
-            f"{shift.right} pixels to the right and {shift.down} down; align the depth to the "
-            f"colour, or give {DEPTH_LENS_NAMES[0]}.json and {MOTION_NAMES[0]}.json",
+            f"{shift.right} pixels to the right and {shift.down} down",
+            remedy="align the depth to the colour, give the depth camera's own "
+            f"{DEPTH_LENS_NAMES[0]}.json and {MOTION_NAMES[0]}.json",
+            unchecked=unchecked,
         )
 
 
@@ -303,7 +320,9 @@ def _find_file(
     wanted = [name + suffix for name in names for suffix in suffixes]
     found = [inside[name] for name in wanted if name in inside]
     if not found and needed:
-        raise ValueError(f"{folder / wanted[0]}: no such file; put it there")
+        other = next((path.name for name, path in inside.items() if Path(name).stem in names), None)
+        there = f", but {other} is there; write it in this format" if other else "; put it there"
+        raise ValueError(f"{folder / wanted[0]}: no such file{there}")
     if len(found) > 1:
         others = ", ".join(path.name for path in found[1:])
         notices.say(found[0], f"was read, and {others} beside it was not")

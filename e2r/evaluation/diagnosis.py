@@ -18,6 +18,11 @@ SCALES = (0.8, 0.9, 1.11, 1.25)
 """Sizes of the model, and of the focal lengths, that are tried. A registration forgives 5 %."""
 
 
+MIN_SHARE = 0.5
+"""A fit that leaves more of the mask's points off the model tells no cause: a mask that learnt
+nothing fits many sizes."""
+
+
 class Cause(NamedTuple):
     """The likely cause of a registration that was not accepted."""
 
@@ -54,15 +59,15 @@ def find_cause(
     found = [
         (tried[id(again.case)], again)
         for again in attempt([trial.case for trial in tried.values()])
-        if isinstance(again, Registered) and accepts(again)
+        if isinstance(again, Registered) and accepts(again) and fits(again, mask)
     ]
     if found:
         trial, again = max(found, key=lambda pair: pair[1].inlier_share(mask))
         factor = trial.factor * (again.scales[mask].lateral if trial.name == "size" else 1.0)
         return _cause(trial.name, factor)
-    if result.is_mirrored(mask):
+    if fits(result, mask) and result.is_mirrored(mask):
         return _cause("mirrored", -1.0)
-    if not result.scales[mask].plausible:
+    if fits(result, mask) and not result.scales[mask].plausible:
         return _cause("size", result.scales[mask].lateral)
     if result.interest < 0:
         return Cause(
@@ -77,6 +82,16 @@ def find_cause(
             "clear the bone of tissue and blood",
         )
     return None
+
+
+def fits(result: Registered, mask: str) -> bool:
+    """Whether most of a mask's points lie on the model, once its size is free.
+
+    Args:
+      result: a registration.
+      mask: its mask.
+    """
+    return result.scales[mask].share >= MIN_SHARE
 
 
 def trials(case: Case) -> list[Trial]:

@@ -37,6 +37,7 @@ class FrameScale(NamedTuple):
     depth: float
     lateral_sd: float  # standard errors of the logarithms
     depth_sd: float
+    share: float = 1.0  # mean weight of the points after the fit, 0 to 1: those on the model
 
     @property
     def plausible(self) -> bool:
@@ -77,7 +78,7 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
       the scales; NaN where there are too few points.
     """
     if len(points) < MIN_POINTS:
-        return FrameScale(np.nan, np.nan, np.nan, np.nan)
+        return FrameScale(np.nan, np.nan, np.nan, np.nan, np.nan)
     scene = np.asarray(points, np.float64)[:: max(1, len(points) // MAX_POINTS)]
     model, normals, tree = planes
     rotation, translation = (np.asarray(leaf, np.float64) for leaf in pose)
@@ -102,7 +103,8 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
         logs = np.clip(logs + step[6:], -0.5, 0.5)
     variance = float((weight * apart**2).sum() / max(weight.sum() - 8.0, 1.0))
     spread = np.sqrt(variance * np.diag(inverse)[6:])
-    return FrameScale(*np.exp(logs).tolist(), *spread.tolist())
+    (lateral, depth), (lateral_sd, depth_sd) = np.exp(logs).tolist(), spread.tolist()
+    return FrameScale(lateral, depth, lateral_sd, depth_sd, float(weight.mean()))
 
 
 def fit_frame_scales(

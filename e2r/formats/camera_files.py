@@ -16,10 +16,11 @@ MIN_FOCAL_PIXELS = 10.0
 """A smaller focal length is a share of the picture, or millimetres."""
 ASPECT_SAID, ASPECT_REFUSED = 0.02, 0.05
 """Difference between fx and fy that is said, and that is refused: pixels are square."""
-CENTER_SAID, CENTER_REFUSED = 0.1, 0.15
+CENTER_DOUBTED, CENTER_REFUSED = 0.1, 0.15
 """Distance of the principal point from the middle, in shares of the picture's side.
 
-Cameras keep within 0.09. Intrinsics of 1280x720 or 848x480 for 640x480 exceed 0.15.
+Cameras keep within 0.09. Intrinsics of 1280x720 or 848x480 for 640x480 exceed 0.15. A picture that
+was cropped by an eighth of its width lies between.
 """
 MIN_FOCAL_SHARE, MAX_FOCAL_SHARE = 0.13, 30.0
 """Focal length in widths of the picture: fields of view of 150 and of 2 degrees."""
@@ -27,13 +28,16 @@ METRE_SCALES = ("depthmapfactor", "pngdepthscale")
 """Depth units per metre: of ORB-SLAM and TUM, and of NICE-SLAM."""
 
 
-def read_lens(path: PathLike, size: tuple[int, int] | None = None) -> Lens:
+def read_lens(
+    path: PathLike, size: tuple[int, int] | None = None, *, unchecked: bool = False
+) -> Lens:
     """Reads intrinsics and distortion from JSON, YAML, OpenCV's XML, or a ZED's INI file.
 
     Args:
       path: the file.
       size: width and height of the picture, pixels, if known. It tells which camera of several is
         meant, and is checked against the principal point.
+      unchecked: say what is doubtful, and do not refuse it.
 
     Raises:
       ValueError: the file or a field is missing or wrong; the message names it and the remedy.
@@ -59,7 +63,7 @@ def read_lens(path: PathLike, size: tuple[int, int] | None = None) -> Lens:
         *pinhole, distortion=coefficients, depth_scale=depth_scale, size=own_size, model=model
     )
     check_focal_lengths(lens, path)
-    check_principal_point(lens, path, own_size or size)
+    check_principal_point(lens, path, own_size or size, unchecked=unchecked)
     _say_unreached(lens, path, own_size or size)
     return lens
 
@@ -128,13 +132,16 @@ def check_focal_lengths(lens: Lens, path: PathLike) -> None:
         notices.say(path, f"{sentence}; check that both are right")
 
 
-def check_principal_point(lens: Lens, path: PathLike, size: tuple[int, int] | None) -> None:
+def check_principal_point(
+    lens: Lens, path: PathLike, size: tuple[int, int] | None, *, unchecked: bool = False
+) -> None:
     """Refuses a principal point, and focal lengths, that do not belong to the picture's size.
 
     Args:
       lens: of the camera.
       path: its file, for messages.
       size: width and height of the picture, pixels, if known.
+      unchecked: say that it is doubtful, and do not refuse it.
 
     Raises:
       ValueError: the principal point lies outside the picture, or far from its middle, or the
@@ -158,8 +165,9 @@ def check_principal_point(lens: Lens, path: PathLike, size: tuple[int, int] | No
         raise ValueError(
             f"{path}: {place} lies {100 * share:.0f} % off the middle of {picture}; {remedy}"
         )
-    if share > CENTER_SAID:
-        notices.say(path, f"{place} lies {100 * share:.0f} % off the middle of {picture}")
+    if share > CENTER_DOUBTED:
+        sentence = f"{place} lies {100 * share:.0f} % off the middle of {picture}"
+        notices.doubt(path, sentence, remedy=remedy, unchecked=unchecked)
     focal_share = float(np.mean([lens.fx, lens.fy])) / max(size)
     if not MIN_FOCAL_SHARE < focal_share < MAX_FOCAL_SHARE:
         raise ValueError(

@@ -39,7 +39,8 @@ def to_scene(columns: Mapping[str, np.ndarray], path: PathLike) -> ScenePoints:
     columns = {name.lower(): column for name, column in columns.items()} | dict(columns)
     if not set(POINTS) <= columns.keys():
         raise ValueError(f"{path}: it has no x y z; write them as fields of each point")
-    points = _stack(columns, POINTS).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is no measurement either
+        points = _stack(columns, POINTS).astype(np.float64)
     names = _present(columns, COLORS)
     if names is None:
         raise ValueError(
@@ -48,7 +49,8 @@ def to_scene(columns: Mapping[str, np.ndarray], path: PathLike) -> ScenePoints:
         )
     colors = to_colors(_stack(columns, names), measured(points), path)
     names = _present(columns, NORMALS)
-    normals = None if names is None else _stack(columns, names).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        normals = None if names is None else _stack(columns, names).astype(np.float64)
     return ScenePoints(points, colors, normals)
 
 
@@ -76,7 +78,8 @@ def to_colors(
     Raises:
       ValueError: a colour is not finite, negative, or beyond its range.
     """
-    chosen = values[used].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        chosen = values[used].astype(np.float64)
     if not np.isfinite(chosen).all() or (chosen < 0).any():
         raise ValueError(f"{path}: has colours below 0 or NaN; write them from 0 to 255")
     top = float(chosen.max(initial=0.0))
@@ -88,7 +91,8 @@ def to_colors(
             raise ValueError(f"{path}: has colours from 0 to {top:.3g}; write them from 0 to 255")
     if top > MAX_ROUNDED * limit:
         raise ValueError(f"{path}: has colours up to {top:.6g}; write them from 0 to 255")
-    colors = values.astype(np.float64) / limit
+    with np.errstate(invalid="ignore"):
+        colors = values.astype(np.float64) / limit
     return np.clip(np.where(used[:, None], colors, np.nan_to_num(colors, posinf=0.0)), 0.0, 1.0)
 
 

@@ -22,6 +22,8 @@ LEFT_BY_FILE_MANAGERS = ("thumbs.db", "desktop.ini", "__macosx")
 """Names, in lower case, of files that Windows and macOS leave in folders."""
 MIN_POINTS = 32
 """Smallest number of points of a scene."""
+MIN_LINE_ENDS = 8
+"""So many bytes 10 do not all follow a byte 13 by chance."""
 Unit: TypeAlias = Literal["mm", "m"]
 MIN_DISTANCE_MM = 20.0
 """A scene with a smaller median depth is in metres."""
@@ -35,6 +37,22 @@ def one_line(error: BaseException, limit: int = 100) -> str:
       limit: largest number of characters.
     """
     return " ".join(str(error).split())[:limit]
+
+
+def check_binary(body: bytes) -> None:
+    """Refuses binary data whose line ends a copy in text mode has changed.
+
+    Args:
+      body: the binary part of a file.
+
+    Raises:
+      ValueError: each of many bytes 10 follows a byte 13; the message lacks the path.
+    """
+    ends = body.count(b"\n")
+    if ends >= MIN_LINE_ENDS and body.count(b"\r\n") == ends:
+        raise ValueError(
+            "was copied as text, which changed its binary data; copy it again in binary mode"
+        )
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:

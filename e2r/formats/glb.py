@@ -84,6 +84,9 @@ def read_scene(content: bytes) -> Scene:
     document, binary, notes = _split(content)
     try:
         _check(document)
+        if not document.get("scenes"):  # as glTF allows; trimesh then reads nothing
+            document["scenes"] = [{"nodes": _roots(document)}]
+            notes += ("names no scene; all its surfaces were read",)
         names = _name_nodes(document)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"{BROKEN} ({error}); export it again") from None
@@ -204,6 +207,7 @@ def _split(content: bytes) -> tuple[dict[str, Any], bytes, tuple[str, ...]]:
         )
     notes: tuple[str, ...] = ()
     if length < len(content):
+        file_checks.check_binary(content[12:])
         notes = (f"has {len(content) - length} bytes after its end; they were left out",)
     chunks, at = dict[bytes, bytes](), 12
     while at + 8 <= length:
@@ -255,6 +259,13 @@ def _check(document: dict[str, Any]) -> None:
         mesh["primitives"] = [one for one in mesh["primitives"] if one["attributes"]]
     for key in ("materials", "textures", "images", "samplers", "animations", "cameras"):
         document.pop(key, None)
+
+
+def _roots(document: dict[str, Any]) -> list[int]:
+    """The nodes that lie below no other one."""
+    nodes = document.get("nodes", ())
+    below = {child for node in nodes for child in node.get("children", ())}
+    return [i for i in range(len(nodes)) if i not in below]
 
 
 def _name_nodes(document: dict[str, Any]) -> dict[int, tuple[str, str]]:

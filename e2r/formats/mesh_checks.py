@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from e2r.formats import file_checks, mesh_obj
+
 ARCHIVES = (".gz", ".zip", ".7z", ".rar", ".tar", ".bz2", ".xz")
 OTHER_SUFFIXES = (
     *(".vtk", ".vtp", ".vtu", ".vtm", ".off", ".3mf", ".amf", ".dae", ".wrl", ".x3d", ".ctm"),
@@ -84,6 +86,7 @@ def _check_stl(content: bytes) -> Checked:
     whole = (len(content) - 84) // 50
     if not count:
         raise ValueError("holds no triangle by its own count; export it again")
+    file_checks.check_binary(content[84:])
     if count > whole:
         raise ValueError(
             f"is cut short: of {count} triangles it holds {whole}; copy or export it again"
@@ -136,7 +139,7 @@ def _check_ascii_stl(content: bytes) -> None:
 
 def _check_obj(content: bytes) -> Checked:
     lines = content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n")
-    count, highest, faces = 0, 0, 0
+    count, highest, faces, polygons = 0, 0, 0, 0
     for line in lines:
         if line.startswith((b"v ", b"v\t")):
             count += 1
@@ -155,10 +158,11 @@ def _check_obj(content: bytes) -> Checked:
             if 0 in corners or min(corners) < -count:
                 raise ValueError(f"face {faces} names a vertex that is not there; export it again")
             highest = max(highest, *corners)
+            polygons += len(corners) > 3
     if highest > count:
         raise ValueError(f"a face names vertex {highest}, but it holds {count}; export it again")
     if not faces and count:
         raise ValueError("has vertices but no triangle, or is cut short; export it again")
     if not faces:
         raise ValueError("holds no triangle; export the level's surface as triangles")
-    return Checked(content)
+    return Checked(mesh_obj.turn_polygons(lines) if polygons else content)

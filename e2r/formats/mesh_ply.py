@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import trimesh
 
-from e2r.formats import ply_elements
-from e2r.types import Int
+from e2r.formats import mesh_obj, ply_elements
+from e2r.geometry import polygons
+from e2r.types import Float, Int
 
 CORNERS = ("vertex_indices", "vertex_index")
 """Names of the list of a face's vertices."""
@@ -25,13 +26,14 @@ def read_surface(content: bytes) -> tuple[trimesh.Trimesh, tuple[str, ...]]:
     tables = file.elements.get("vertex", [])
     if len(tables) != 1 or not {"x", "y", "z"} <= {*(tables[0].dtype.names or ())}:
         raise ValueError("has no vertices with x, y and z; export it again")
-    vertices = np.stack([tables[0][axis] for axis in "xyz"], 1).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN; whoever reads the surface refuses them
+        vertices = np.stack([tables[0][axis] for axis in "xyz"], 1).astype(np.float64)
     if vertices.ndim != 2:
         raise ValueError("has lists in place of x, y and z; export it again")
-    polygons = [_corners(table) for table in file.elements.get("face", [])]
-    faces = [_cut(corners) for corners in polygons]
+    shapes = [_corners(table) for table in file.elements.get("face", [])]
+    faces = [_cut(corners, vertices) for corners in shapes]
     notes = list[str]()
-    if len({corners.shape[1] for corners in polygons}) > 1:
+    if len({corners.shape[1] for corners in shapes}) > 1:
         notes.append("has polygons of several sizes; they were cut into triangles")
     if file.left:
         notes.append(f"has {file.left} bytes after its last element; they were left out")
@@ -47,7 +49,17 @@ def _corners(table: np.ndarray) -> Int[np.ndarray, "n k"]:
     return np.asarray(found[0], np.int64)
 
 
-def _cut(corners: Int[np.ndarray, "n k"]) -> Int[np.ndarray, "m 3"]:
+def _cut(
+    corners: Int[np.ndarray, "n k"], vertices: Float[np.ndarray, "v 3"]
+) -> Int[np.ndarray, "m 3"]:
     """Polygons as fans of triangles; those of one or two corners are dropped."""
+    if corners.shape[1] > 3 and len(corners):
+        if not 0 <= corners.min() <= corners.max() < len(vertices):
+            raise ValueError("has polygons of vertices that are not there; export it again")
+        with np.errstate(all="ignore"):  # whoever reads the surface refuses infinite vertices
+            first = polygons.fan_corners(vertices[corners])
+        if (first < 0).any() and np.isfinite(vertices).all():
+            raise ValueError(mesh_obj.CONCAVE)
+        corners = polygons.turn(corners, np.maximum(first, 0))
     fans = [corners[:, [0, i, i + 1]] for i in range(1, corners.shape[1] - 1)]
     return np.stack(fans, 1).reshape(-1, 3) if fans else np.zeros((0, 3), np.int64)

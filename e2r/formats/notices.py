@@ -17,3 +17,20 @@ def say(path: PathLike, sentence: str) -> None:
       sentence: continues the path: ``is y up; it was turned about x``.
     """
     LOGGER.warning("%s: %s", path, sentence)
+
+
+def doubt(path: PathLike, sentence: str, *, remedy: str, unchecked: bool) -> None:
+    """Refuses a file that is probably wrong; only says so where the user insists.
+
+    Args:
+      path: the file.
+      sentence: continues the path: ``could not be checked``.
+      remedy: what to do about it, as an order.
+      unchecked: whether the user insists.
+
+    Raises:
+      ValueError: he does not.
+    """
+    if not unchecked:
+        raise ValueError(f"{path}: {sentence}; {remedy}, or use it as it is with --unchecked")
+    say(path, f"{sentence}; it was used, for --unchecked says so")

@@ -138,6 +138,11 @@ def _row_type(lines: Mapping[str, list[str]]) -> np.dtype:
 def _parse_rows(body: bytes, header: _Header, path: Path) -> np.ndarray:
     """The points, one a row."""
     lzf = _import_lzf(path) if header.encoding == "binary_compressed" else None
+    if header.encoding == "binary" and len(body) > header.row.itemsize * header.num_points:
+        try:
+            file_checks.check_binary(body)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     try:
         if header.encoding == "binary":
             rows = np.frombuffer(body, header.row, header.num_points)

@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from e2r.formats import file_checks
+
 PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
     **dict.fromkeys(("uchar", "uint8"), "u1"),
@@ -83,6 +85,8 @@ def read(content: bytes, last: str = "") -> Ply:
     lines = content[: end.start()].decode("latin-1").lower().splitlines()
     order, elements = _parse_header([line.split() for line in lines])
     body, at, found = content[end.end() :], 0, dict[str, list[np.ndarray]]()
+    if order and end[0].endswith(b"\r\n"):
+        file_checks.check_binary(body)
     text = "" if order else body.decode("latin-1")
     rows = [row for row in text.split("\n") if row.strip()]
     for element in elements:

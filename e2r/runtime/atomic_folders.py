@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from pathlib import Path
 RENAME_EXCHANGE = 2
 """Flag of Linux's ``renameat2``: both names change places in one step."""
 AT_FDCWD = -100
+HOST = re.sub(r"\W", "-", platform.node())
+"""Of this machine, as a part of a file's name: another one may write to the same disk."""
 
 
 @contextmanager
@@ -19,6 +23,8 @@ def replace_parts(
     folder: Path, parts: Collection[str] = (), *, last: str | None = None
 ) -> Iterator[Path]:
     """Gives an empty folder to write to; its files replace ``parts`` if the block succeeds.
+
+    A folder that a killed process left for the same purpose is removed.
 
     All other files of ``folder`` stay. Where files are replaced, the folder is exchanged as a
     whole, so that a killed process leaves the old ones or the new ones.
@@ -36,7 +42,9 @@ def replace_parts(
     beside = not folder.exists() or (
         folder.stat().st_dev == folder.parent.stat().st_dev and os.access(folder.parent, os.W_OK)
     )
-    stage = (folder.parent if beside else folder) / f".{folder.name}.{os.getpid()}.part"
+    above = folder.parent if beside else folder
+    _remove_stale(above, folder.name)
+    stage = above / _stage_name(folder.name, os.getpid())
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()
     try:
@@ -67,6 +75,29 @@ def written_since(folder: Path, seconds: float) -> bool:
         places += [Path(above), *(Path(above) / name for name in files)]
     states = [path.stat() for path in places if path.exists()]
     return any(max(state.st_mtime, state.st_ctime) >= seconds for state in states)
+
+
+def _stage_name(name: str, process: int | str) -> str:
+    return f".{name}.{HOST}.{process}.part"
+
+
+def _remove_stale(above: Path, name: str) -> None:
+    """Removes what processes of this machine that are gone have left."""
+    pattern = re.compile(re.escape(_stage_name(name, "#")).replace(r"\#", r"(\d+)"))
+    for path in list(above.iterdir()):
+        match = pattern.fullmatch(path.name)
+        if match and not _is_running(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _only(name: str | None) -> list[str]:

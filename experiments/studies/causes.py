@@ -255,6 +255,7 @@ def register_chunk(cases: Sequence[Case], model: Model, seed: int) -> list[dict[
                 "keep": result.mask_points("learnt") / float(result.cloud.valid.sum()),
                 "lateral": scale.lateral,
                 "depth": scale.depth,
+                "fit_share": scale.share,
             }
         )
     return rows

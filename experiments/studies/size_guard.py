@@ -1,8 +1,9 @@
-"""What the check of a frame's size costs: right poses that it alone refuses, and wrong ones.
+"""What the checks of size and mirror image cost: right poses that each refuses, and wrong ones.
 
 Command:  python -m experiments.studies.size_guard --cases CASES --output runs/size_guard
 Time:     about five minutes on two cores for 47 frames
-Expect:   on 47 frames by another renderer than e2r's: the counts of table.json, a row a limit
+Expect:   on 47 frames by another renderer than e2r's: the counts of table.json, a row a limit.
+          The input is right, so each right pose that is refused is a cost.
 
 A pose is right if each scored level lies less than 5 mm off. Scored are the levels that truth.json
 lists as visible, or else all that it has. The registrations are the same for every limit.
@@ -28,6 +29,7 @@ from e2r.cli.errors import parse_options, run_command
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case
 from e2r.evaluation.frame_scale import MAX_DEVIATION, FrameScale
+from e2r.evaluation.mirror_fit import MAX_GAIN
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
@@ -35,14 +37,17 @@ from e2r.formats import file_checks
 from e2r.runtime import outputs
 
 RIGHT_MM = 5.0
-LIMITS = (0.03, 0.04, 0.05, MAX_DEVIATION, 0.08, 0.1)
-"""Largest logarithms of the lateral scale that are tried; None: no check."""
+LIMITS = {
+    "size": (0.03, 0.04, 0.05, MAX_DEVIATION, 0.08, 0.1),
+    "mirror image": (-0.2, -0.1, 0.0, MAX_GAIN, 0.1),
+}
+"""Largest logarithms of the lateral scale, and largest gains of the mirror image."""
 NO_SIZE = FrameScale(np.nan, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
 class SizeGuard:
-    """What the check of a frame's size costs."""
+    """What the checks of a frame's size and of the model's mirror image cost."""
 
     cases: Path
     """folder of cases with a truth"""
@@ -51,7 +56,7 @@ class SizeGuard:
 
 
 def study_guard(options: SizeGuard) -> int:
-    """Registers each case once, and judges its pose with and without the check."""
+    """Registers each case once, and judges its pose with and without the checks."""
     outputs.require_folder(options.output)
     options.output.mkdir(parents=True, exist_ok=True)
     model = load_model()
@@ -82,19 +87,23 @@ def judge(case: Case, result: RegistrationResult, model: Model) -> dict[str, Any
     assert case.folder is not None
     visible = file_checks.read_json(case.folder / "truth.json").get("visible", list(errors))
     scale = result.details.scales["learnt"]
-    unchecked: Registered = result.details._replace(scales={"learnt": NO_SIZE})
+    unchecked: Registered = result.details._replace(scales={"learnt": NO_SIZE}, mirror_gains={})
     return {
         "id": case.id,
         "accepted": result.accepted,
         "without_check": make_prediction(unchecked, "learnt", model.calibration).accepted,
         "lateral": scale.lateral,
         "lateral_sd": scale.lateral_sd,
+        "depth": scale.depth,
+        "depth_sd": scale.depth_sd,
+        "fit_share": scale.share,
+        "mirror_gain": result.details.mirror_gains["learnt"],
         "worst_level_mm": max(errors[name].tre_mm for name in visible),
     }
 
 
 def count_limits(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """The accepted poses for each limit of the check, right and wrong.
+    """The accepted poses for each limit of each check by itself, right and wrong.
 
     Args:
       rows: of :func:`judge`.
@@ -103,26 +112,27 @@ def count_limits(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[A
       The headings and the rows.
     """
     columns = [
-        "limit of the check",
+        "check",
+        "limit",
         "frames",
         "accepted",
         "of these right",
-        "right, refused by the check alone",
-        "wrong, refused by the check alone",
+        "right, refused by the check",
+        "wrong, refused by the check",
     ]
     candidates = [row for row in rows if row["without_check"]]
     table: list[list[Any]] = []
-    for limit in (None, *LIMITS):
-        kept = [row for row in candidates if limit is None or not _beyond(row, limit)]
-        gone = [row for row in candidates if row not in kept]
-        right = [sum(map(_right, some)) for some in (kept, gone)]
-        name = "no check" if limit is None else f"{limit:g}"
-        table.append([name, len(rows), len(kept), right[0], right[1], len(gone) - right[1]])
+    for check, limit in [("none", np.inf), *((k, limit) for k in LIMITS for limit in LIMITS[k])]:
+        gone = [row for row in candidates if _value(row, check) > limit]
+        refused, right = sum(map(_right, gone)), sum(map(_right, candidates))
+        counts = [len(candidates) - len(gone), right - refused, refused, len(gone) - refused]
+        table.append([check, "" if check == "none" else f"{limit:g}", len(rows), *counts])
     return columns, table
 
 
-def _beyond(row: dict[str, Any], limit: float) -> bool:
-    return bool(abs(np.log(row["lateral"])) > limit)
+def _value(row: dict[str, Any], check: str) -> float:
+    """What a check holds against its limit."""
+    return float(row["mirror_gain"] if check == "mirror image" else abs(np.log(row["lateral"])))
 
 
 def _right(row: dict[str, Any]) -> bool:

@@ -113,9 +113,26 @@ def test_the_name_of_the_file_may_decide(tmp_path):
     assert list(ct.read_labels(path)) == list(levels)
 
 
-def test_a_lone_lumbar_label_is_verses_and_it_is_said(tmp_path, caplog):
-    assert list(ct.read_labels(write(tmp_path, "verse", ("L3",)))) == ["L3"]
-    assert "22 is L1 by totalsegmentator-v1" in caplog.text
+@pytest.mark.parametrize(
+    ("numbering", "level", "other"),
+    [
+        ("verse", "L3", "22 is L1"),
+        ("totalsegmentator-v1", "L1", "22 is L3"),
+        ("totalsegmentator-v1", "L3", "20 is L1"),
+        ("totalsegmentator-v1", "T12", "23 is L4"),
+    ],
+)
+def test_a_lone_label_of_two_numberings_is_refused(tmp_path, numbering, level, other):
+    """It counted as VerSe's: TotalSegmentator v1's lone L1 became L3."""
+    path = write(tmp_path, numbering, (level,))
+    with pytest.raises(ValueError, match=f"fit several numberings.*{other}.*--numbering"):
+        ct.read_labels(path)
+    assert list(ct.read_labels(path, numbering=numbering)) == [level]
+
+
+def test_a_lone_label_is_verses_if_the_file_says_so(tmp_path):
+    path = write(tmp_path, "verse", ("L3",), name="sub-verse004_seg-vert_msk.nii.gz")
+    assert list(ct.read_labels(path)) == ["L3"]
 
 
 @pytest.mark.parametrize("value", [1, 255])

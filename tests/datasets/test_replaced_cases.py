@@ -16,6 +16,7 @@ from small_cases import small_case
 from e2r.datasets import case_folder
 from e2r.datasets.case import case_digest
 from e2r.formats import meshes
+from e2r.runtime import atomic_folders
 
 
 def files(folder):
@@ -221,6 +222,24 @@ def test_a_killed_conversion_leaves_the_old_case_or_the_new_one(tmp_path):
     assert all(one in found for one in whole)  # both were met
     names = [path.name for path in case_folder.find_cases(tmp_path / "set")]
     assert names == ["case", "new", "old"]  # what the killed ones left beside is no case
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next_one(tmp_path):
+    """Only its own: not of a running process, another machine, or another case."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = atomic_folders.HOST
+    stay = [
+        f".case.{host}.{os.getppid()}.part",
+        f".case.another-{host}.{gone.pid}.part",
+        f".case2.{host}.{gone.pid}.part",
+        f".case.{host}.{gone.pid}.part.old",
+        f".case.{host}.x.part",
+    ]
+    for name in (*stay, f".case.{host}.{gone.pid}.part"):
+        (tmp_path / name / "model").mkdir(parents=True)
+    case_folder.write_case(OLD, tmp_path / "case")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, "case"])
 
 
 def content(folder):

@@ -226,6 +226,18 @@ BROKEN = {
     "no colour": (put("color.png", None), "color.png: no such file"),
     "no depth": (put("depth.png", None), "depth.png: no such file"),
     "no lens": (put("intrinsics.json", None), "intrinsics.json: no such file"),
+    "a lens in another file": (
+        lambda f: (f / "intrinsics.json").rename(f / "intrinsics.txt") and None,
+        "intrinsics.json: no such file, but intrinsics.txt is there; write it in this format",
+    ),
+    "a lens as rs-enumerate-devices prints it": (
+        put("intrinsics.json", ' Intrinsic of "Color" / 640x480\n  Width:  \t640\n'),
+        "intrinsics.json: is what rs-enumerate-devices prints; write its fx, fy",
+    ),
+    "a lens of NumPy": (
+        lambda f: (f / "intrinsics.json").write_bytes(b"PK\x03\x04 mtx.npy") and None,
+        "intrinsics.json: is of NumPy; write its fx, fy",
+    ),
     "torn lens": (put("intrinsics.json", '{"fx": 3'), "intrinsics.json: is not JSON"),
     "torn colour": (put("color.png", b"\x89PNG"), "color.png: cannot be read"),
     "torn depth": (put("depth.png", b"\x89PNG"), "depth.png: cannot be read"),

@@ -88,14 +88,17 @@ def test_depth_of_another_camera_is_moved_to_the_colour(unaligned, scene, caplog
     assert "seems not to be aligned" not in caplog.text
 
 
-def test_a_motion_that_the_pictures_do_not_confirm_is_told(unaligned, caplog):
+def test_a_motion_that_the_pictures_do_not_confirm_is_refused(unaligned, caplog):
     """Of small or plain pictures, the edges cannot tell a motion from its inverse."""
     rgbd.read_image_folder(unaligned)
     assert "could not be checked" not in caplog.text
     plain = np.full((240, 320, 3), 120, np.uint8)
     Image.fromarray(plain).save(unaligned / "color.png")
-    rgbd.read_image_folder(unaligned)
-    assert "depth_to_color.json: could not be checked, for the edges" in caplog.text
+    words = "depth_to_color.json: could not be checked, for the edges"
+    with pytest.raises(ValueError, match=f"{words}.*use it as it is with --unchecked$"):
+        rgbd.read_image_folder(unaligned)
+    rgbd.read_image_folder(unaligned, unchecked=True)
+    assert words in caplog.text
 
 
 @pytest.mark.parametrize("size", [(160, 120), (640, 480), (400, 300)])
@@ -201,11 +204,14 @@ def test_a_depth_of_another_size_without_its_camera_is_refused(unaligned, size):
         rgbd.read_image_folder(unaligned)
 
 
-def test_a_raw_depth_beside_the_colour_is_told(unaligned, scene, caplog):
+def test_a_raw_depth_beside_the_colour_is_refused(unaligned, scene, caplog):
     """Of the same size, but of another camera: nothing but its edges says so."""
     without("depth_intrinsics.json", "depth_to_color.json")(unaligned)
-    rgbd.read_image_folder(unaligned)
-    assert "seems not to be aligned: its edges fit the colour best when it" in caplog.text
+    words = "depth.png: seems not to be aligned: its edges fit the colour best when it"
+    with pytest.raises(ValueError, match=f"{words}.*use it as it is with --unchecked$"):
+        rgbd.read_image_folder(unaligned)
+    rgbd.read_image_folder(unaligned, unchecked=True)
+    assert words in caplog.text
     caplog.clear()
     aligned(unaligned, scene)
     rgbd.read_image_folder(unaligned)

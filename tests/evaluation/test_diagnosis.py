@@ -62,6 +62,24 @@ def test_a_mirror_image_that_fits_better_is_told_and_never_accepted(result):
     assert find(mirrored).name == "mirrored"
 
 
+def test_a_fit_that_holds_few_points_tells_no_cause(result):
+    """A model that learnt nothing was said to be of another size."""
+    loose = LARGE._replace(share=0.3)
+    assert find(result._replace(scales={"learnt": loose})) is None
+    mirrored = result._replace(scales={"learnt": loose}, mirror_gains={"learnt": 0.2})
+    assert find(mirrored) is None
+    cause = diagnosis.find_cause(
+        result,
+        "learnt",
+        attempt=lambda cases: [
+            result._replace(case=case, scales={"learnt": loose}) for case in cases
+        ],
+        accepts=lambda one: True,
+        min_keep_ratio=0.1,
+    )
+    assert cause is None
+
+
 def test_the_networks_own_doubts_come_last(result):
     assert find(result._replace(interest=-0.5)).name == "no wound"
     few = np.zeros_like(result.weights["learnt"])

@@ -62,9 +62,14 @@ def test_points_that_are_not_of_the_model_change_little(surface, rng):
     points = seen(surface, np.full(3, 1.1), rng)
     points[::5] += rng.normal(size=(len(points[::5]), 3)) * 40.0
     shifted = POSE._replace(translation=1.1 * POSE.translation)
-    assert fit_frame_scale(points, planes_of(surface), shifted).lateral == pytest.approx(
-        1.1, abs=0.03
-    )
+    found = fit_frame_scale(points, planes_of(surface), shifted)
+    assert found.lateral == pytest.approx(1.1, abs=0.03)
+    assert 0.7 < found.share < 0.9  # one point in five lies off the model
+
+
+def test_points_of_no_model_leave_most_off_it(surface, rng):
+    points = POSE.translation + rng.normal(size=(400, 3)) * 30.0
+    assert fit_frame_scale(points, planes_of(surface), POSE).share < 0.5
 
 
 def test_too_few_points_tell_no_size(surface):

@@ -50,8 +50,10 @@ def test_causes_are_counted_by_mistake():
 
 
 def test_limits_of_the_size_are_counted():
-    row = {"without_check": True, "lateral": 1.01, "worst_level_mm": 1.0}
+    row = {"without_check": True, "lateral": 1.01, "worst_level_mm": 1.0, "mirror_gain": -0.15}
     rows = [row, row | {"lateral": 1.09}, row | {"lateral": 0.9, "worst_level_mm": 8.0}]
     _, table = size_guard.count_limits([*rows, row | {"without_check": False}])
-    assert table[0] == ["no check", 4, 3, 2, 0, 0]
-    assert next(line for line in table if line[0] == "0.06") == ["0.06", 4, 1, 1, 1, 1]
+    assert table[0] == ["none", "", 4, 3, 2, 0, 0]
+    assert ["size", "0.06", 4, 1, 1, 1, 1] in table
+    assert ["mirror image", "-0.2", 4, 0, 0, 2, 1] in table
+    assert ["mirror image", "0.05", 4, 3, 2, 0, 0] in table

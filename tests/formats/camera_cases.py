@@ -27,10 +27,10 @@ def refused(read, words, content, name="camera.json", size=SIZE):
 def reader(folder, caplog):
     """Writes a file, and reads the lens; what is said is in ``caplog``."""
 
-    def write_and_read(content, name="camera.json", size=SIZE):
+    def write_and_read(content, name="camera.json", size=SIZE, **more):
         path = folder / name
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         caplog.clear()
-        return camera_files.read_lens(path, size)
+        return camera_files.read_lens(path, size, **more)
 
     return write_and_read

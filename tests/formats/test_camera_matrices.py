@@ -108,8 +108,12 @@ def test_implausible_intrinsics_are_refused(read, name):
 def test_odd_but_possible_intrinsics_are_said(read, caplog):
     read(PLAIN | {"fy": 620.0})
     assert "3 % apart; check that both are right" in caplog.text
-    read(PLAIN | {"cx": 250.0})
-    assert "11 % off the middle" in caplog.text
+    caplog.clear()
+    refused(read, "11 % off the middle of the picture of 640x480; give", PLAIN | {"cx": 250.0})
+    assert not caplog.records
+    assert read(PLAIN | {"cx": 250.0}, unchecked=True)[:3] == (600.0, 603.0, 250.0)
+    assert "11 % off the middle of the picture of 640x480; it was used, for" in caplog.text
+    caplog.clear()
     read(PLAIN)
     assert not caplog.records
     assert read(PLAIN, size=None)[:4] == GOAL

@@ -337,3 +337,25 @@ def test_a_file_of_several_levels_is_no_level(tmp_path):
     (tmp_path / "spine.glb").write_bytes(two_levels())
     with pytest.raises(ValueError, match=r"holds L3 and L4; name this file itself as the model"):
         meshes.read_meshes(tmp_path)
+
+
+@pytest.mark.parametrize("scenes", [None, []])
+@pytest.mark.parametrize("suffix", [".glb", ".gltf"])
+@pytest.mark.parametrize("tree", TREES)
+def test_a_file_that_names_no_scene_is_read_whole(tmp_path, tree, suffix, scenes, caplog):
+    """It was said to hold no surface. VTK sees the same file with a scene that names its roots."""
+    (tmp_path / "whole.glb").write_bytes(two_levels(TREES[tree]))
+    document, binary = split((tmp_path / "whole.glb").read_bytes())
+    document.pop("scene", None)
+    document.pop("scenes")
+    if scenes is not None:
+        document["scenes"] = scenes
+    path = tmp_path / f"spine{suffix}"
+    path.write_bytes(pack(document, binary))
+    if suffix == ".gltf":
+        (tmp_path / "spine.bin").write_bytes(binary)
+        document["buffers"][0]["uri"] = "spine.bin"
+        path.write_text(json.dumps(document))
+    model = meshes.read_meshes(path)
+    assert len(model) == 2 and "names no scene; all its surfaces were read" in caplog.text
+    same_as_vtk(model, tmp_path / "whole.glb")

@@ -7,6 +7,7 @@ import trimesh
 from e2r.formats import meshes
 
 plyfile = pytest.importorskip("plyfile")
+vtk = pytest.importorskip("vtk")
 
 BOX = trimesh.creation.box(extents=[40.0, 30.0, 20.0]).apply_translation([100.0, -50.0, 7.0])
 BALL = trimesh.creation.icosphere(2, 20.0).apply_translation([100.0, -50.0, 7.0])
@@ -197,3 +198,65 @@ def test_stripped_faces_are_told(tmp_path):
     write(tmp_path / "L3.ply", BOX.vertices, SQUARES, name="strips")
     with pytest.raises(ValueError, match="without a list vertex_indices"):
         meshes.read_mesh(tmp_path / "L3.ply")
+
+
+# Concave polygons ---------------------------------------------------------------------------------
+
+ARROW = [[0.0, 0.0], [30.0, -20.0], [10.0, 0.0], [30.0, 20.0]]
+ELL = [[0, 0], [30, 0], [30, 10], [10, 10], [10, 30], [0, 30]]
+ANGLES, RADII = np.arange(10) * np.pi / 5, np.where(np.arange(10) % 2, 8.0, 30.0)
+STAR = np.stack([RADII * np.cos(ANGLES), RADII * np.sin(ANGLES)], 1)
+
+
+def column(ring):
+    """A prism over any polygon."""
+    low, high = (np.column_stack([np.array(ring, float), np.full(len(ring), z)]) for z in (0, 20))
+    many = len(ring)
+    sides = [[i, (i + 1) % many, many + (i + 1) % many, many + i] for i in range(many)]
+    ends = [list(range(many))[::-1], list(range(many, 2 * many))]
+    return np.concatenate([low, high]), [*ends, *sides]
+
+
+def write_obj(path, vertices, faces, last=""):
+    lines = [f"v {x} {y} {z}" for x, y, z in vertices]
+    lines += ["vn 0 0 1"] * bool(last)
+    lines += ["f " + " ".join(f"{i + 1}{last}" for i in face) for face in faces]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def area_of(path):
+    """Area of the surface by VTK, which cuts polygons by their ears; a fan from any corner errs."""
+    reader = {".ply": vtk.vtkPLYReader, ".obj": vtk.vtkOBJReader}[path.suffix]()
+    reader.SetFileName(str(path))
+    cut = vtk.vtkTriangleFilter()
+    cut.SetInputConnection(reader.GetOutputPort())
+    mass = vtk.vtkMassProperties()
+    mass.SetInputConnection(cut.GetOutputPort())
+    mass.Update()
+    return mass.GetSurfaceArea()
+
+
+@pytest.mark.parametrize("kind", ["ply", "ply of text", "obj", "obj with normals"])
+@pytest.mark.parametrize("start", range(6))
+@pytest.mark.parametrize("ring", [ARROW, ELL], ids=["arrow", "L"])
+def test_concave_polygons_are_cut_inside(tmp_path, ring, start, kind):
+    """A fan from the first corner covers what lies outside, too: its area is too large."""
+    vertices, faces = column(ring)
+    faces = [face[start % len(face) :] + face[: start % len(face)] for face in faces]
+    path = tmp_path / f"L3.{kind[:3]}"
+    if path.suffix == ".obj":
+        write_obj(path, vertices, faces, "//1" * kind.endswith("normals"))
+    else:
+        write(path, vertices, faces, text=kind.endswith("text"))
+    read = meshes.read_mesh(path)
+    assert read.area == pytest.approx(area_of(path), rel=1e-5)
+    assert read.is_watertight
+
+
+@pytest.mark.parametrize("kind", ["ply", "obj"])
+def test_a_polygon_that_is_no_fan_is_refused(tmp_path, kind):
+    vertices, faces = column(STAR)
+    path = tmp_path / f"L3.{kind}"
+    (write if kind == "ply" else write_obj)(path, vertices, faces)
+    with pytest.raises(ValueError, match=f"L3.{kind}: has a concave polygon .*as triangles"):
+        meshes.read_mesh(path)

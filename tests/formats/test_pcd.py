@@ -223,3 +223,13 @@ def test_the_samples_are_read_in_the_frame_of_the_sensor():
     np.testing.assert_allclose(world.colors, separate.colors)
     raw = PointCloud.from_path(INPUTS / "viewpoint_world.pcd").numpy(("x", "y", "z"))
     assert np.linalg.norm(raw - separate.points, axis=1).min() > 100  # what was read before
+
+
+def test_a_binary_cloud_that_was_copied_as_text_is_told(tmp_path, points, colors):
+    colors[:20] = 10
+    red, green, blue = colors.T
+    path = write(tmp_path / "a.pcd", xyz(points) | {"r": red, "g": green, "b": blue})
+    pcd.read_cloud(path)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(ValueError, match=r"a.pcd: was copied as text.*in binary mode"):
+        pcd.read_cloud(path)

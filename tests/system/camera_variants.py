@@ -276,9 +276,11 @@ def depth_camera(draw: Draw, folder: Path, patient: Patient, _: Patient) -> Vari
         (frame / "intrinsics.json").replace(frame / "depth_intrinsics.json")
         (frame / "intrinsics.json").write_bytes((frame / "depth_intrinsics.json").read_bytes())
     spoilt = spoil(draw, path, chance=0.1) if path.exists() else ""
+    # Pictures of 96x72 cannot confirm a motion; who is sure of his own insists.
+    insisting = () if mistake or draw(st.booleans()) else ("--unchecked",)
     return Variant(
         "depth cameras",
-        f"{style}, {mistake or 'as it is'}{spoilt}",
-        (convert(frame, patient.model),),
+        f"{style}, {mistake or 'as it is'}{', unchecked' if insisting else ''}{spoilt}",
+        (convert(frame, patient.model, *insisting),),
         right=not mistake,
     )

@@ -16,6 +16,12 @@ from e2r.formats.file_checks import PathLike
 MAX_BYTES = 4_000_000
 """A file of camera parameters is small; a larger one is something else."""
 
+OTHERS = (
+    (rb'\s*(Intrinsic of |"?Width:\s+\d+\s+"?Height:)', "is what rs-enumerate-devices prints"),
+    (rb"PK\x03\x04|\x93NUMPY", "is of NumPy"),
+)
+"""How files begin that people have in place of a camera file."""
+
 
 def read_document(path: PathLike) -> dict[str, Any]:
     """Reads a file by its suffix: ``.yaml``, ``.yml``, ``.xml``, ``.conf``, ``.ini``; or JSON.
@@ -39,6 +45,10 @@ def read_document(path: PathLike) -> dict[str, Any]:
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: is too large for camera parameters; give the right file")
+    head = path.read_bytes()[:200] if path.is_file() else b""
+    for pattern, what in OTHERS:
+        if re.match(pattern, head):
+            raise ValueError(f"{path}: {what}; write its fx, fy, cx, cy and distortion as JSON")
     reader = readers.get(path.suffix.lower())
     return file_checks.read_json(path) if reader is None else reader(path)
 

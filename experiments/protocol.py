@@ -39,6 +39,7 @@ from e2r.evaluation import runner
 from e2r.evaluation.cross_validation import Fold, PoseLimits, grouped_figures, leave_one_out
 from e2r.evaluation.published import PUBLISHED, SPINEDEPTH_LABEL_FLOOR_MM
 from e2r.evaluation.results import Registered
+from e2r.evaluation.study_folder import open_study
 from e2r.evaluation.text_table import text_table
 from e2r.formats import file_checks
 from e2r.runtime.atomic_files import atomic_write
@@ -46,7 +47,6 @@ from e2r.training import batches, checkpoints, loop, sources
 from e2r.training.trained_model import load_trained
 from e2r.types import Params
 from e2r.visualisation.plots import error_boxes
-from experiments.continued_study import open_study
 
 RESULTS = ("cases", "cases.json", "folds", "summary.json", "report.html")
 """What a protocol writes, beside its settings."""

@@ -39,13 +39,13 @@ from e2r.cli.errors import parse_options, run_command
 from e2r.config import NAMED_CONFIGS, TrainingConfig
 from e2r.datasets.case import Case
 from e2r.evaluation.comparison import errors_by_mask, pooled_figures
+from e2r.evaluation.study_folder import open_study, plain
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import correspondences, poses
 from e2r.runtime.atomic_files import atomic_write
 from e2r.simulation import simulator
 from e2r.training import batches, loop, losses, sources
 from e2r.types import Array, Bool, Example, Float, Params
-from experiments.continued_study import open_study, plain
 
 THRESHOLDS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 """Logits above which a point is bone: the candidates."""

@@ -26,10 +26,10 @@ from e2r.config import TrainingConfig
 from e2r.datasets.case import Case
 from e2r.evaluation.comparison import errors_by_mask, pooled_figures
 from e2r.evaluation.text_table import text_table
+from e2r.evaluation.training_arms import ArmOptions, run_arms
 from e2r.networks import mask_estimators
 from e2r.training.metrics_log import read_log
 from e2r.types import Params
-from experiments.studies.arms import ArmOptions, run_arms
 
 
 @dataclass(frozen=True)

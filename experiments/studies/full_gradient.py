@@ -28,8 +28,8 @@ from e2r.datasets.case import Case
 from e2r.evaluation import metrics
 from e2r.evaluation.comparison import errors_by_mask, pooled_figures
 from e2r.evaluation.text_table import text_table, with_range
+from e2r.evaluation.training_arms import ArmOptions, run_arms
 from e2r.types import Params
-from experiments.studies.arms import ArmOptions, run_arms
 
 ARMS = {"cut": True, "kept": False}
 """Name of an arm -> its ``detach_robust_weights`` in training."""

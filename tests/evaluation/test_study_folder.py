@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.continued_study import open_study, plain
+from e2r.evaluation.study_folder import open_study, plain
 
 WEIGHT = 1.0
 

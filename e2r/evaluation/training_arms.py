@@ -10,11 +10,11 @@ from typing import Any
 
 from e2r.config import NAMED_CONFIGS, TrainingConfig
 from e2r.datasets.case import Case
+from e2r.evaluation.study_folder import open_study, plain
 from e2r.runtime.atomic_files import atomic_write
 from e2r.simulation import simulator
 from e2r.training import batches, loop, sources
 from e2r.types import Params
-from experiments.continued_study import open_study, plain
 
 Arm = Callable[[TrainingConfig], TrainingConfig]
 """The demo's settings -> those of the arm."""

@@ -1,19 +1,19 @@
 """The public names of e2r, by the module each comes from."""
 
 from .analysis.gradient_check import gradient_check as gradient_check
-from .api import Evaluation as Evaluation
-from .api import Model as Model
-from .api import RegistrationResult as RegistrationResult
-from .api import evaluate as evaluate
-from .api import find_cause as find_cause
-from .api import icp as icp
-from .api import load_model as load_model
-from .api import make_example as make_example
-from .api import register as register
-from .api import simulate as simulate
-from .api import target_error as target_error
-from .api import train as train
-from .api import view as view
+from .api.evaluating import Evaluation as Evaluation
+from .api.evaluating import evaluate as evaluate
+from .api.examples import icp as icp
+from .api.examples import make_example as make_example
+from .api.examples import simulate as simulate
+from .api.examples import target_error as target_error
+from .api.models import Model as Model
+from .api.models import load_model as load_model
+from .api.registering import RegistrationResult as RegistrationResult
+from .api.registering import find_cause as find_cause
+from .api.registering import register as register
+from .api.registering import view as view
+from .api.training import train as train
 from .config import NAMED_CONFIGS as NAMED_CONFIGS
 from .config import EvaluationConfig as EvaluationConfig
 from .config import OptimisationConfig as OptimisationConfig

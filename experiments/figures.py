@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from e2r.api import CLOSE_UP
+from e2r.api.examples import CLOSE_UP
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig, ScenesConfig
 from e2r.datasets.case import true_pose

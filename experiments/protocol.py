@@ -41,13 +41,15 @@ from e2r.evaluation.published import PUBLISHED, SPINEDEPTH_LABEL_FLOOR_MM
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
 from e2r.formats import file_checks
-from e2r.runtime.atomic_files import atomic_write, check_settings
-from e2r.runtime.provenance import versions
+from e2r.runtime.atomic_files import atomic_write
 from e2r.training import batches, checkpoints, loop, sources
 from e2r.training.trained_model import load_trained
 from e2r.types import Params
 from e2r.visualisation.plots import error_boxes
+from experiments.continued_study import open_study
 
+RESULTS = ("cases", "cases.json", "folds", "summary.json", "report.html")
+"""What a protocol writes, beside its settings."""
 LIMITS = PoseLimits(spinedepth_pairs.SUCCESS_MM, spinedepth_pairs.SUCCESS_DEGREES)
 
 
@@ -86,6 +88,8 @@ class Protocol:
     """cases on the device at a time"""
     seed: int = 0
     """seed of the initial poses, the search and the bootstrap"""
+    again: bool = False
+    """where the output's figures were computed by other code: compute all of them anew"""
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.train_last < 0:
@@ -112,7 +116,8 @@ class Protocol:
 def settings_of(options: Protocol) -> dict[str, Any]:
     """The settings that the figures depend on, as JSON values."""
     plain = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
-    del plain["output"], plain["label_floor"], plain["batch"]
+    for name in ("output", "label_floor", "batch", "again"):
+        del plain[name]
     plain |= {"root": str(options.root.resolve()), "config": config_to_json(options.config)}
     return json.loads(json.dumps(plain, default=str))
 
@@ -288,7 +293,6 @@ def summarise(
             for entry in PUBLISHED[options.data_set]
         ],
         "settings": settings_of(options),
-        "versions": versions(),
     }
 
 
@@ -346,9 +350,16 @@ def report_figure(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any
 
 def run(options: Protocol) -> int:
     """Runs what is left of the protocol, and writes its summary and report."""
-    path, settings = options.output / "protocol.json", settings_of(options)
-    options.output.mkdir(parents=True, exist_ok=True)
-    check_settings(path, settings)
+    path, output = options.output / "protocol.json", options.output
+    code = open_study(
+        path,
+        settings_of(options),
+        study=(convert, folds, run_fold),
+        again=options.again,
+        results=[output / name for name in RESULTS],
+        first=[output / "cases.json", *output.glob("folds/*/result.json")],
+        plugins=(options.config.network, options.config.schedule, options.config.optimisation),
+    )
     try:
         about = convert(options)
     except (ValueError, OSError):
@@ -361,7 +372,7 @@ def run(options: Protocol) -> int:
         floor = SPINEDEPTH_LABEL_FLOOR_MM
     elif floor is None:
         floor = about["label_rmse_mm"]
-    summary = summarise(options, results, floor)
+    summary = summarise(options, results, floor) | {"code": code}
     _write(options.output / "summary.json", summary)
     page = report_figure(summary, results).to_html(include_plotlyjs=True)
     (options.output / "report.html").write_text(page, encoding="utf-8")

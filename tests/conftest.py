@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 # Most of a test's time is compilation: LLVM at level 0 takes half of it, and has half as much to
-# read without the emitters of fused loops. Before jax is imported.
+# read without the emitters of fused loops. The workers fill the cores, so one thread compiles.
+# Before jax is imported.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
         "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
     ]
 ).strip()
 

@@ -31,9 +31,18 @@ def test_public_names_are_listed_and_importable():
 
 
 def test_importing_the_package_loads_neither_jax_nor_trimesh():
-    code = "import sys, e2r; print(sorted({'jax', 'trimesh', 'flax'} & set(sys.modules)))"
+    assert loaded_by("e2r", ("jax", "trimesh", "flax")) == []
+
+
+def test_registering_loads_nothing_of_training():
+    assert loaded_by("e2r.cli.register", ("grain", "plotly", "viser")) == []
+
+
+def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
+    """Which of these modules an import loads, in a process of its own."""
+    code = f"import sys, {module}; print(*sorted(set({names}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()
 
 
 def test_a_case_is_registered_from_its_path(checkpoint, data_set, monkeypatch):

@@ -19,7 +19,17 @@ from e2r.geometry import poses
 from e2r.registration import iterate
 from e2r.registration.schedule import Schedule, apply_mask, run_schedule
 from e2r.training import losses
-from e2r.types import Array, Bool, Correspondence, Example, MaskedCloud, Pose, ScalarLike, Surface
+from e2r.types import (
+    Array,
+    Bool,
+    Correspondence,
+    Example,
+    MaskedCloud,
+    Pose,
+    RobustKernel,
+    ScalarLike,
+    Surface,
+)
 
 PATHS = {
     "selection": "the points of largest weight, as they were selected",
@@ -50,6 +60,7 @@ class Problem:
     schedule: Schedule
     estimator: Callable[[Array], Array]
     count: int  # points that the registration takes
+    kernel: RobustKernel | None = None  # instead of the schedule's
 
     def masked(self, weights: Array) -> MaskedCloud:
         """The cloud under mask weights."""
@@ -97,6 +108,8 @@ class Problem:
         """The last pose of a cloud's registration, beside that of the fixed cloud."""
         schedule, surface = self.schedule, self.example.surface
         step: Any = schedule.bound_step()
+        if self.kernel is not None:
+            step = partial(step, kernel=self.kernel)
         seen = jnp.arange(len(cloud.weights)) < schedule.early_points
         scales = jnp.asarray(schedule.scales(), cloud.points.dtype)
         index = jnp.arange(schedule.steps)

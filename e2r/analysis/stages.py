@@ -105,6 +105,7 @@ def run_stages(
         whole.pose,
         centres=centres,
         scales=levels.level_scales(config.schedule.last_scale_mm),
+        detach_robust_weights=config.schedule.detach_robust_weights,
     ).pose
     return Stages(
         cloud=cloud,

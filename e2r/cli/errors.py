@@ -24,19 +24,21 @@ def run_command(command: Callable[[], int]) -> int:
       command: parses the options and does the work; returns the exit code.
 
     Returns:
-      The command's exit code; 2 if the input was refused, 130 if the user interrupted. With
-      ``E2R_DEBUG`` set, errors keep their traceback.
+      The command's exit code; 2 if the input was refused or a plug-in raised an exception, 130 if
+      the user interrupted. With ``E2R_DEBUG`` set, errors keep their traceback.
     """
+    from e2r.runtime import plugin_mistakes
     from e2r.runtime.compile_cache import enable_cache
 
     enable_cache()
     try:
         with _printed_notices():
             return command()
-    except REFUSALS as error:
-        if os.environ.get("E2R_DEBUG"):
+    except Exception as error:
+        mistake = plugin_mistakes.explain(error)
+        if os.environ.get("E2R_DEBUG") or not (mistake or isinstance(error, REFUSALS)):
             raise
-        print(f"e2r: {sentence(error)}", file=sys.stderr)
+        print(f"e2r: {mistake or sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,13 +19,7 @@ from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.errors_table import table_rows, write_errors_table
 from e2r.evaluation.initial_poses import read_initial_poses
 from e2r.evaluation.job_folder import SETTINGS, JobFolder, open_job
-from e2r.evaluation.predictions import (
-    CaseScores,
-    Prediction,
-    failed_prediction,
-    make_prediction,
-    score_case,
-)
+from e2r.evaluation.predictions import CaseScores, Prediction, judge_case
 from e2r.evaluation.results import Registered
 from e2r.evaluation.summary import summarise_job, summary_table
 from e2r.runtime import outputs
@@ -115,7 +108,6 @@ def run(options: Options) -> int:
     del settings["output"], settings["timings"], settings["again"]
     code = code_record(config.network, job.program, job.program.schedule)
     failed = False
-    others = [mask for mask in job.program.masks if mask != job.primary_mask]
     with (
         open_job(options.output, settings, code=code, again=options.again) as folder,
         collect_timings() as seconds,
@@ -127,21 +119,20 @@ def run(options: Options) -> int:
             for result in runner.run(cases, config, params, job=job):
                 bar.update()
                 with timed("writing"):
+                    outcome = judge_case(result, job.program.masks, calibration=calibration)
+                    lines = {m: one.to_json() for m, one in outcome.predictions.items()}
+                    folder.add(
+                        lines.pop(job.primary_mask),
+                        None if outcome.scores is None else outcome.scores.to_json(),
+                        others=lines,
+                    )
                     if isinstance(result, Registered):
-                        predict = partial(make_prediction, result, calibration=calibration)
-                        folder.add(
-                            predict(job.primary_mask).to_json(),
-                            score_case(result).to_json(),
-                            others={mask: predict(mask).to_json() for mask in others},
-                        )
                         with folder.alone():
                             views = options.output / "views"
                             snapshots.keep_worst(views, result, job.primary_mask)
                     else:
                         failed = True
                         print(f"e2r: {result.id}: {result.message}", file=sys.stderr)
-                        line = failed_prediction(result).to_json()
-                        folder.add(line, others=dict.fromkeys(others, line))
         if options.timings:
             print(timing_table(seconds))
         if len(folder.done()) < total:

@@ -12,7 +12,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from e2r import api
+from e2r.api import registering
+from e2r.api.models import Model, load_model
+from e2r.api.registering import RegistrationResult
 from e2r.cli import STARTED, named_cases
 from e2r.config import EvaluationConfig
 from e2r.datasets.case_folder import read_case
@@ -58,29 +60,29 @@ def _register(options: Options) -> int:
     folders = named_cases.find_named_cases([options.case, *options.more])
     outputs.require_file(options.output)
     read_initial_poses(options.job.start)  # a bad pose file is refused before the work
-    models: list[api.Model] = []
+    loaded: list[Model] = []
     registered: list[str] = []
 
-    def load_model() -> api.Model:
-        if not models:
+    def model() -> Model:
+        if not loaded:
             with timed("trained model"):
-                models.append(api.load_model(options.checkpoint))
-        return models[0]
+                loaded.append(load_model(options.checkpoint))
+        return loaded[0]
 
     def register(folder: Path) -> None:
         with timed("case"):
             case = read_case(folder)
-        result = api.register(case, load_model(), job=options.job)
+        result = registering.register(case, model(), job=options.job)
         if len(folders) == 1:
             _print_result(result)
-            _print_cause(result, load_model())
+            _print_cause(result, model())
         else:
             print(_line(folder, result), flush=True)
         _append(options.output, json.dumps(result.prediction.to_json()))
         registered.append(result.prediction.id)
 
     if len(folders) > 1:
-        load_model()  # a bad checkpoint is no fault of the cases
+        model()  # a bad checkpoint is no fault of the cases
     code = named_cases.for_each(folders, register)
     if registered:
         what = "prediction" if len(registered) == 1 else f"{len(registered)} predictions"
@@ -88,12 +90,12 @@ def _register(options: Options) -> int:
     return code
 
 
-def _print_cause(result: api.RegistrationResult, model: api.Model) -> None:
+def _print_cause(result: RegistrationResult, model: Model) -> None:
     """Says why a registration was not accepted, where one can tell."""
     if result.accepted or result.job.start != "auto":
         return
     print("looking for the cause ...", flush=True)
-    cause = api.find_cause(result, model)
+    cause = registering.find_cause(result, model)
     said = "no cause was found; another frame may do"
     print(said if cause is None else f"likely cause: {cause.sentence}")
 
@@ -109,7 +111,7 @@ def _append(path: Path, line: str) -> None:
         file.write(line.encode() + b"\n")
 
 
-def _line(folder: Path, result: api.RegistrationResult) -> str:
+def _line(folder: Path, result: RegistrationResult) -> str:
     """One of several results in one line."""
     expected = {"expected TRE": result.expected_tre_mm, "TRE against truth.json": result.tre_mm}
     errors = [f"{name} {value:.2f} mm" for name, value in expected.items() if value is not None]
@@ -117,7 +119,7 @@ def _line(folder: Path, result: api.RegistrationResult) -> str:
     return f"{folder}: {', '.join([verdict, *errors])}"
 
 
-def _print_result(result: api.RegistrationResult) -> None:
+def _print_result(result: RegistrationResult) -> None:
     for name, matrix in result.poses.items():
         print(f"{name}  T_camera_model =")
         print(np.array2string(matrix, precision=4, suppress_small=True))

@@ -34,10 +34,10 @@ def run(options: Options) -> int:
     if not options.source.is_dir():
         raise ValueError(f"{options.source}: no such folder; give a case or an evaluation's output")
     if (options.source / "case.json").exists():
-        from e2r import api
+        from e2r.api import models, registering
 
-        result = api.register(options.source, api.load_model(options.checkpoint))
-        api.view(result, host=options.host, port=options.port)
+        result = registering.register(options.source, models.load_model(options.checkpoint))
+        registering.view(result, host=options.host, port=options.port)
     else:
         worst = snapshots.read_worst_of_job(options.source)
         viewer.serve(worst, host=options.host, port=options.port)

@@ -7,6 +7,7 @@ names the file and the remedy.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,23 @@ def read_case(folder: PathLike) -> Case:
     )
     file_checks.check_scene(case.points, path)
     return replace(case, folder=folder)
+
+
+def as_case(case: Case | PathLike) -> Case:
+    """The case itself, or the one in a folder.
+
+    Args:
+      case: a case, or the folder of one.
+
+    Raises:
+      ValueError: the folder holds no whole case.
+      TypeError: it is neither a case nor a path.
+    """
+    if isinstance(case, Case):
+        return case
+    if not isinstance(case, (str, os.PathLike)):
+        raise TypeError(f"case is a {type(case).__name__}; give a case or the path of its folder")
+    return read_case(case)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

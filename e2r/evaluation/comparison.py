@@ -16,25 +16,32 @@ from e2r.types import Params
 
 
 def errors_by_mask(
-    cases: Sequence[Case], config: TrainingConfig, params: Params, *, masks: tuple[str, ...]
+    cases: Sequence[Case],
+    config: TrainingConfig,
+    params: Params,
+    *,
+    masks: tuple[str, ...],
+    start: str = "auto",
 ) -> dict[str, dict[str, Any]]:
-    """Registers cases without an initial pose, with one pose for all levels and no second try.
+    """Registers cases with one pose for all levels and no second try.
 
     Args:
       cases: each with a truth.
       config: the settings that the network was trained with.
       params: of the network.
       masks: all, learnt or oracle.
+      start: initial pose: auto or truth, as in :class:`e2r.config.EvaluationConfig`.
 
     Returns:
-      mask -> ``{"tre_mm": [...], "source": [...]}``, an entry for each registered case.
+      mask -> ``tre_mm``, ``source`` and ``id``, each with an entry for each registered case.
     """
-    job = EvaluationConfig(ProgramConfig(masks=masks, per_level=False), retry_below=0.0)
+    job = EvaluationConfig(ProgramConfig(masks=masks, per_level=False), start, retry_below=0.0)
     results = [r for r in runner.run(cases, config, params, job=job) if isinstance(r, Registered)]
     return {
         mask: {
             "tre_mm": [result.errors[mask].tre_mm for result in results],
             "source": [result.case.source for result in results],
+            "id": [result.case.id for result in results],
         }
         for mask in masks
     }

@@ -12,19 +12,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from e2r.runtime.atomic_files import atomic_write
-from e2r.runtime.provenance import code_differences
+from e2r.runtime.continued_folder import continue_or_begin, refuse_orphan
 
 PREDICTIONS, ERRORS, SETTINGS = "predictions.jsonl", "errors.jsonl", "job.json"
-RESULTS = (PREDICTIONS, ERRORS, "errors.csv", "summary.json", "report.html", "views", SETTINGS)
-"""What a job writes into its folder, beside the other masks' predictions; the settings go last."""
+RESULTS = (PREDICTIONS, ERRORS, "errors.csv", "summary.json", "report.html", "views")
+"""What a job writes into its folder, beside the other masks' predictions."""
 
 Line: TypeAlias = dict[str, Any]
 """A line of a file, as JSON values."""
@@ -160,55 +158,17 @@ def open_job(
     try:
         job_folder = JobFolder(folder, locks, code or {})
         with job_folder.alone():
-            settings_file, predictions = folder / SETTINGS, folder / PREDICTIONS
-            if not settings_file.exists() and predictions.exists() and predictions.stat().st_size:
-                raise ValueError(
-                    f"{predictions}: belongs to a job without job.json, which cannot be continued; "
-                    "name another output folder, or delete this file"
-                )
-            job_folder.code = _continue_or_begin(folder, settings, code or {}, again=again)
+            refuse_orphan(folder / PREDICTIONS, folder / SETTINGS)
+            job_folder.code = continue_or_begin(
+                folder / SETTINGS,
+                settings,
+                code=code or {},
+                again=again,
+                results=[*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)],
+            )
         yield job_folder
     finally:
         os.close(locks)
-
-
-def _continue_or_begin(
-    folder: Path, settings: Mapping[str, Any], code: Mapping[str, str], *, again: bool
-) -> dict[str, str]:
-    """Writes or compares ``job.json``; returns the code that it records."""
-    path = folder / SETTINGS
-    if path.exists():
-        try:
-            found = dict(json.loads(path.read_text()))
-        except ValueError:
-            found = {}
-        recorded = found.pop("code", {})
-        if found != json.loads(json.dumps(settings)):
-            raise ValueError(
-                f"{path}: holds a job with other settings; name another output folder, or delete "
-                "this one"
-            )
-        changed = code_differences(recorded, code)
-        if not changed:
-            return dict(recorded)
-        if not again:
-            raise ValueError(
-                f"{path}: the figures of this job were computed by other code "
-                f"({'; '.join(changed)}); give --again to compute all of them anew, or name "
-                "another output folder"
-            )
-        for path_of_result in (*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)):
-            _delete(path_of_result)
-    with atomic_write(path) as part:
-        part.write_text(json.dumps({**settings, "code": dict(code)}, indent=1))
-    return dict(code)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _append(path: Path, line: Line) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -196,3 +196,26 @@ def score_case(result: Registered) -> CaseScores:
     valid = float(result.cloud.valid.sum())
     keep = {mask: float(weights.sum()) / valid for mask, weights in result.weights.items()}
     return CaseScores(result.case.id, result.case.source, keep, result.errors)
+
+
+class CaseOutcome(NamedTuple):
+    """What a job keeps of one case."""
+
+    predictions: dict[str, Prediction]  # mask name -> prediction, also of a failed case
+    scores: CaseScores | None  # None: the case failed
+
+
+def judge_case(
+    result: Registered | Failed, masks: Sequence[str], *, calibration: Calibration | None
+) -> CaseOutcome:
+    """Predictions and scores of a case, registered or not.
+
+    Args:
+      result: of the case.
+      masks: that the job registers under.
+      calibration: of the trained network.
+    """
+    if isinstance(result, Failed):
+        return CaseOutcome(dict.fromkeys(masks, failed_prediction(result)), None)
+    predictions = {mask: make_prediction(result, mask, calibration) for mask in masks}
+    return CaseOutcome(predictions, score_case(result))

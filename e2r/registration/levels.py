@@ -60,13 +60,19 @@ def register_levels(
       surface: the model.
       whole: the whole model's registration by ``schedule``.
       centres: of the levels, mm, model frame, as in :func:`refine_levels`.
-      schedule: of the whole model's registration; its last scale is the levels' too.
+      schedule: of the whole model's registration; its last scale is the levels' too, and so is
+        whether robust weights have a derivative.
     """
     scales = level_scales(schedule.last_scale_mm)
     cloud = iterate.zero_nonfinite(cloud)
     rigid = _repeat_pose(whole.pose, centres.shape[0])
     several, gain = cross_validate_levels(
-        cloud, surface, whole.pose, centres=centres, scales=scales
+        cloud,
+        surface,
+        whole.pose,
+        centres=centres,
+        scales=scales,
+        detach_robust_weights=schedule.detach_robust_weights,
     )
     single = score_levels(cloud, surface, rigid, scale=scales[-1])
     bent = gain > MIN_BENDING_GAIN
@@ -81,6 +87,7 @@ def refine_levels(
     centres: Float[Array, "l 3"],
     scales: Float[Array, "steps"],
     neighbour_weight: float = NEIGHBOUR_WEIGHT,
+    detach_robust_weights: bool = True,
 ) -> LevelPoses:
     """Refines one pose of the whole model to one pose a level; differentiable.
 
@@ -92,6 +99,8 @@ def refine_levels(
         levels are neighbours. Padded rows are not finite.
       scales: robust scale of each step, mm.
       neighbour_weight: weight of the neighbours' pull, in scene points.
+      detach_robust_weights: cut the derivative of the robust weights; False keeps all, also of the
+        inlier weight by which a level pulls its neighbours.
     """
     cloud = iterate.zero_nonfinite(cloud)
     real = jnp.isfinite(centres).all(axis=1)
@@ -121,6 +130,7 @@ def refine_levels(
                 scale,
                 prior=DAMPING_WEIGHT,
                 anchor=steps.Anchor(carried, neighbour_weight),
+                detach_robust_weights=detach_robust_weights,
             )
             return result.pose, jnp.asarray(result.inlier_weight)
 
@@ -166,6 +176,7 @@ def cross_validate_levels(
     *,
     centres: Float[Array, "l 3"],
     scales: Float[Array, "steps"],
+    detach_robust_weights: bool = True,
 ) -> tuple[LevelPoses, Float[Array, ""]]:
     """Poses by level, and their gain in inlier weight over one pose, by two-fold cross-validation.
 
@@ -178,6 +189,7 @@ def cross_validate_levels(
       whole: pose of the whole model, fitted to all points.
       centres: of the levels, mm, model frame, as in :func:`refine_levels`.
       scales: robust scale of each step, mm.
+      detach_robust_weights: as in :func:`refine_levels`.
     """
     rigid = _repeat_pose(whole, len(centres))
     last = scales[-1]
@@ -188,7 +200,12 @@ def cross_validate_levels(
     fitted = jax.lax.map(  # one after the other: compiled once
         lambda some: (
             refine_levels(
-                cloud._replace(weights=some), surface, whole, centres=centres, scales=scales
+                cloud._replace(weights=some),
+                surface,
+                whole,
+                centres=centres,
+                scales=scales,
+                detach_robust_weights=detach_robust_weights,
             ).pose
         ),
         seen,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 @contextmanager
@@ -35,25 +33,3 @@ def require_new_folder(folder: Path) -> None:
     """
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: is not empty; name another folder, or delete this one")
-
-
-def check_settings(path: Path, settings: Mapping[str, Any], what: str = "other settings") -> None:
-    """Writes the settings of a folder's results, or raises if the folder holds different ones.
-
-    Args:
-      path: file in an existing folder.
-      settings: JSON values.
-      what: what the folder holds instead, for the error.
-
-    Raises:
-      ValueError: the file holds different settings.
-    """
-    text = json.dumps(settings, indent=1).encode()
-    if path.exists():
-        if path.read_bytes() != text:
-            raise ValueError(
-                f"{path}: holds {what}; name another output folder, or delete this one"
-            )
-        return
-    with atomic_write(path) as part:
-        part.write_bytes(text)

@@ -326,4 +326,13 @@ def _is_installed(name: str | None) -> bool:
 def _is_installed_code(function: types.FunctionType) -> bool:
     """Whether a function's code comes from an installed package, whatever its module says."""
     file = function.__code__.co_filename
-    return file.startswith("<@beartype") or str(Path(file).resolve()).startswith(_INSTALLED)
+    return file.startswith("<@beartype") or is_installed_file(file)
+
+
+def is_installed_file(file: str) -> bool:
+    """Whether a source file belongs to Python or an installed package.
+
+    Args:
+      file: its path, as a code object names it.
+    """
+    return str(Path(file).resolve()).startswith(_INSTALLED)

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from e2r.runtime import code_digest
+from e2r.runtime import code_digest, plugin_mistakes
 
 PluginName: TypeAlias = str | Callable[..., Any]
 """A plug-in in settings: its name, or when the settings are made the function itself."""
@@ -117,6 +117,8 @@ class Registry(Mapping[str, F], Generic[F]):
         function = self._look_up(name, field)
         _check_arguments(function, self.kind, f"{field} is {name!r}")
         chosen = Chosen(name, "" if code_digest.is_own(function) else code_digest.digest(function))
+        if chosen.digest:
+            plugin_mistakes.remember(function, f"{self.kind} {name}")
         self._settled[name, chosen.digest] = function
         return chosen
 

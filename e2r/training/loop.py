@@ -231,11 +231,12 @@ def _due_figures(
 
 
 def _call(on_log: Callable[[Line], object] | None, line: Line) -> BaseException | None:
-    """Hands a line to the callback of the primary process; what it raised, on every process."""
-    if on_log is None:
-        return None
+    """Hands a line to the callback of the primary process; what it raised, on every process.
+
+    The others need no callback: all ask whether one failed, so none waits for the rest.
+    """
     failure: BaseException | None = None
-    if sharding.is_primary():
+    if on_log is not None and sharding.is_primary():
         try:
             on_log(dict(line))
         except BaseException as error:

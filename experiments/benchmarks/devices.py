@@ -34,6 +34,8 @@ from e2r.training.metrics_log import read_log
 SETUPS = {"1 device": (1, 1), "2 devices": (1, 2), "8 devices": (1, 8), "2 processes": (2, 1)}
 """Name -> number of processes, devices of each."""
 TOLERANCE = 1e-4
+COMPARED = ("loss", "held_out_tre_mm")
+"""Figures of the log that must agree."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Devices:
     """set-ups to compare, the reference first: 1 device, 2 devices, 8 devices, 2 processes"""
     seed: int = 0
     """seed of the scenes"""
+    held_out_every: int = 0
+    """steps between registrations of a held-out set, which are compared too; 0: never"""
 
     def __post_init__(self) -> None:
         if self.steps < 2 or self.steps % 2 or self.batch % 8 or self.batch < 8:
@@ -64,6 +68,7 @@ class Devices:
         command += ["--optimisation.batch", str(self.batch)]
         command += ["--optimisation.steps", str(self.steps)]
         command += ["--optimisation.checkpoint-every", str(self.steps // 2)]
+        command += ["--held-out-every", str(self.held_out_every)]
         return [*command, "--log-every", "1", "--output"]
 
 
@@ -108,7 +113,7 @@ def train(options: Devices, setup: str, output: Path) -> None:
 
 
 def loss_difference(reference: Path, folder: Path, *, first: int) -> float:
-    """Largest relative difference of two runs' losses.
+    """Largest relative difference of two runs' losses, and of their errors on a held-out set.
 
     Args:
       reference: folder of the run to compare with.
@@ -116,15 +121,20 @@ def loss_difference(reference: Path, folder: Path, *, first: int) -> float:
       first: step from which on they are compared.
 
     Returns:
-      Infinity where one run lacks a step of the other.
+      Infinity where one run lacks a figure of the other.
     """
     a, b = (
-        {int(line["step"]): line["loss"] for line in read_log(path) if line["step"] >= first}
+        {
+            (int(line["step"]), name): line[name]
+            for line in read_log(path)
+            for name in COMPARED
+            if line["step"] >= first and name in line
+        }
         for path in (reference, folder)
     )
     if set(a) != set(b):
         return float("inf")
-    return max(abs(a[step] - b[step]) / abs(a[step]) for step in a)
+    return max(abs(a[key] - b[key]) / abs(a[key]) for key in a)
 
 
 def copy_first_half(run: Path, copy: Path, half: int) -> None:

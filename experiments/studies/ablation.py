@@ -18,8 +18,7 @@ All arms share scenes, networks, coarse stage, search and registration. Only the
 
 Every arm takes the same number of steps and is repeated from several seeds. There is no second try.
 
-The errors of three seeds are in experiments/results/ablation. Copied to the output folder, they are
-not run again, and further seeds are added to them.
+The errors of three seeds are in experiments/results/ablation.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ from e2r.datasets.case import Case
 from e2r.evaluation.comparison import errors_by_mask, pooled_figures
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import correspondences, poses
-from e2r.runtime.atomic_files import atomic_write, check_settings
-from e2r.runtime.provenance import versions
+from e2r.runtime.atomic_files import atomic_write
 from e2r.simulation import simulator
 from e2r.training import batches, loop, losses, sources
 from e2r.types import Array, Bool, Example, Float, Params
+from experiments.continued_study import open_study, plain
 
 THRESHOLDS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 """Logits above which a point is bone: the candidates."""
@@ -73,6 +72,8 @@ class Ablation:
     """specimens of the test, two scenes each"""
     validation: int = 12
     """specimens on which thresholds are chosen, two scenes each"""
+    again: bool = False
+    """where the output's figures were computed by other code: compute all of them anew"""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "steps", "specimens", "held_out", "validation"):
@@ -307,13 +308,18 @@ def ablate(options: Ablation) -> int:
       options: of the command line; a later call may ask for more seeds.
 
     Raises:
-      ValueError: the folder holds an ablation with other settings.
+      ValueError: the folder holds an ablation with other settings, or by other code.
     """
-    settings = asdict(options)
-    for name in ("output", "seeds"):
-        del settings[name]
-    options.output.mkdir(parents=True, exist_ok=True)
-    check_settings(options.output / "settings.json", settings)
+    settings = plain(asdict(options), without=("output", "seeds", "again"))
+    summary = options.output / "ablation.json"
+    code = open_study(
+        options.output / "settings.json",
+        settings,
+        study=SeedRun,
+        again=options.again,
+        results=[*options.output.glob("seed*"), summary],
+        first=options.output.glob("seed*/errors.json"),
+    )
     scenes = NAMED_CONFIGS["demo"][1].scenes.simulation
 
     @cache
@@ -322,10 +328,10 @@ def ablate(options: Ablation) -> int:
 
     seeds = [SeedRun(options, seed).run(make_test_cases) for seed in range(options.seeds)]
     figures = summarise(seeds)
-    record = {"arms": figures, **settings, "versions": versions()}
-    (options.output / "ablation.json").write_text(json.dumps(record, indent=1))
+    record = {"arms": figures, **settings, "code": code}
+    summary.write_text(json.dumps(record, indent=1))
     print(results_table(figures))
-    print(options.output / "ablation.json")
+    print(summary)
     return 0
 
 

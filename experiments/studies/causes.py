@@ -30,7 +30,9 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
-from e2r import api
+from e2r.api.examples import simulate
+from e2r.api.models import Model, load_model
+from e2r.api.registering import SINGLE_CASE
 from e2r.cli.errors import parse_options, run_command
 from e2r.datasets.case import Case, make_case
 from e2r.evaluation import diagnosis, runner
@@ -191,8 +193,8 @@ def study_causes(options: Causes) -> int:
     """Registers each case with each mistake, and asks for the cause of those not accepted."""
     outputs.require_folder(options.output)
     options.output.mkdir(parents=True, exist_ok=True)
-    model = api.load_model()
-    cases = api.simulate(options.cases, seed=options.seed)
+    model = load_model()
+    cases = simulate(options.cases, seed=options.seed)
     rows: list[dict[str, Any]] = []
     path = options.output / "rows.jsonl"
     for start in range(0, len(cases), CHUNK):
@@ -206,7 +208,7 @@ def study_causes(options: Causes) -> int:
     return 0
 
 
-def register_chunk(cases: Sequence[Case], model: api.Model, seed: int) -> list[dict[str, Any]]:
+def register_chunk(cases: Sequence[Case], model: Model, seed: int) -> list[dict[str, Any]]:
     """One row a case and mistake. All trials go through the device in full batches.
 
     Args:
@@ -237,7 +239,7 @@ def register_chunk(cases: Sequence[Case], model: api.Model, seed: int) -> list[d
                 "learnt",
                 attempt=attempt,
                 accepts=lambda one: _accepted(one, model),
-                min_keep_ratio=api.SINGLE_CASE.program.min_keep_ratio,
+                min_keep_ratio=SINGLE_CASE.program.min_keep_ratio,
             )
         scale = result.scales["learnt"]
         rows.append(
@@ -258,9 +260,9 @@ def register_chunk(cases: Sequence[Case], model: api.Model, seed: int) -> list[d
     return rows
 
 
-def _register(cases: Sequence[Case], model: api.Model) -> list[Registered]:
+def _register(cases: Sequence[Case], model: Model) -> list[Registered]:
     """Results in the order of the cases; each has the case's own id, so the same points."""
-    job = replace(api.SINGLE_CASE, batch=8)
+    job = replace(SINGLE_CASE, batch=8)
     done: dict[int, Registered] = {}
     for result in tqdm(
         runner.run(cases, model.config, model.params, job=job), total=len(cases), unit="case"
@@ -271,7 +273,7 @@ def _register(cases: Sequence[Case], model: api.Model) -> list[Registered]:
     return [done[id(case)] for case in cases]
 
 
-def _accepted(result: Registered, model: api.Model) -> bool:
+def _accepted(result: Registered, model: Model) -> bool:
     return make_prediction(result, "learnt", model.calibration).accepted
 
 

@@ -15,76 +15,66 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from e2r.cli.errors import parse_options, run_command
-from e2r.config import NAMED_CONFIGS
+from e2r.config import TrainingConfig
+from e2r.datasets.case import Case
 from e2r.evaluation.comparison import errors_by_mask, pooled_figures
 from e2r.evaluation.text_table import text_table
 from e2r.networks import mask_estimators
-from e2r.runtime.provenance import versions
-from e2r.simulation import simulator
-from e2r.training import batches, loop, sources
 from e2r.training.metrics_log import read_log
+from e2r.types import Params
+from experiments.studies.arms import ArmOptions, run_arms
 
 
 @dataclass(frozen=True)
-class Estimators:
+class Estimators(ArmOptions):
     """Which mask estimator learns best? The same training with each of them."""
 
-    output: Path
-    """folder of all runs, and of estimators.json"""
+    steps: int = 1000
+    """training steps of each run"""
     names: tuple[str, ...] = tuple(mask_estimators.ESTIMATORS)
     """estimators to compare"""
-    steps: int = 1000
-    """training steps of each"""
-    seeds: int = 2
-    """repetitions"""
-    specimens: int = 64
-    """specimens of the training, ten scenes each"""
-    held_out: int = 48
-    """specimens of the test, two scenes each"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "seeds", "specimens", "held_out"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; use 1 or more")
+        super().__post_init__()
         if not self.names or set(self.names) - set(mask_estimators.ESTIMATORS):
             raise ValueError(f"--names: use some of {', '.join(mask_estimators.ESTIMATORS)}")
 
 
+def with_estimator(config: TrainingConfig, *, name: str) -> TrainingConfig:
+    """The settings with another mask estimator."""
+    return replace(config, optimisation=replace(config.optimisation, estimator=name))
+
+
+def test_run(
+    cases: list[Case], config: TrainingConfig, params: Params, folder: Path
+) -> dict[str, Any]:
+    """The errors of a run, and the mask of its last step.
+
+    Args:
+      cases: of the test.
+      config: of the run.
+      params: that it learnt.
+      folder: of the run.
+    """
+    errors = errors_by_mask(cases, config, params, masks=("learnt",))["learnt"]
+    last = read_log(folder)[-1]
+    return {**errors, "keep": last["keep"], "entropy": last["entropy"]}
+
+
 def compare(options: Estimators) -> int:
     """Trains and tests each estimator that is left, and writes the figures of all."""
-    options.output.mkdir(parents=True, exist_ok=True)
+    arms = {name: partial(with_estimator, name=name) for name in options.names}
+    runs, record = run_arms(options, arms, test_run, name="estimators")
+    runs = {key: run for key, run in runs.items() if run["name"] in options.names}
+    record = {"runs": runs, "figures": summarise(runs), **record}
     path = options.output / "estimators.json"
-    runs: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
-    demo = NAMED_CONFIGS["demo"][1]
-    scenes = replace(demo.scenes, specimens=options.specimens)
-    test_cases = list(
-        simulator.held_out_cases(
-            demo.scenes.simulation, specimens=options.held_out, frames=2, seed=0
-        )
-    )
-    for seed in range(options.seeds):
-        left = [name for name in options.names if f"{name} {seed}" not in runs]
-        if not left:
-            continue
-        source = sources.simulated(replace(demo, seed=seed, scenes=scenes))
-        for name in left:
-            optimisation = replace(demo.optimisation, estimator=name, steps=options.steps)
-            config = replace(demo, seed=seed, scenes=scenes, optimisation=optimisation)
-            folder = options.output / f"{name}{seed}"
-            inputs = loop.RunInputs(config, batches.uniform_batches(config, source))
-            state = loop.train(inputs, folder)
-            errors = errors_by_mask(test_cases, config, state.params, masks=("learnt",))["learnt"]
-            last = read_log(folder)[-1]
-            mask = {"keep": last["keep"], "entropy": last["entropy"], "name": name}
-            runs[f"{name} {seed}"] = {**errors, **mask}
-            path.write_text(json.dumps({"runs": runs}))
-    record = {"runs": runs, "figures": summarise(runs), "versions": versions()}
     path.write_text(json.dumps(record, indent=1))
     print(results_table(record["figures"]))
     print(path)

@@ -2,11 +2,12 @@
 
 Command:  python -m experiments.studies.full_gradient --output runs/full_gradient
 Time:     an hour on two cores; interrupted, the same command goes on
-Expect:   2 rows, each with the median of 3 seeds and their range
+Expect:   2 rows, each with the median of 3 seeds and their range, and one sentence on the errors of
+          both in the same frames
 
 Both arms share scenes, initial poses and number of steps. Only the schedule's
 ``detach_robust_weights`` differs, and only in training. The evaluation registers the deterministic
-mask.
+mask from perturbed true poses, so it compares masks and not searches.
 """
 
 from __future__ import annotations
@@ -15,28 +16,30 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from e2r.cli.errors import parse_options, run_command
-from e2r.config import NAMED_CONFIGS
+from e2r.config import TrainingConfig
+from e2r.datasets.case import Case
+from e2r.evaluation import metrics
 from e2r.evaluation.comparison import errors_by_mask, pooled_figures
 from e2r.evaluation.text_table import text_table, with_range
-from e2r.runtime.provenance import versions
-from e2r.simulation import simulator
-from e2r.training import batches, loop, sources
+from e2r.types import Params
+from experiments.studies.arms import ArmOptions, run_arms
 
-ARMS = {"cut": True, "whole": False}
+ARMS = {"cut": True, "kept": False}
 """Name of an arm -> its ``detach_robust_weights`` in training."""
 
 
 @dataclass(frozen=True)
-class FullGradient:
+class FullGradient(ArmOptions):
     """Is training with the whole gradient better? Robust weights cut, and kept."""
 
-    output: Path
-    """folder of all runs, and of full_gradient.json"""
-    steps: int = 200
+    steps: int = 300
     """training steps of each run"""
     seeds: int = 3
     """repetitions"""
@@ -44,46 +47,78 @@ class FullGradient:
     """specimens of the training, ten scenes each"""
     held_out: int = 24
     """specimens of the test, two scenes each"""
+    points: int = 1024
+    """points of a cloud"""
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "seeds", "specimens", "held_out"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; use 1 or more")
+
+def with_weights(config: TrainingConfig, *, cut: bool) -> TrainingConfig:
+    """The settings with the derivative of the robust weights cut or kept."""
+    return replace(config, schedule=replace(config.schedule, detach_robust_weights=cut))
+
+
+def test_run(cases: list[Case], config: TrainingConfig, params: Params, _: Path) -> dict[str, Any]:
+    """The errors of a run, from the true poses, perturbed alike for every run.
+
+    Args:
+      cases: of the test.
+      config: of the run.
+      params: that it learnt.
+    """
+    found = errors_by_mask(cases, config, params, masks=("learnt",), start="truth")["learnt"]
+    print(f"median {pooled_figures([found])['median']:.2f} mm", flush=True)
+    return found
 
 
 def compare(options: FullGradient) -> int:
     """Trains and tests what is left of both arms, and writes the figures of all."""
-    options.output.mkdir(parents=True, exist_ok=True)
+    arms = {name: partial(with_weights, cut=cut) for name, cut in ARMS.items()}
+    runs, record = run_arms(options, arms, test_run, name="full_gradient")
+    record = {"runs": runs, "figures": summarise(runs), "pairs": compare_pairs(runs), **record}
     path = options.output / "full_gradient.json"
-    runs: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
-    demo = NAMED_CONFIGS["demo"][1]
-    scenes = replace(demo.scenes, specimens=options.specimens)
-    test_cases = list(
-        simulator.held_out_cases(
-            demo.scenes.simulation, specimens=options.held_out, frames=2, seed=0
-        )
-    )
-    optimisation = replace(demo.optimisation, steps=options.steps)
-    for seed in range(options.seeds):
-        left = [name for name in ARMS if f"{name} {seed}" not in runs]
-        if not left:
-            continue
-        base = replace(demo, seed=seed, scenes=scenes, optimisation=optimisation)
-        source = sources.simulated(base)
-        for name in left:
-            schedule = replace(demo.schedule, detach_robust_weights=ARMS[name])
-            config = replace(base, schedule=schedule)
-            inputs = loop.RunInputs(config, batches.uniform_batches(config, source))
-            state = loop.train(inputs, options.output / f"{name}{seed}")
-            errors = errors_by_mask(test_cases, base, state.params, masks=("learnt",))["learnt"]
-            runs[f"{name} {seed}"] = {**errors, "name": name}
-            path.write_text(json.dumps({"runs": runs}))
-            print(f"{name}, seed {seed}: median {pooled_figures([errors])['median']:.2f} mm")
-    record = {"runs": runs, "figures": summarise(runs), "versions": versions()}
     path.write_text(json.dumps(record, indent=1))
     print(results_table(record["figures"]))
+    print(pairs_sentence(record["pairs"]))
     print(path)
     return 0
+
+
+def compare_pairs(runs: Mapping[str, Any]) -> dict[str, Any]:
+    """The errors of both arms in the same frames, after training from the same seeds.
+
+    Args:
+      runs: arm and seed -> errors, and name of the arm.
+
+    Returns:
+      ``ratio``: the median over frames and seeds of the kept arm's error over the cut one's, its
+      ``interval95`` over specimens, and ``by_seed``.
+    """
+    logs, groups = [], []
+    for seed in sorted({key.split()[1] for key in runs}):
+        kept, cut = runs[f"kept {seed}"], runs[f"cut {seed}"]
+        before = dict(zip(cut["id"], cut["tre_mm"], strict=True))
+        rows = [row for row, name in enumerate(kept["id"]) if name in before]
+        logs.append(
+            np.array([np.log(kept["tre_mm"][row] / before[kept["id"][row]]) for row in rows])
+        )
+        groups += [kept["source"][row] for row in rows]
+    low, high = metrics.bootstrap(
+        np.concatenate(logs), groups, lambda values: float(np.median(values)), seed=0
+    )
+    return {
+        "ratio": float(np.exp(np.median(np.concatenate(logs)))),
+        "interval95": [float(np.exp(low)), float(np.exp(high))],
+        "by_seed": [float(np.exp(np.median(one))) for one in logs],
+    }
+
+
+def pairs_sentence(pairs: Mapping[str, Any]) -> str:
+    """What the pairs say, in one sentence."""
+    low, high = pairs["interval95"]
+    by_seed = " ".join(f"{ratio:.2f}" for ratio in pairs["by_seed"])
+    return (
+        "error with weights kept, of that with weights cut, in the same frame: "
+        f"{pairs['ratio']:.2f} [{low:.2f}, {high:.2f}], by seed {by_seed}"
+    )
 
 
 def summarise(runs: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from e2r import api
+from e2r.api.models import Model, load_model
+from e2r.api.registering import RegistrationResult, register
 from e2r.cli.errors import parse_options, run_command
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case
@@ -53,12 +54,12 @@ def study_guard(options: SizeGuard) -> int:
     """Registers each case once, and judges its pose with and without the check."""
     outputs.require_folder(options.output)
     options.output.mkdir(parents=True, exist_ok=True)
-    model = api.load_model()
+    model = load_model()
     rows = []
     with (options.output / "rows.jsonl").open("w") as file:
         for folder in tqdm(case_folder.find_cases(options.cases), unit="case"):
             case = case_folder.read_case(folder)
-            rows.append(judge(case, api.register(case, model), model))
+            rows.append(judge(case, register(case, model), model))
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()
     columns, table = count_limits(rows)
@@ -69,7 +70,7 @@ def study_guard(options: SizeGuard) -> int:
     return 0
 
 
-def judge(case: Case, result: api.RegistrationResult, model: api.Model) -> dict[str, Any]:
+def judge(case: Case, result: RegistrationResult, model: Model) -> dict[str, Any]:
     """The figures of one frame.
 
     Args:

@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY, refused
 from small_cases import prediction_line, small_case
 
-from e2r import api
+from e2r.api import models, registering
 from e2r.cli import main, named_cases, register
 from e2r.datasets import case_folder
 from e2r.evaluation.predictions import Prediction
@@ -74,9 +74,9 @@ def calls(monkeypatch):
             tre_mm=None,
         )
 
-    model = api.Model(TINY, {}, None)
-    monkeypatch.setattr(api, "load_model", lambda _: asked.append("model") or model)
-    monkeypatch.setattr(api, "register", registered)
+    model = models.Model(TINY, {}, None)
+    monkeypatch.setattr(register, "load_model", lambda _: asked.append("model") or model)
+    monkeypatch.setattr(registering, "register", registered)
     monkeypatch.setattr(register, "_print_result", lambda _: print("all of one"))
     monkeypatch.setattr(register, "_print_cause", lambda *_: None)
     monkeypatch.setattr(register, "_line", untyped(register._line))

@@ -6,9 +6,8 @@ import pytest
 from conftest import TINY, refused
 from small_cases import small_case
 
-from e2r import api
 from e2r.cli import evaluate as evaluate_command
-from e2r.cli import main
+from e2r.cli import main, register
 from e2r.datasets import case_folder
 from e2r.formats import meshes
 from e2r.simulation import simulator
@@ -27,7 +26,7 @@ def top(tmp_path, monkeypatch):
         pytest.fail("the work began")
 
     for module, name in (
-        (api, "load_model"),
+        (register, "load_model"),
         (simulator, "simulate_specimens"),
         (meshes, "read_mesh"),
         (meshes, "read_meshes"),

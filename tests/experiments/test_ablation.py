@@ -76,4 +76,4 @@ def test_a_threshold_shifts_the_logits_alone(example):
 def test_a_folder_with_other_settings_is_refused(tmp_path, capsys):
     (tmp_path / "settings.json").write_text('{"steps": 5}')
     assert ablation.main(["--output", str(tmp_path), "--steps", "6"]) == 2
-    assert "holds other settings" in capsys.readouterr().err
+    assert "holds a study with other settings" in capsys.readouterr().err

@@ -8,14 +8,25 @@ from experiments.studies import full_gradient, gradient_table
 
 def test_both_arms_of_training_show_their_range_over_seeds():
     runs = {
-        f"{name} {seed}": {"tre_mm": [tre, tre, 9.0], "source": ["a", "a", "b"], "name": name}
-        for name, errors in {"cut": (0.5, 1.5), "whole": (0.4, 3.0)}.items()
+        f"{name} {seed}": {
+            "tre_mm": [tre, tre, 9.0],
+            "source": list("aab"),
+            "id": list("xyz"),
+            "name": name,
+        }
+        for name, errors in {"cut": (0.5, 1.5), "kept": (0.4, 3.0)}.items()
         for seed, tre in enumerate(errors)
     }
     figures = full_gradient.summarise(runs)
-    assert figures["cut"]["medians"] == [0.5, 1.5] and figures["whole"]["medians"] == [0.4, 3.0]
+    assert figures["cut"]["medians"] == [0.5, 1.5] and figures["kept"]["medians"] == [0.4, 3.0]
     assert figures["cut"]["below_2mm"] == pytest.approx(4 / 6)
-    assert figures["whole"]["successes"] == pytest.approx([2 / 3, 0.0])
+    assert figures["kept"]["successes"] == pytest.approx([2 / 3, 0.0])
+    pairs = full_gradient.compare_pairs(runs)
+    assert pairs["by_seed"] == pytest.approx([0.8, 2.0])
+    low, high = pairs["interval95"]
+    assert 0.8 <= low <= pairs["ratio"] <= high <= 2.0
+    runs["kept 1"]["id"] = ["y", "x", "w"]  # other frames than those of the cut arm
+    assert full_gradient.compare_pairs(runs)["by_seed"] == pytest.approx([0.8, 2.0])
     shown = full_gradient.results_table(figures)
     assert "(0.50 to 1.50) mm" in shown and "33.3% (0.0% to 66.7%)" in shown
 
@@ -29,6 +40,7 @@ def test_a_cosine_is_shown_for_each_precision_and_step_of_the_differences():
         "double": [1.0, 0.25],
         "single": [0.5, 0.75],
         "single_to_double": 0.125,
+        "without_jumps": None,
     }
     heading, row = gradient_table.results_table([run], [0.01, 0.1]).splitlines()
     assert [heading.count(name) for name in ("64: 0.01", "64: 0.1", "32: 0.1", "32 to 64")] == [
@@ -45,6 +57,8 @@ def test_a_cosine_is_shown_for_each_precision_and_step_of_the_differences():
         "0.7500",
         "0.1250",
     ]
+    frozen = gradient_table.results_table([{**run, "without_jumps": [1.0, 0.99]}], [0.01, 0.1])
+    assert frozen.splitlines()[1].split()[-2:] == ["1.0000", "0.9900"]
     assert gradient_table.cosine(np.array([1.0, 0.0]), np.zeros(2)) == 0.0
 
 

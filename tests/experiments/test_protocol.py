@@ -173,7 +173,7 @@ def test_an_interrupted_protocol_resumes_in_its_fold(tiny, monkeypatch, capsys):
     assert len(trained) == 3
     assert "labels themselves are 0.70 mm off" in capsys.readouterr().out
     assert run_command(lambda: protocol.run(replace(tiny, seed=1))) == 2
-    assert "protocol.json: holds other settings" in capsys.readouterr().err
+    assert "protocol.json: holds a study with other settings" in capsys.readouterr().err
 
 
 def test_pairs_are_registered_from_ten_starts(scenes, checkpoint, tmp_path, capsys):

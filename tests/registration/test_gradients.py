@@ -60,16 +60,15 @@ def test_gradients_forward_reverse_numeric(name, look_up, surface, truth, rng):
             return pose_error(model, truth64, result.pose)
 
         arguments = in_x64((weights, scene.points, np.zeros(6, np.float32)))
-        value = jax.jit(error)
-        backward = jax.jit(jax.grad(error, (0, 1, 2)))
+        backward = jax.jit(jax.value_and_grad(error, (0, 1, 2)))
         onward = jax.jit(jax.jacfwd(error, (0, 1, 2)))
         for kernel, robust in in_x64(robust_weights(12, 8.0)).items():
-            reverse, forward = backward(*arguments, robust), onward(*arguments, robust)
+            reverse, forward = backward(*arguments, robust)[1], onward(*arguments, robust)
             for i in range(3):
                 np.testing.assert_allclose(forward[i], reverse[i], rtol=1e-6, atol=1e-9)
 
                 def one(x, i=i, robust=robust):
-                    return value(*arguments[:i], x, *arguments[i + 1 :], robust)
+                    return backward(*arguments[:i], x, *arguments[i + 1 :], robust)[0]
 
                 numeric = numeric_gradient(one, np.asarray(arguments[i]), 1e-6)
                 np.testing.assert_allclose(
@@ -109,20 +108,16 @@ def test_all_gradient_modes_agree_at_the_fixed_point(name, surface, truth, rng):
             return pose_error(model, truth64, result.pose)
 
         derive = {
-            mode: jax.jit(jax.grad(partial(error, mode=mode), (0, 1)))
+            mode: jax.jit(jax.value_and_grad(partial(error, mode=mode), (0, 1)))
             for mode in iterate.GRADIENT_MODES
         }
-        value = jax.jit(partial(error, mode="unrolled"))
         for kernel, robust in in_x64(robust_weights(60, 6.0)).items():
-            found = {mode: f(weights, points, robust) for mode, f in derive.items()}
-            numeric = [
-                (
-                    value(weights.at[i].add(1e-5), points, robust)
-                    - value(weights.at[i].add(-1e-5), points, robust)
-                )
-                / 2e-5
-                for i in range(6)
-            ]
+            found = {mode: f(weights, points, robust)[1] for mode, f in derive.items()}
+
+            def value(i, change, robust=robust):
+                return derive["last"](weights.at[i].add(change), points, robust)[0]
+
+            numeric = [(value(i, 1e-5) - value(i, -1e-5)) / 2e-5 for i in range(6)]
             largest = float(jnp.abs(found["unrolled"][0]).max())
             np.testing.assert_allclose(
                 found["unrolled"][0][:6], numeric, rtol=1e-3, atol=1e-4 * largest, err_msg=kernel
@@ -182,8 +177,10 @@ def test_one_step_is_the_gradient_of_the_last_step(surface, truth, rng):
         )
         return pose_error(surface, truth, result.pose), result.pose
 
-    gradient = jax.grad(error, has_aux=True)
-    before = error(scene.weights, start, scales[:-1])[1]
+    options = ("mode", "last")
+    gradient = jax.jit(jax.grad(error, has_aux=True), static_argnames=options)
+    register = jax.jit(error, static_argnames=options)
+    before = register(scene.weights, start, scales[:-1])[1]
     last, _ = gradient(scene.weights, before, scales[-1:])
     one, end = gradient(scene.weights, start, scales, mode="one_step")
     np.testing.assert_allclose(one, last, rtol=1e-3, atol=1e-3 * float(np.abs(last).max()))
@@ -191,7 +188,7 @@ def test_one_step_is_the_gradient_of_the_last_step(surface, truth, rng):
     every, _ = gradient(scene.weights, start, scales, mode="last", last=5)
     np.testing.assert_allclose(every, whole, rtol=1e-5, atol=1e-9)
     for mode in iterate.GRADIENT_MODES:
-        pose = error(scene.weights, start, scales, mode=mode)[1]
+        pose = register(scene.weights, start, scales, mode=mode)[1]
         np.testing.assert_allclose(pose.translation, end.translation, atol=1e-3)
         np.testing.assert_allclose(pose.rotation, end.rotation, atol=1e-5)
     with pytest.raises(ValueError, match="use one of unrolled, last"):
@@ -209,9 +206,11 @@ def test_hard_matches_have_the_gradient_of_the_last_step_only(surface, truth, rn
         result = iterate.run_unrolled(moved, surface, begin, np.full(count, 8.0), step=step)
         return jnp.sum(jnp.square(result.pose.translation)) * 1e-3
 
-    before = iterate.run_unrolled(scene, surface, start, np.full(4, 8.0), step=step).pose
-    whole = jax.grad(error)(scene.weights, start, 5)
-    last = jax.grad(error)(scene.weights, before, 1)
+    before = jax.jit(partial(iterate.run_unrolled, step=step))(
+        scene, surface, start, np.full(4, 8.0)
+    ).pose
+    gradient = jax.jit(jax.grad(error), static_argnums=2)
+    whole, last = gradient(scene.weights, start, 5), gradient(scene.weights, before, 1)
     assert np.abs(last).max() > 1e-6
     np.testing.assert_allclose(whole, last, rtol=1e-3, atol=1e-3 * float(np.abs(last).max()))
 

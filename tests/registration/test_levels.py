@@ -126,13 +126,14 @@ def test_gradients_forward_reverse_numeric(fine_surface, truth, centres, bent):
         scene = in_x64(jax.tree.map(lambda leaf: np.asarray(leaf)[pick], given))
         middles, scales = jnp.asarray(centres, jnp.float64), np.float64([1.5, 1.5, 1.5])
 
-        def error(points, weights):
+        def error(points, weights, *, detach=True):
             moved = levels.refine_levels(
                 MaskedCloud(points, scene.normals, weights),
                 surface,
                 start,
                 centres=middles,
                 scales=scales,
+                detach_robust_weights=detach,
             )
             goal = jnp.sin(jnp.arange(18.0)).reshape(6, 3)
             return jnp.sum(jnp.square(moved.pose.translation - goal) * 1e-3)
@@ -144,7 +145,22 @@ def test_gradients_forward_reverse_numeric(fine_surface, truth, centres, bent):
         dot = sum(jnp.vdot(a, b) for a, b in zip(reverse, way, strict=True))
         np.testing.assert_allclose(forward, dot, rtol=1e-8)
 
-        # Every step cuts the derivative of its robust weights, so only theirs are constant here.
+        def along(run, eps=1e-6):
+            ahead = run(*(a + eps * b for a, b in zip(at, way, strict=True)))
+            behind = run(*(a - eps * b for a, b in zip(at, way, strict=True)))
+            return (ahead - behind) / (2 * eps)
+
+        # Differences see the robust weights, too, and so does the derivative that keeps them.
+        kept = partial(error, detach=False)
+        _, whole = jax.jit(lambda a, b: jax.jvp(kept, a, b))(at, way)
+        reverse = jax.jit(jax.grad(kept, argnums=(0, 1)))(*at)
+        dot = sum(jnp.vdot(a, b) for a, b in zip(reverse, way, strict=True))
+        np.testing.assert_allclose(whole, dot, rtol=1e-8)
+        numeric = along(jax.jit(kept))
+        np.testing.assert_allclose(whole, numeric, rtol=1e-5)
+        assert abs(forward - numeric) > 0.01 * abs(numeric)  # what the cut derivative leaves out
+
+        # Without robust weights, a step that cuts their derivative leaves out nothing.
         def constant(points, weights):
             step = partial(
                 steps.symmetric,
@@ -158,10 +174,7 @@ def test_gradients_forward_reverse_numeric(fine_surface, truth, centres, bent):
             return jnp.sum(jnp.square(moved.pose.translation)) * 1e-3
 
         _, forward = jax.jit(lambda a, b: jax.jvp(constant, a, b))(at, way)
-        run, eps = jax.jit(constant), 1e-6
-        ahead = run(*(a + eps * b for a, b in zip(at, way, strict=True)))
-        behind = run(*(a - eps * b for a, b in zip(at, way, strict=True)))
-        np.testing.assert_allclose(forward, (ahead - behind) / (2 * eps), rtol=2e-3)
+        np.testing.assert_allclose(forward, along(jax.jit(constant)), rtol=2e-3)
 
 
 def test_simulated_levels_are_bent_against_the_scan(fine_surface):

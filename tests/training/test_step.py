@@ -58,13 +58,16 @@ def test_a_state_behind_or_not_finite_stays_as_it_is(bank):
     options = dataclasses.replace(TINY.optimisation, skip_not_finite=True)
     skipping = dataclasses.replace(TINY, optimisation=options)
     key = jax.random.key(0)
+    step_fn = jax.jit(
+        lambda state, batch, step, config: train_step(state, batch, key, config=config, step=step),
+        static_argnums=3,
+    )
     for config, data, step, expected in (
         (TINY, batch, 2, 0),
         (TINY, broken, 1, 0),
         (skipping, broken, 1, 1),
     ):
-        step_fn = jax.jit(lambda s, b, k, n, c=config: train_step(s, b, k, config=c, step=n))
-        after, metrics = step_fn(state, data, key, np.int32(step))
+        after, metrics = step_fn(state, data, np.int32(step), config)
         assert int(after.step) == expected
         assert bool(metrics.skipped) == (data is broken)
         for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params), strict=True):

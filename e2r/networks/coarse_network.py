@@ -141,46 +141,10 @@ class Layer(nn.Module):
         mask = None if use is None else jnp.broadcast_to(use, (1, x.shape[0], onto.shape[0]))
         y = norm()(x)
         other = y if onto is x else onto
-        attention = nn.MultiHeadDotProductAttention(
-            self.heads, dtype=self.dtype, attention_fn=attend
-        )
-        x = x + attention(y, other, mask=mask)
+        x = x + nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype)(y, other, mask=mask)
         y = nn.gelu(dense(2 * width)(norm()(x)))
         out: jax.Array = x + dense(width)(y)
         return out
-
-
-def attend(
-    query: Float[Array, "q h d"],
-    key: Float[Array, "k h d"],
-    value: Float[Array, "k h d"],
-    *,
-    mask: Bool[Array, "#h q k"] | None = None,
-    **_: Any,
-) -> Float[Array, "q h d"]:
-    """``softmax(q k^T / sqrt(d)) v`` of each head, as ``nn.dot_product_attention`` computes it.
-
-    The exponentials are normalised after the product with the values, to which a column of ones is
-    added. So a pass over all pairs is saved forwards, and two backwards.
-
-    Args:
-      query: of the points that attend.
-      key: of the points that they attend to.
-      value: of the same.
-      mask: False where a pair does not count.
-    """
-    q, k = (jnp.moveaxis(x, 0, 1) for x in (query / np.sqrt(query.shape[2]), key))
-    likeness = jnp.einsum("hqd,hkd->hqk", q, k)
-    if mask is not None:
-        likeness = jnp.where(mask, likeness, jnp.finfo(likeness.dtype).min)
-    top = jnp.max(jax.lax.stop_gradient(likeness), axis=2, keepdims=True)
-    share = jnp.exp(likeness - top)
-    # Values come first, channel by channel: so both products read the shares as they lie.
-    v = jnp.transpose(value, (1, 2, 0))
-    v = jnp.concatenate([v, jnp.ones_like(v[:, :1])], axis=1)
-    total = jax.lax.dot_general(v, share, (((2,), (2,)), ((0,), (0,))))
-    mean = total[:, :-1] / total[:, -1:]
-    return jnp.transpose(mean, (2, 0, 1))
 
 
 def _waves(points: Array) -> jax.Array:

@@ -117,7 +117,7 @@ class Neighbours(nn.Module):
         # The product itself is gathered. If more were added to it, each of the k gathers would
         # compute that sum again for its rows.
         pair = jnp.concatenate([h, xyz], axis=1) @ jnp.concatenate([kernel, place])
-        peak = max_over_neighbours(pair, index) + (bias - xyz[: index.shape[0]] @ place)
+        peak = max_over_neighbours(pair, index) + (bias[None] - xyz[: index.shape[0]] @ place)
         return nn.Dense(self.width, dtype=self.dtype, name="Dense_2")(nn.gelu(peak))
 
 

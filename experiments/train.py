@@ -17,10 +17,13 @@ import sys
 
 from e2r.cli import train
 from e2r.cli.errors import run_command
+from e2r.runtime.freed_memory import keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and trains."""
+    if arguments is None:  # the process is ours
+        keep_freed_memory()
     prog = "python -m experiments.train"
     return run_command(lambda: train.run(train.parse(arguments, prog=prog, description=__doc__)))
 

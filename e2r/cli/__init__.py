@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from e2r.cli.errors import parse_options, run_command
+from e2r.runtime.freed_memory import keep_freed_memory
 
 STARTED = time.perf_counter()
 """When the program began; the imports of a command come later, and take a second or two."""
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = parser.parse_args(given[:1]).command
 
     def run() -> int:
+        if name == "train" and arguments is None:  # the process is ours, and steps are many
+            keep_freed_memory()
         command = import_module(f"e2r.cli.{name}")
         words, prog = given[1:], f"e2r {name}"
         if hasattr(command, "parse"):

@@ -68,7 +68,7 @@ def trace_depth(
 
     def march(
         rays: Array, depth: Array, steps: int, spread: ScalarLike = 0.0
-    ) -> tuple[Array, Array]:
+    ) -> tuple[jax.Array, jax.Array]:
         """Walks along rays until the scene is nearer than a cone's half width, spread * depth.
 
         Returns depths, and the size of the last step.

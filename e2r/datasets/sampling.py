@@ -48,18 +48,20 @@ def sample_scene_points(
     rows_within = np.arange(len(case.points)) if within is None else within
     filled = int(np.clip(round(len(rows_within) / settings.points), 1, num_samples))
     pool = np.random.default_rng(seed).permutation(rows_within)[: POOL_FACTOR * settings.points]
-    points, colors = case.points[pool], case.colors[pool]
-    order = np.arange(min(len(pool), filled * settings.points))
+    order = pool[: filled * settings.points]
+    points, colors = case.points[order], case.colors[order]
     if case.normals is None:
-        normals = point_clouds.estimate_normals(points, points[order])
+        normals = point_clouds.estimate_normals(case.points[pool], points)
     else:
-        normals = case.normals[pool]
+        normals = case.normals[order]
     clouds, pyramids = [], []
     rows = np.full((num_samples, settings.points), -1)
     for sample in range(num_samples):
-        pick = order[sample::filled] if sample < filled else order[:0]
-        rows[sample, : len(pick)] = pool[pick]
-        cloud = point_clouds.make_cloud(points, colors, normals, pick=pick, count=settings.points)
+        pick = slice(sample, None, filled) if sample < filled else slice(0)
+        rows[sample, : len(order[pick])] = order[pick]
+        cloud = point_clouds.make_cloud(
+            points[pick], colors[pick], normals[pick], count=settings.points
+        )
         clouds.append(cloud)
         pyramids.append(
             point_clouds.build_pyramid(

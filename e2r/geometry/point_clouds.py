@@ -43,24 +43,21 @@ def back_project(
 
 
 def make_cloud(
-    points: Float[np.ndarray, "m 3"],
-    colors: Float[np.ndarray, "m 3"],
-    normals: Float[np.ndarray, "m 3"] | None = None,
+    points: Float[np.ndarray, "p 3"],
+    colors: Float[np.ndarray, "p 3"],
+    normals: Float[np.ndarray, "p 3"],
     *,
-    pick: Int[np.ndarray, "p"],
     count: int,
 ) -> Cloud:
-    """The cloud of the picked points, padded to a static size.
+    """A cloud of points in random order, padded to a static size.
 
     Args:
-      points: mm, camera frame, finite.
+      points: mm, camera frame, finite; at most ``count``.
       colors: 0 to 1.
-      normals: unit, towards the camera; None: estimated from the neighbours among all points.
-      pick: rows to take, in random order, at most ``count``.
+      normals: unit, towards the camera.
       count: static size of the cloud.
     """
-    size = len(pick)
-    chosen = estimate_normals(points, points[pick]) if normals is None else normals[pick]
+    size = len(points)
 
     def padded(rows: np.ndarray) -> np.ndarray:
         out = np.zeros((count, 3), np.float32)
@@ -70,7 +67,7 @@ def make_cloud(
         return out
 
     valid = np.arange(count) < size
-    return Cloud(padded(points[pick]), padded(colors[pick]), padded(chosen), valid)
+    return Cloud(padded(points), padded(colors), padded(normals), valid)
 
 
 def estimate_normals(

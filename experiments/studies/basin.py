@@ -104,7 +104,12 @@ def make_frame(case: Case, *, count: int, seed: int) -> Frame:
       seed: of the draw.
     """
     rows = np.random.default_rng(seed).permutation(visible_bone(case))[:count]
-    cloud = point_clouds.make_cloud(case.points, case.colors, case.normals, pick=rows, count=count)
+    points = case.points[rows]
+    if case.normals is None:
+        normals = point_clouds.estimate_normals(case.points, points)
+    else:
+        normals = case.normals[rows]
+    cloud = point_clouds.make_cloud(points, case.colors[rows], normals, count=count)
     bone = MaskedCloud(cloud.points, cloud.normals, cloud.valid.astype(np.float32))
     return Frame(bone, true_pose(case), examples.make_targets(case))
 

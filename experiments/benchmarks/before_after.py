@@ -81,6 +81,26 @@ step = jax.jit(partial(train_step, config=config))
 run = lambda _: step(state, batch, key)
 accuracy = lambda found: float(found[1].batch.loss)
 """
+SCENES_BEFORE = """
+import jax, numpy as np
+from e2r import configs
+from e2r.datasets import simulated
+config, key = configs.CONFIGS["base"][1], jax.random.key(0)
+specimen = simulated.procedural(key, "benchmark")
+run = lambda i: simulated.photograph(
+    jax.random.fold_in(key, i), specimen, config.scenes.simulation, count=4)
+accuracy = lambda cases: float(np.mean([case.points[:, 2].mean() for case in cases]))
+"""
+SCENES_AFTER = """
+import jax, numpy as np
+from e2r.config import NAMED_CONFIGS
+from e2r.simulation import simulator, specimens
+config, key = NAMED_CONFIGS["base"][1], jax.random.key(0)
+specimen = specimens.procedural_specimen(key, "benchmark")
+run = lambda i: simulator.simulate_frames(
+    jax.random.fold_in(key, i), specimen, config.scenes.simulation, count=4)
+accuracy = lambda cases: float(np.mean([case.points[:, 2].mean() for case in cases]))
+"""
 REGISTRATION_BEFORE = """
 from pathlib import Path
 import jax
@@ -120,6 +140,13 @@ class Part(NamedTuple):
 PARTS: dict[str, Part] = {
     "training_step": Part(
         "a training step of demo, 8 scenes", STEP_BEFORE, STEP_AFTER, accuracy="loss"
+    ),
+    "scenes": Part(
+        "four frames of base, 256 x 192",
+        SCENES_BEFORE,
+        SCENES_AFTER,
+        runs=6,
+        accuracy="mean depth, mm",
     ),
     "registration": Part(
         "a registration with gradient, unrolled",

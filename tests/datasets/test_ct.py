@@ -69,7 +69,7 @@ def test_the_affine_is_honoured(tmp_path, kind):
     """One ellipsoid in the world under any voxel axes; its normals point outwards."""
     linear = AFFINES[kind]
     path = save(tmp_path / "a.nii.gz", ellipsoid(linear), linear)
-    (mesh,) = ct.read_labels(path).values()
+    (mesh,) = ct.read_labels(path, numbering="verse").values()
     assert mesh.is_watertight
     np.testing.assert_allclose(mesh.bounds.mean(0), MIDDLE, atol=0.3)
     np.testing.assert_allclose(np.ptp(mesh.bounds, axis=0), [36, 24, 20], atol=1.5)
@@ -364,17 +364,21 @@ INPUTS = Path(__file__).resolve().parents[2].parent / "shared" / "inputs" / "lab
 
 @pytest.mark.skipif(not INPUTS.is_dir(), reason="the sample inputs are not here")
 @pytest.mark.parametrize(
-    ("name", "levels", "said"),
+    ("name", "numbering", "levels", "said"),
     [
-        ("total_v2_vertebrae_only", ["L1", "L2", "L3", "L4", "L5"], ""),
-        ("vertebrae_L3", ["L3"], "named L3 after the file"),
-        ("no_codes", ["L3"], "qform_code and sform_code are 0"),
-        ("sform_shifted", ["L3"], "the qform was used"),
-        ("island", ["L3"], "1 of 343 mm3"),
+        ("total_v2_vertebrae_only", None, ["L1", "L2", "L3", "L4", "L5"], ""),
+        ("vertebrae_L3", None, ["L3"], "named L3 after the file"),
+        ("no_codes", "verse", ["L3"], "qform_code and sform_code are 0"),
+        ("sform_shifted", "verse", ["L3"], "the qform was used"),
+        ("island", "verse", ["L3"], "1 of 343 mm3"),
     ],
 )
-def test_the_sample_label_maps_are_read(caplog, name, levels, said):
-    meshes = ct.read_labels(INPUTS / f"{name}.nii.gz")
+def test_the_sample_label_maps_are_read(caplog, name, numbering, levels, said):
+    path = INPUTS / f"{name}.nii.gz"
+    meshes = ct.read_labels(path, numbering=numbering)
+    if numbering:  # of one label alone, several numberings are possible
+        with pytest.raises(ValueError, match="fit several numberings.*--numbering"):
+            ct.read_labels(path)
     assert list(meshes) == levels
     assert said in caplog.text
     assert all(mesh.is_watertight and mesh.volume > 0 for mesh in meshes.values())

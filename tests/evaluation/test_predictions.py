@@ -7,6 +7,7 @@ import numpy as np
 from e2r.config import EvaluationConfig
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import Calibration
+from e2r.evaluation.frame_scale import FrameScale
 from e2r.evaluation.predictions import (
     MIN_INLIERS,
     CaseScores,
@@ -40,7 +41,13 @@ def test_calibration_gives_every_hypothesis_a_probability(checkpoint, simulated_
     )
     sure = Calibration((9.0, 0.0, 0.0, 0.0), calibration.error, 30.0, 0.0, 1)
     enough = float(np.sum(result.levels["learnt"].inlier_weight)) >= MIN_INLIERS
-    assert make_prediction(result, "learnt", sure).accepted == enough
+    for scales, gain, fits in (
+        (FrameScale(1.0, 1.0, 0.01, 0.01), -0.2, True),
+        (FrameScale(1.1, 1.0, 0.01, 0.01), -0.2, False),  # another size
+        (FrameScale(1.0, 1.0, 0.01, 0.01), 0.2, False),  # mirrored
+    ):
+        guarded = result._replace(scales={"learnt": scales}, mirror_gains={"learnt": gain})
+        assert make_prediction(guarded, "learnt", sure).accepted == (enough and fits)
     # The lines of a job's files are read back as they were written.
     for kind, written in ((Prediction, prediction), (CaseScores, score_case(result))):
         line = json.loads(json.dumps(written.to_json()))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from e2r.formats.file_checks import PathLike
+from e2r.formats.file_checks import PathLike, to_float64
 from e2r.formats.scenes import ScenePoints
 from e2r.types import Bool, Float, Shaped
 
@@ -39,8 +39,7 @@ def to_scene(columns: Mapping[str, np.ndarray], path: PathLike) -> ScenePoints:
     columns = {name.lower(): column for name, column in columns.items()} | dict(columns)
     if not set(POINTS) <= columns.keys():
         raise ValueError(f"{path}: it has no x y z; write them as fields of each point")
-    with np.errstate(invalid="ignore"):  # a signalling NaN is no measurement either
-        points = _stack(columns, POINTS).astype(np.float64)
+    points = to_float64(_stack(columns, POINTS))
     names = _present(columns, COLORS)
     if names is None:
         raise ValueError(
@@ -49,8 +48,7 @@ def to_scene(columns: Mapping[str, np.ndarray], path: PathLike) -> ScenePoints:
         )
     colors = to_colors(_stack(columns, names), measured(points), path)
     names = _present(columns, NORMALS)
-    with np.errstate(invalid="ignore"):
-        normals = None if names is None else _stack(columns, names).astype(np.float64)
+    normals = None if names is None else to_float64(_stack(columns, names))
     return ScenePoints(points, colors, normals)
 
 
@@ -78,8 +76,7 @@ def to_colors(
     Raises:
       ValueError: a colour is not finite, negative, or beyond its range.
     """
-    with np.errstate(invalid="ignore"):
-        chosen = values[used].astype(np.float64)
+    chosen = to_float64(values[used])
     if not np.isfinite(chosen).all() or (chosen < 0).any():
         raise ValueError(f"{path}: has colours below 0 or NaN; write them from 0 to 255")
     top = float(chosen.max(initial=0.0))
@@ -91,8 +88,7 @@ def to_colors(
             raise ValueError(f"{path}: has colours from 0 to {top:.3g}; write them from 0 to 255")
     if top > MAX_ROUNDED * limit:
         raise ValueError(f"{path}: has colours up to {top:.6g}; write them from 0 to 255")
-    with np.errstate(invalid="ignore"):
-        colors = values.astype(np.float64) / limit
+    colors = to_float64(values) / limit
     return np.clip(np.where(used[:, None], colors, np.nan_to_num(colors, posinf=0.0)), 0.0, 1.0)
 
 

@@ -39,6 +39,16 @@ def one_line(error: BaseException, limit: int = 100) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def to_float64(values: np.ndarray) -> np.ndarray:
+    """Numbers of a file in double precision; a signalling NaN becomes NaN without a warning.
+
+    Args:
+      values: numbers of any type.
+    """
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
+
+
 def check_binary(body: bytes) -> None:
     """Refuses binary data whose line ends a copy in text mode has changed.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import trimesh
 
-from e2r.formats import mesh_obj, ply_elements
+from e2r.formats import file_checks, mesh_obj, ply_elements
 from e2r.geometry import polygons
 from e2r.types import Float, Int
 
@@ -26,8 +26,7 @@ def read_surface(content: bytes) -> tuple[trimesh.Trimesh, tuple[str, ...]]:
     tables = file.elements.get("vertex", [])
     if len(tables) != 1 or not {"x", "y", "z"} <= {*(tables[0].dtype.names or ())}:
         raise ValueError("has no vertices with x, y and z; export it again")
-    with np.errstate(invalid="ignore"):  # signalling NaN; whoever reads the surface refuses them
-        vertices = np.stack([tables[0][axis] for axis in "xyz"], 1).astype(np.float64)
+    vertices = file_checks.to_float64(np.stack([tables[0][axis] for axis in "xyz"], 1))
     if vertices.ndim != 2:
         raise ValueError("has lists in place of x, y and z; export it again")
     shapes = [_corners(table) for table in file.elements.get("face", [])]

@@ -377,7 +377,7 @@ def test_the_sample_label_maps_are_read(caplog, name, numbering, levels, said):
     path = INPUTS / f"{name}.nii.gz"
     meshes = ct.read_labels(path, numbering=numbering)
     if numbering:  # of one label alone, several numberings are possible
-        with pytest.raises(ValueError, match="fit several numberings.*--numbering"):
+        with pytest.raises(ValueError, match=r"fit several numberings.*--numbering"):
             ct.read_labels(path)
     assert list(meshes) == levels
     assert said in caplog.text

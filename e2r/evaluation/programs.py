@@ -87,7 +87,7 @@ def stack_prepared(cases: Sequence[PreparedCase], size: int) -> PreparedCase:
       size: cases of the batch; the last one is repeated up to it.
     """
     models = [case.surface for case in cases]
-    surface = surfaces.stack([*models, *[models[-1]] * (size - len(models))])
+    surface = surfaces.stack([*models, *[models[-1]] * (size - len(models))], shared=True)
     levels = max(len(case.level_centres) for case in cases)
 
     def padded(case: PreparedCase) -> PreparedCase:

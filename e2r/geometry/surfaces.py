@@ -30,6 +30,8 @@ SAMPLES = 4096
 """Default number of samples of a whole model."""
 TRIANGLE_PADDING = 2**14
 """The number of triangles of a stacked model is a multiple of this."""
+SHARED_TRIANGLES = 2**17
+"""Triangles to which models of different patients are padded, so that they share a program."""
 QUERY_BLOCK = 200_000
 """Nodes that are searched at a time; this bounds the memory."""
 
@@ -213,13 +215,17 @@ def _sample(
     return faces, np.einsum("nk,nkd->nd", share, corners[faces])
 
 
-def stack(models: Sequence[Surface]) -> Surface:
+def stack(models: Sequence[Surface], *, shared: bool = False) -> Surface:
     """Stacks surfaces of any number of levels and triangles along a new leading axis.
 
-    Triangles are padded to a multiple of :data:`TRIANGLE_PADDING`, so that batches share compiled
-    programs.
+    Args:
+      models: one or more.
+      shared: pad to :data:`SHARED_TRIANGLES`, or to it doubled as often as need be, so that most
+        patients share a compiled program; else to a multiple of :data:`TRIANGLE_PADDING`.
     """
     count = max(len(model.planes) for model in models)
+    if shared:
+        count = max(SHARED_TRIANGLES, 2 ** (count - 1).bit_length())
     count += -count % TRIANGLE_PADDING
 
     def padded_rows(rows: Array) -> np.ndarray:

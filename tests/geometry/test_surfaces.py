@@ -70,6 +70,19 @@ def test_models_of_different_sizes_share_a_batch(ball, rng):
         np.testing.assert_array_equal(batch.levels[i], alone.levels)
 
 
+def test_models_of_most_patients_have_one_shape(monkeypatch):
+    monkeypatch.setattr(surfaces, "SHARED_TRIANGLES", 2**9)
+
+    def triangles(subdivisions):
+        mesh = trimesh.creation.icosphere(subdivisions=subdivisions)
+        surface = surfaces.build_surface({"L1": mesh}, seed=0, nodes=2**9, samples=8, exact=False)
+        assert surfaces.stack([surface]).planes.shape[1] % surfaces.TRIANGLE_PADDING == 0
+        return len(mesh.faces), surfaces.stack([surface], shared=True).planes.shape[1]
+
+    monkeypatch.setattr(surfaces, "TRIANGLE_PADDING", 2**6)
+    assert [triangles(n) for n in (1, 2, 3)] == [(80, 512), (320, 512), (1280, 2048)]
+
+
 def test_empty_and_flat_models_are_refused(sphere):
     with pytest.raises(ValueError, match="no level"):
         surfaces.build_surface({}, seed=0)

@@ -199,9 +199,8 @@ def complaints(rows: list[dict], *, known: bool = False) -> str:
 
 
 @pytest.fixture
-def one_program(monkeypatch):
-    """Models of any number of triangles share a program, and most variants their surface."""
-    monkeypatch.setattr(surfaces, "TRIANGLE_PADDING", 2**16)
+def shared_surfaces(monkeypatch):
+    """Most variants share their surface."""
     build, kept = surfaces.build_surface, {}
 
     def build_once(model, **settings):
@@ -267,7 +266,7 @@ def test_every_shared_input_is_read_or_refused_in_one_sentence(two_patients, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_program")
+@pytest.mark.usefixtures("shared_surfaces")
 @pytest.mark.skipif(not INPUTS.is_dir(), reason="no shared inputs beside the project")
 def test_no_shared_input_ends_in_an_accepted_pose(patients, tmp_path):
     """They are toys, or other patients than the one whose frame or model stands beside them."""
@@ -287,7 +286,7 @@ def test_no_shared_input_ends_in_an_accepted_pose(patients, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_program")
+@pytest.mark.usefixtures("shared_surfaces")
 def test_no_variant_ends_in_an_accepted_pose_that_is_wrong(patients, tmp_path):
     """Three hundred variants, the packaged model, one compiled program."""
     rows = try_variants(300, patients, tmp_path / "case", e2r.load_model(), most=300)

@@ -1,8 +1,8 @@
 """Why a registration was not accepted, where one can tell: wrong inputs leave traces.
 
-The case is registered again under trials: with a mirrored scene, with a larger or smaller one, with
-other focal lengths. A trial that is accepted where the case itself is not names the cause.
-Without one, the networks' own doubts are told: no wound found, or hardly any bone.
+A frame in which the network saw no wound has that cause. Any other case is registered again under
+trials: with a mirrored scene, with a larger or smaller one, with other focal lengths. A trial that
+is accepted where the case itself is not names the cause. Without one, hardly any bone may be it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ def find_cause(
       accepts: whether a registration may be used.
       min_keep_ratio: smallest share of the points that the learnt mask keeps.
     """
+    if result.interest < 0:  # before the trials: an empty drape fits a model of some size
+        return Cause(
+            "no wound",
+            "no wound was found in the frame; show the exposed bone, nearer and in focus",
+        )
     tried = {id(trial.case): trial for trial in trials(result.case)}
     found = [
         (tried[id(again.case)], again)
@@ -69,11 +74,6 @@ def find_cause(
         return _cause("mirrored", -1.0)
     if fits(result, mask) and not result.scales[mask].plausible:
         return _cause("size", result.scales[mask].lateral)
-    if result.interest < 0:
-        return Cause(
-            "no wound",
-            "no wound was found in the frame; show the exposed bone, nearer and in focus",
-        )
     kept = result.mask_points(mask) / float(result.cloud.valid.sum())
     if kept <= 1.01 * min_keep_ratio:
         return Cause(

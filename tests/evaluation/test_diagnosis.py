@@ -80,8 +80,23 @@ def test_a_fit_that_holds_few_points_tells_no_cause(result):
     assert cause is None
 
 
-def test_the_networks_own_doubts_come_last(result):
-    assert find(result._replace(interest=-0.5)).name == "no wound"
+def test_a_frame_without_a_wound_is_told_before_any_trial(result):
+    """An empty drape fits a model of some size: 1.10 times as large, it was said."""
+
+    def attempt(cases):
+        raise AssertionError("nothing is tried")
+
+    cause = diagnosis.find_cause(
+        result._replace(interest=-0.5, scales={"learnt": LARGE}),
+        "learnt",
+        attempt=attempt,
+        accepts=lambda one: True,
+        min_keep_ratio=0.1,
+    )
+    assert cause.name == "no wound"
+
+
+def test_little_bone_is_told_last(result):
     few = np.zeros_like(result.weights["learnt"])
     few[:2] = 1.0
     assert find(result._replace(weights={"learnt": few})).name == "little bone"

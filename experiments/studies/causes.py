@@ -223,17 +223,19 @@ def register_chunk(cases: Sequence[Case], model: Model, seed: int) -> list[dict[
             wrong.append((case, name, mistake.make(case, rng)))
     results = _register([changed for _, _, changed in wrong], model)
     refused = [result for result in results if not _accepted(result, model)]
-    trials = [trial.case for result in refused for trial in diagnosis.trials(result.case)]
-    tried = iter(_register(trials, model))
-
-    def attempt(again: list[Case]) -> Iterable[Registered]:
-        return [next(tried)._replace(case=case) for case in again]
-
+    trials = [[trial.case for trial in diagnosis.trials(result.case)] for result in refused]
+    tried = iter(_register([case for cases in trials for case in cases], model))
+    tries = iter([[next(tried) for _ in cases] for cases in trials])
     rows = []
     for (case, name, _), result in zip(wrong, results, strict=True):
         accepted = _accepted(result, model)
         cause = None
         if not accepted:
+            own = next(tries)
+
+            def attempt(again: list[Case], own: list[Registered] = own) -> Iterable[Registered]:
+                return [found._replace(case=one) for one, found in zip(again, own, strict=True)]
+
             cause = diagnosis.find_cause(
                 result,
                 "learnt",

@@ -36,6 +36,7 @@ from e2r.evaluation.calibration import (
 )
 from e2r.evaluation.results import Registered
 from e2r.runtime import outputs
+from e2r.runtime.freed_memory import keep_freed_memory
 from e2r.simulation import simulator
 from e2r.training.trained_model import load_trained
 from e2r.types import Bool, Float, Params
@@ -163,6 +164,8 @@ def calibrate(options: Calibrate) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and calibrates."""
+    if arguments is None:  # the process is ours
+        keep_freed_memory()
     prog = "python -m experiments.calibrate"
     return run_command(
         lambda: calibrate(parse_options(Calibrate, arguments, prog=prog, description=__doc__))

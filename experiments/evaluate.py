@@ -22,10 +22,13 @@ import sys
 
 from e2r.cli import evaluate
 from e2r.cli.errors import parse_options, run_command
+from e2r.runtime.freed_memory import keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and evaluates."""
+    if arguments is None:  # the process is ours
+        keep_freed_memory()
     prog = "python -m experiments.evaluate"
     return run_command(
         lambda: evaluate.run(

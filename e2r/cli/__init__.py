@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = parser.parse_args(given[:1]).command
 
     def run() -> int:
-        if name == "train" and arguments is None:  # the process is ours, and steps are many
+        if arguments is None:  # the process is ours
             keep_freed_memory()
         command = import_module(f"e2r.cli.{name}")
         words, prog = given[1:], f"e2r {name}"

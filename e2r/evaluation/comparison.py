@@ -60,7 +60,7 @@ def pooled_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     specimens = [source for run in runs for source in run["source"]]
     return {
         "median": float(np.median(tre)),
-        "interval95": metrics.bootstrap(tre, specimens, lambda v: float(np.median(v)), seed=0),
+        "interval95": metrics.bootstrap(tre, specimens, metrics.STATISTICS["median"], seed=0),
         "below_2mm": float(np.mean(tre < 2.0)),
         "below_5mm": float(np.mean(tre < 5.0)),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,10 +139,12 @@ def _target_errors(
 
 Interval = tuple[float, float]
 """Lower and upper end."""
-STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
-    "median": lambda values: float(np.median(values)),
-    "mean": lambda values: float(np.mean(values)),
-    "p95": lambda values: float(np.quantile(values, 0.95)),
+Statistic = Callable[[Float[np.ndarray, "*draws n"]], Any]
+"""A figure of n values, or of each of many draws of them."""
+STATISTICS: dict[str, Statistic] = {
+    "median": partial(np.median, axis=-1),
+    "mean": partial(np.mean, axis=-1),
+    "p95": partial(np.quantile, q=0.95, axis=-1),
 }
 """The statistics of the TRE that have an interval."""
 
@@ -172,7 +175,7 @@ class ErrorSummary:
 def bootstrap(
     values: Float[np.ndarray, "n"],
     groups: Sequence[str],
-    statistic: Callable[[np.ndarray], float],
+    statistic: Statistic,
     *,
     seed: int,
     draws: int = 1000,
@@ -182,7 +185,7 @@ def bootstrap(
     Args:
       values: one of each frame.
       groups: specimen of each value. With one specimen alone, its frames are drawn.
-      statistic: function of the drawn values.
+      statistic: of the drawn values.
       seed: seed of the draws.
       draws: number of draws.
     """
@@ -190,14 +193,21 @@ def bootstrap(
     rows: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         rows.setdefault(group, []).append(i)
-    blocks = [np.array(block) for block in rows.values()]
-    if len(blocks) == 1:
-        blocks = [np.array([i]) for i in range(len(values))]
-    drawn = []
-    for _ in range(draws):
-        pick = rng.integers(0, len(blocks), len(blocks))
-        drawn.append(statistic(values[np.concatenate([blocks[i] for i in pick])]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    blocks = [*rows.values()] if len(rows) > 1 else [[i] for i in range(len(values))]
+    picks = rng.integers(0, len(blocks), (draws, len(blocks)))
+    sizes = np.array([len(block) for block in blocks])
+    counts = sizes[picks]
+    # All draws in one row: where each drawn block begins in the blocks' order, and its values.
+    begins = np.repeat((np.cumsum(sizes) - sizes)[picks], counts.ravel())
+    places = np.arange(len(begins)) - np.repeat(np.cumsum(counts) - counts.ravel(), counts.ravel())
+    drawn = values[np.concatenate(blocks)][begins + places]
+    totals = counts.sum(axis=1)
+    ends = np.cumsum(totals)
+    found = np.empty(draws)
+    for total in np.unique(totals):  # draws of as many values are one array
+        chosen = totals == total
+        found[chosen] = statistic(drawn[(ends[chosen] - total)[:, None] + np.arange(total)])
+    low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -221,7 +231,7 @@ def summarise(
 
     return ErrorSummary(
         count=len(errors),
-        tre_mm={name: statistic(tre) for name, statistic in STATISTICS.items()},
+        tre_mm={name: float(statistic(tre)) for name, statistic in STATISTICS.items()},
         tre_interval95={
             name: bootstrap(tre, groups, statistic, seed=seed)
             for name, statistic in STATISTICS.items()

@@ -56,7 +56,9 @@ def with_weights(config: TrainingConfig, *, cut: bool) -> TrainingConfig:
     return replace(config, schedule=replace(config.schedule, detach_robust_weights=cut))
 
 
-def test_run(cases: list[Case], config: TrainingConfig, params: Params, _: Path) -> dict[str, Any]:
+def measure_run(
+    cases: list[Case], config: TrainingConfig, params: Params, _: Path
+) -> dict[str, Any]:
     """The errors of a run, from the true poses, perturbed alike for every run.
 
     Args:
@@ -72,7 +74,7 @@ def test_run(cases: list[Case], config: TrainingConfig, params: Params, _: Path)
 def compare(options: FullGradient) -> int:
     """Trains and tests what is left of both arms, and writes the figures of all."""
     arms = {name: partial(with_weights, cut=cut) for name, cut in ARMS.items()}
-    runs, record = run_arms(options, arms, test_run, name="full_gradient")
+    runs, record = run_arms(options, arms, measure_run, name="full_gradient")
     record = {"runs": runs, "figures": summarise(runs), "pairs": compare_pairs(runs), **record}
     path = options.output / "full_gradient.json"
     path.write_text(json.dumps(record, indent=1))
@@ -102,7 +104,7 @@ def compare_pairs(runs: Mapping[str, Any]) -> dict[str, Any]:
         )
         groups += [kept["source"][row] for row in rows]
     low, high = metrics.bootstrap(
-        np.concatenate(logs), groups, lambda values: float(np.median(values)), seed=0
+        np.concatenate(logs), groups, metrics.STATISTICS["median"], seed=0
     )
     return {
         "ratio": float(np.exp(np.median(np.concatenate(logs)))),

@@ -46,7 +46,7 @@ class SearchConfig:
     """camera rolls at which the coarse network sees the scene"""
     shifts: tuple[float, ...] = (0.0, -12.0, 12.0, -24.0, 24.0, -36.0, 36.0, 48.0)
     """shifts of each coarse pose along the spine, mm: it may be a level off"""
-    points: int = 512
+    points: int = 256
     """masked points that the short registrations use"""
     steps: int = 15
     """steps of a short registration"""

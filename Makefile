@@ -38,9 +38,12 @@ lint: setup ## style, types, layers, dead code, sizes and headers
 docs: setup ## build the documentation in docs/_build; every warning is an error
 	$(VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build
 
-bench: setup ## time simulation, training step and registration
+bench: setup ## time all parts, their limits and their growth; with BASE=CHECKOUT also beside that build
 	$(PY) -m experiments.benchmarks.speed
 	$(PY) -m experiments.benchmarks.registration
+	$(PY) -m experiments.benchmarks.roofline
+	$(PY) -m experiments.benchmarks.scaling
+	$(if $(BASE),$(PY) -m experiments.benchmarks.before_after $(BASE))
 
 notebooks: setup ## execute every notebook; with their pictures in runs/notebooks
 	@mkdir -p runs/notebooks

@@ -17,19 +17,19 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
 
 from e2r.cli.errors import parse_options, run_command
+from e2r.evaluation.result_table import write_result
 from e2r.evaluation.text_table import text_table
 from e2r.runtime import outputs
-from e2r.runtime.provenance import versions
+from e2r.runtime.measured_process import run_measured
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILDS = ("before", "after")
@@ -115,15 +115,25 @@ accuracy = lambda found: float(found[0][0])
 REGISTRATION_AFTER = """
 from dataclasses import replace
 import jax
-from experiments.benchmarks import registration
-problem = registration.make_problem(None)
-schedule = replace(registration.TIMED_SCHEDULE, tolerance_mm=0.0, mode="unrolled")
-derive = registration.loss_and_gradient(problem, schedule)
+from e2r.evaluation import timed_registration
+problem = timed_registration.make_problem(None)
+schedule = replace(timed_registration.TIMED_SCHEDULE, tolerance_mm=0.0, mode="unrolled")
+derive = timed_registration.loss_and_gradient(problem, schedule)
 starts = [problem.start(i) for i in range(RUNS)]
 run = lambda i: derive(problem.scene.weights, starts[i])
 accuracy = lambda found: float(found[0][0])
 """
 REGISTER = ("-m", "e2r", "register", "CASE")
+EVALUATE = (
+    "-m",
+    "experiments.evaluate",
+    "--cases",
+    "CASES",
+    "--output",
+    "OUT",
+    "--masks",
+    "learnt",
+)
 Words = tuple[str, ...]
 
 
@@ -158,8 +168,14 @@ PARTS: dict[str, Part] = {
     "import": Part("import e2r", ("-c", "import e2r"), ("-c", "import e2r")),
     "register_warm": Part("register, compiled before", REGISTER, REGISTER),
     "register_cold": Part("register, nothing compiled", REGISTER, REGISTER, cache=False),
+    "evaluate": Part("evaluate, compiled before", EVALUATE, EVALUATE),
+    "evaluate_cold": Part("evaluate, nothing compiled", EVALUATE, EVALUATE, cache=False),
 }
-"""Name -> part. In the words of a command, CASE is the case folder."""
+"""Name -> part. In the words of a command, CASES is the folder of the cases, CASE is one of them,
+and OUT is a new folder."""
+COMMANDS = ("register_warm", "register_cold", "evaluate", "evaluate_cold")
+"""The parts that need cases."""
+SIMULATE = Part("simulate", (), ("-m", "e2r", "simulate", "--output", "CASES", "--count", "8"))
 
 
 @dataclass(frozen=True)
@@ -176,8 +192,8 @@ class BeforeAfter:
     """processes of each build"""
     parts: tuple[str, ...] = tuple(PARTS)
     """what to measure"""
-    case: Path | None = None
-    """case folder to register; a simulated one by default"""
+    cases: Path | None = None
+    """folder of cases; 8 simulated ones by default"""
 
     def __post_init__(self) -> None:
         for name in self.parts:
@@ -205,16 +221,17 @@ class Measured(NamedTuple):
 
     seconds: list[float]
     accuracy: float | None
+    memory_mb: float = 0.0  # largest resident memory
 
 
-def run_once(options: BeforeAfter, part: Part, build: str, *, case: Path, cache: Path) -> Measured:
+def run_once(options: BeforeAfter, part: Part, build: str, *, cases: Path, cache: Path) -> Measured:
     """Runs one process of a build.
 
     Args:
       options: of the benchmark.
       part: what it runs.
       build: before or after.
-      case: the case folder.
+      cases: folder of case folders.
       cache: of compiled programs; it may be empty.
 
     Raises:
@@ -222,26 +239,21 @@ def run_once(options: BeforeAfter, part: Part, build: str, *, case: Path, cache:
     """
     code = part.before if build == "before" else part.after
     words: Words = code if isinstance(code, tuple) else ("-c", f"RUNS = {part.runs}\n{code}{RUNS}")
-    words = tuple(str(case) if word == "CASE" else word for word in words)
-    environment = _environment(options.root(build), cache)
-    began = time.perf_counter()
-    found = subprocess.run(
-        [str(options.python(build)), *words],
-        cwd=cache,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    seconds = time.perf_counter() - began
-    if found.returncode:
-        end = " ".join(found.stderr.split())[-400:]
-        raise ValueError(f"{part.what}, {build}: the process ended with {found.returncode}: {end}")
+    case = next(iter(sorted(path.parent for path in cases.rglob("case.json"))), cases)
+    with tempfile.TemporaryDirectory() as output:
+        places = {"CASE": str(case), "CASES": str(cases), "OUT": str(Path(output) / "out")}
+        command = [str(options.python(build)), *(places.get(word, word) for word in words)]
+        ended = run_measured(
+            command, cwd=cache, environment=_environment(options.root(build), cache)
+        )
+    if ended.code:
+        end = " ".join(ended.stderr.split())[-400:]
+        raise ValueError(f"{part.what}, {build}: the process ended with {ended.code}: {end}")
     if isinstance(code, tuple):
-        return Measured([seconds], None)
-    (line,) = [text for text in found.stdout.splitlines() if text.startswith(MARK)]
+        return Measured([ended.seconds], None, ended.memory_mb)
+    (line,) = [text for text in ended.stdout.splitlines() if text.startswith(MARK)]
     figures = json.loads(line.removeprefix(MARK))
-    return Measured(figures["seconds"], figures["accuracy"])
+    return Measured(figures["seconds"], figures["accuracy"], ended.memory_mb)
 
 
 def _environment(root: Path, cache: Path) -> dict[str, str]:
@@ -255,21 +267,21 @@ def _environment(root: Path, cache: Path) -> dict[str, str]:
     }
 
 
-def measure(options: BeforeAfter, part: Part, folder: Path, *, case: Path) -> dict[str, object]:
+def measure(options: BeforeAfter, part: Part, folder: Path, *, cases: Path) -> dict[str, object]:
     """The row of one part: both builds in turn, as often as there are rounds.
 
     Args:
       options: of the benchmark.
       part: what is timed.
       folder: for the caches.
-      case: the case folder.
+      cases: folder of case folders.
     """
     found: dict[str, list[Measured]] = {build: [] for build in BUILDS}
     for number in range(options.rounds + part.cache):
         for build in BUILDS:
             cache = folder / build if part.cache else folder / f"{build}{number}"
             cache.mkdir(exist_ok=True)
-            one = run_once(options, part, build, case=case, cache=cache)
+            one = run_once(options, part, build, cases=cases, cache=cache)
             if number or not part.cache:  # the first one fills the cache
                 found[build].append(one)
     return {"what": part.what, "accuracy_is": part.accuracy, **summary(found)}
@@ -289,6 +301,7 @@ def summary(found: Mapping[str, list[Measured]]) -> dict[str, object]:
             "median_s": float(np.median(np.concatenate([one.seconds for one in processes]))),
             "range_s": [float(ends[build].min()), float(ends[build].max())],
             "accuracy": processes[-1].accuracy,
+            "memory_mb": float(np.median([one.memory_mb for one in processes])),
         }
     ratios = ends["before"] / ends["after"]
     row["ratio"] = float(np.median(ratios))
@@ -296,46 +309,74 @@ def summary(found: Mapping[str, list[Measured]]) -> dict[str, object]:
     return row
 
 
-def _print(rows: Mapping[str, dict]) -> None:
-    cells = []
-    for row in rows.values():
-        sides = [row[build] for build in BUILDS]
-        low, high = row["ratio_range"]
-        cells.append(
-            [
-                row["what"],
-                *(f"{1e3 * side['median_s']:.1f}" for side in sides),
-                f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})",
-                *("" if side["accuracy"] is None else f"{side['accuracy']:.6g}" for side in sides),
-                row["accuracy_is"],
-            ]
-        )
-    columns = ["part", "before, ms", "after, ms", "times as fast", "before", "after", "figure"]
-    print(text_table(columns, cells))
+COLUMNS = [
+    "part",
+    "before (ms)",
+    "after (ms)",
+    "times as fast",
+    "range",
+    "before (MB)",
+    "after (MB)",
+    "figure",
+    "before",
+    "after",
+]
+
+
+def table_row(row: Mapping[str, Any]) -> list[Any]:
+    """The cells of a part: times, memory, and a figure that tells whether both did the same.
+
+    Args:
+      row: of :func:`measure`.
+    """
+    sides = [row[build] for build in BUILDS]
+    low, high = row["ratio_range"]
+    return [
+        row["what"],
+        *(round(1e3 * side["median_s"], 1) for side in sides),
+        round(row["ratio"], 2),
+        f"{low:.2f} to {high:.2f}",
+        *(round(side["memory_mb"]) for side in sides),
+        row["accuracy_is"],
+        *(None if side["accuracy"] is None else float(f"{side['accuracy']:.6g}") for side in sides),
+    ]
+
+
+def _text(rows: Sequence[Sequence[Any]]) -> str:
+    return text_table(COLUMNS, [["" if cell is None else cell for cell in row] for row in rows])
+
+
+def _commit_of(checkout: Path) -> str:
+    words = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def benchmark(options: BeforeAfter) -> int:
     """Measures the chosen parts, writes and prints the table."""
     outputs.require_file(options.output)
-    rows: dict[str, dict] = {}
+    rows: list[list[Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        case = options.case.absolute() if options.case else folder / "case"
-        if options.case is None and any(name.startswith("register_") for name in options.parts):
-            simulate = ("-m", "e2r", "simulate", "--output", str(case), "--count", "1")
-            run_once(
-                options, Part("simulate", simulate, simulate), "after", case=case, cache=folder
-            )
-            case = next(iter(sorted(path.parent for path in case.rglob("case.json"))), case)
+        cases = options.cases.absolute() if options.cases else folder / "cases"
+        if options.cases is None and any(name in COMMANDS for name in options.parts):
+            run_once(options, SIMULATE, "after", cases=cases, cache=folder)
         for name in options.parts:
             place = folder / name
             place.mkdir()
-            rows[name] = measure(options, PARTS[name], place, case=case)
-            _print({name: rows[name]})
-    _print(rows)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    record = {"versions": versions(), "base": str(options.base), "parts": rows}
-    options.output.write_text(json.dumps(record, indent=1))
+            rows.append(table_row(measure(options, PARTS[name], place, cases=cases)))
+            print(_text(rows[-1:]), flush=True)
+    print(_text(rows))
+    write_result(
+        options.output,
+        title="This build beside an earlier one",
+        command="python -m experiments.benchmarks.before_after BASE",
+        note=f"The base is commit {_commit_of(options.base)}. Both builds run in alternating "
+        f"processes, {options.rounds} each; times are medians. The figure tells that both do the "
+        "same work.",
+        columns=COLUMNS,
+        rows=rows,
+    )
     return 0
 
 

@@ -2,8 +2,8 @@
 
 Command:  python -m experiments.studies.causes --output runs/causes
 Time:     25 minutes on two slow cores beside other work, for eight cases
-Expect:   of 8 cases each: mirrored named 8 times, focal length 8 and 8, no wound 8, size 8 and 7 (one
-          was accepted); little bone 4 times of 8; noise of 2.5 mm has no cause in 5 of 7
+Expect:   of 8 cases each: mirrored is named 8 times, focal length 8 and 8, no wound 8, size 8 and
+          7 (one was accepted), little bone 4 times; noise of 2.5 mm has no cause in 5 of 7
 
 The mistakes:
 

@@ -52,7 +52,7 @@ def with_estimator(config: TrainingConfig, *, name: str) -> TrainingConfig:
     return replace(config, optimisation=replace(config.optimisation, estimator=name))
 
 
-def test_run(
+def measure_run(
     cases: list[Case], config: TrainingConfig, params: Params, folder: Path
 ) -> dict[str, Any]:
     """The errors of a run, and the mask of its last step.
@@ -71,7 +71,7 @@ def test_run(
 def compare(options: Estimators) -> int:
     """Trains and tests each estimator that is left, and writes the figures of all."""
     arms = {name: partial(with_estimator, name=name) for name in options.names}
-    runs, record = run_arms(options, arms, test_run, name="estimators")
+    runs, record = run_arms(options, arms, measure_run, name="estimators")
     runs = {key: run for key, run in runs.items() if run["name"] in options.names}
     record = {"runs": runs, "figures": summarise(runs), **record}
     path = options.output / "estimators.json"

@@ -20,12 +20,13 @@ def test_a_ratio_is_that_of_neighbouring_processes():
     row = summary(
         {
             "before": [Measured([2.0, 2.0, 9.0], 1.0), Measured([8.0], 1.0)],
-            "after": [Measured([1.0], 1.5), Measured([2.0, 2.0], 1.5)],
+            "after": [Measured([1.0], 1.5, 60.0), Measured([2.0, 2.0], 1.5, 80.0)],
         }
     )
     assert row["ratio"] == pytest.approx(3.0)
     assert row["ratio_range"] == [2.0, 4.0]
-    assert row["after"] == {"median_s": 2.0, "range_s": [1.0, 2.0], "accuracy": 1.5}
+    expected = {"median_s": 2.0, "range_s": [1.0, 2.0], "accuracy": 1.5, "memory_mb": 70.0}
+    assert row["after"] == expected
 
 
 def test_a_process_of_a_build_sees_its_checkout_and_its_cache(base, tmp_path):
@@ -34,10 +35,22 @@ def test_a_process_of_a_build_sees_its_checkout_and_its_cache(base, tmp_path):
     part = Part("lengths", code.format("PYTHONPATH"), code.format("E2R_CACHE"), runs=4)
     place = tmp_path / "cache"
     place.mkdir()
-    before = run_once(options, part, "before", case=base, cache=place)
-    after = run_once(options, part, "after", case=base, cache=place)
+    before = run_once(options, part, "before", cases=base, cache=place)
+    after = run_once(options, part, "after", cases=base, cache=place)
     assert len(before.seconds) == 4
     assert before.accuracy == len(str(base)) and after.accuracy == len(str(place))
+
+
+def test_the_largest_memory_of_a_process_is_its_own(base, tmp_path):
+    options = BeforeAfter(base, base_python=Path(sys.executable))
+
+    def memory(megabytes):
+        words = ("-c", f"kept = b'x' * ({megabytes} * 10**6)")
+        part = Part("memory", words, words)
+        return run_once(options, part, "after", cases=base, cache=tmp_path).memory_mb
+
+    large, small = memory(1500), memory(1300)  # more than this process, which counts as well
+    assert 190 < large - small < 210
 
 
 def test_a_process_that_fails_is_one_sentence(base, tmp_path):
@@ -47,7 +60,7 @@ def test_a_process_that_fails_is_one_sentence(base, tmp_path):
             BeforeAfter(base, base_python=Path(sys.executable)),
             Part("failing", words, words),
             "after",
-            case=base,
+            cases=base,
             cache=tmp_path,
         )
 

@@ -9,7 +9,7 @@ import trimesh
 
 from e2r.datasets import label_bodies, label_levels, label_surfaces
 from e2r.datasets.label_bodies import Body
-from e2r.formats import label_tables, label_volumes, notices
+from e2r.formats import label_numberings, label_tables, label_volumes, notices
 from e2r.formats.file_checks import PathLike
 from e2r.formats.label_numberings import NUMBERINGS, VERSE, Numbering
 from e2r.formats.voxels import LabelVolume
@@ -78,10 +78,15 @@ def _find_levels(
     levels: Sequence[str],
 ) -> dict[str, tuple[int, int]]:
     """level -> volume and label, sorted from head to foot."""
+    if not any(bodies):
+        raise ValueError(
+            f"{path}: is empty, it labels no voxel; give a map with the level's voxels"
+        )
     named: Sequence[Mapping[int, str]]
     if names is not None:
         named = [names for _ in volumes]
     elif numbering is not None:
+        _refuse_other_labels(bodies, numbering, path)
         named = [NUMBERINGS[numbering] for _ in volumes]
     else:
         named = _recognise(volumes, bodies, path=path, levels=levels)
@@ -109,6 +114,21 @@ def _find_levels(
             "name the right ones with --labels and --levels"
         )
     return {level: found[level] for level in anatomical_frame.sort_levels(list(found))}
+
+
+def _refuse_other_labels(
+    bodies: Sequence[Mapping[int, Body]], numbering: Numbering, path: PathLike
+) -> None:
+    """Refuses labels that the named numbering does not have: the map is of another one."""
+    others = [
+        label for some in bodies for label in some if not label_numberings.allows(numbering, label)
+    ]
+    if others:
+        raise ValueError(
+            f"{path}: has label {others[0]}, but {numbering} has none above "
+            f"{label_numberings.LAST_LABELS[numbering]}; name another --numbering, or --labels and "
+            "--levels"
+        )
 
 
 def _recognise(

@@ -13,6 +13,8 @@ import numpy as np
 import trimesh
 
 STL_HEADER_BYTES = 80
+LONGEST_HEADER = 65536
+"""Bytes at a file's beginning in which its header ends."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Maps LPS to RAS, and RAS to LPS."""
 _SPACE = re.compile(rb"SPACE\s*=\s*(RAS|LPS)\b")

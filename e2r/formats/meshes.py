@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -130,6 +130,11 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
     folder = Path(folder)
     if folder.suffix.lower() in glb.GLTF_SUFFIXES and folder.is_file():
         return _read_nodes(folder)
+    if folder.is_file():
+        raise ValueError(
+            f"{folder}: is a file; give a folder of STL, PLY or OBJ surfaces, which e2r convert ct "
+            "makes of a label map"
+        )
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of STL, PLY or OBJ surfaces")
     found = file_checks.visible(folder.iterdir())
@@ -137,10 +142,31 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
     paths = [path for path in found if path.suffix.lower() in MESH_SUFFIXES]
     file_checks.check_names([path.stem for path in paths], folder, "the surfaces' file names")
     if not paths:
-        raise ValueError(f"{folder}: holds no STL, PLY or OBJ surface; export one file a level")
+        raise ValueError(
+            f"{folder}: holds no STL, PLY or OBJ surface; export one file a level, or give label "
+            "maps to e2r convert ct"
+        )
+    _refuse_mixed_axes(paths)
     model = {path.stem: read_mesh(path) for path in paths}
     model_checks.check_model(model, folder)
     return model
+
+
+def _refuse_mixed_axes(paths: Sequence[Path]) -> None:
+    """Refuses a folder in which some files say LPS and others, taken for RAS, say nothing."""
+    declared = {}
+    for path in paths:
+        with path.open("rb") as file:
+            declared[path] = mesh_space.declared_space(
+                file.read(mesh_space.LONGEST_HEADER), path.suffix.lower()
+            )
+    turned = [path for path, space in declared.items() if space == "LPS"]
+    silent = [path for path, space in declared.items() if space is None]
+    if turned and silent:
+        raise ValueError(
+            f"{silent[0]}: does not say its axes, but {turned[0].name} says LPS; save all levels "
+            "with one program, so that each header says SPACE=LPS or SPACE=RAS"
+        )
 
 
 def _read_nodes(path: Path) -> dict[str, trimesh.Trimesh]:

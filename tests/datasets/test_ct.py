@@ -154,7 +154,7 @@ def broken(folder):
         "not a number": (save(folder / "nan.nii.gz", nan, dtype=np.float32), "no numbers"),
         "four axes": (save(folder / "four.nii.gz", np.stack([good] * 2, -1)), "has 4 axes"),
         "other labels": (save(folder / "other.nii.gz", good * 2), "has none of the labels"),
-        "nothing": (save(folder / "none.nii.gz", good * 0), "(but none)"),
+        "nothing": (save(folder / "none.nii.gz", good * 0), "is empty, it labels no voxel"),
         "metres": (folder / "metres.nii.gz", "in meters"),
         "tiny voxels": (save(folder / "tiny.nii.gz", good, np.eye(3) * 1e-3), "its affine"),
     }
@@ -357,6 +357,22 @@ def test_the_command_line_takes_a_numbering_and_a_table(tmp_path, monkeypatch, c
     assert run(monkeypatch, path, tmp_path / "y", "--table", table) == 0
     assert sorted(file.name for file in (tmp_path / "y").iterdir()) == ["L3.stl", "L4.stl"]
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("numbering", "message"),
+    [
+        ("verse", "has label 29, but verse has none above 28"),
+        ("totalsegmentator-mr", "has label 27, but totalsegmentator-mr has none above 25"),
+    ],
+)
+def test_a_numbering_that_has_not_all_labels_is_refused(tmp_path, numbering, message):
+    """Four of five levels were left out without a word, and L4 was called T13."""
+    labels = made_up_spines.stack({"L1": 31, "L2": 30, "L3": 29, "L4": 28, "L5": 27})
+    path = made_up_spines.write_nifti(tmp_path / "v2.nii.gz", labels)
+    with pytest.raises(ValueError, match=message):
+        ct.read_labels(path, numbering=numbering)
+    assert list(ct.read_labels(path, numbering="totalsegmentator-v2"))[0] == "L1"
 
 
 INPUTS = Path(__file__).resolve().parents[2].parent / "shared" / "inputs" / "label_maps"

@@ -60,3 +60,33 @@ def test_dropped_meshes_are_collected_from_time_to_time(monkeypatch):
     for number in range(2 * meshes.COLLECT_EVERY):
         meshes.collect_meshes(number)
     assert len(calls) == 2
+
+
+def write_levels(folder, headers):
+    """Spheres, one above the other, as STL files with these headers."""
+    folder.mkdir()
+    for number, (name, header) in enumerate(headers.items()):
+        ball = trimesh.creation.icosphere(radius=20.0)
+        ball.apply_translation([0.0, 0.0, -40.0 * number])
+        content = ball.export(file_type="stl")
+        (folder / f"{name}.stl").write_bytes(header.ljust(80) + content[80:])
+    return folder
+
+
+def test_levels_of_which_some_say_lps_and_others_nothing_are_refused(tmp_path):
+    """The spine broke by 40 mm between those that were turned and those that were not."""
+    folder = write_levels(tmp_path / "mixed", {"L1": b"SPACE=LPS", "L2": b"", "L3": b"SPACE=RAS"})
+    with pytest.raises(ValueError, match=r"L2\.stl: does not say its axes, but L1.stl says LPS"):
+        meshes.read_meshes(folder)
+    said = write_levels(tmp_path / "said", {"L1": b"SPACE=LPS", "L2": b"SPACE=RAS"})
+    assert list(meshes.read_meshes(said)) == ["L1", "L2"]
+    silent = write_levels(tmp_path / "silent", {"L1": b"", "L2": b"SPACE=RAS"})
+    assert list(meshes.read_meshes(silent)) == ["L1", "L2"]
+
+
+def test_a_label_map_in_place_of_surfaces_is_sent_to_the_right_command(tmp_path):
+    (tmp_path / "spine.seg.nrrd").write_bytes(b"NRRD0004\n")
+    with pytest.raises(ValueError, match=r"spine\.seg\.nrrd: is a file; .* e2r convert ct"):
+        meshes.read_meshes(tmp_path / "spine.seg.nrrd")
+    with pytest.raises(ValueError, match=r"holds no STL, PLY or OBJ surface; .* e2r convert ct"):
+        meshes.read_meshes(tmp_path)

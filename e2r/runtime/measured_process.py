@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+LOOK_EVERY_S = 0.02
+"""Seconds between two looks at the memory."""
 
 
 class EndedProcess(NamedTuple):
@@ -18,13 +20,13 @@ class EndedProcess(NamedTuple):
     stdout: str
     stderr: str
     seconds: float
-    memory_mb: float  # largest resident memory; Linux counts this process, too, before it starts
+    memory_mb: float  # largest resident memory that was seen
 
 
 def run_measured(
     command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]
 ) -> EndedProcess:
-    """Runs a command and waits for its end. For systems that have ``wait4``.
+    """Runs a command and waits for its end.
 
     Args:
       command: the program and its words.
@@ -34,10 +36,23 @@ def run_measured(
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
+        memory_mb = 0.0
+        while process.poll() is None:
+            memory_mb = max(memory_mb, _peak_memory_mb(process.pid))
+            time.sleep(LOOK_EVERY_S)
         seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
         for file in (out, err):
             file.seek(0)
-        memory_mb = 1.024e-3 * usage.ru_maxrss
         return EndedProcess(process.returncode, out.read(), err.read(), seconds, memory_mb)
+
+
+def _peak_memory_mb(pid: int) -> float:
+    """Largest resident memory of a process so far; 0 where Linux does not tell.
+
+    The ``ru_maxrss`` of an ended process would count its parent, too.
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+        return 1.024e-3 * int(text.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return 0.0

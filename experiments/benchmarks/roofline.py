@@ -3,7 +3,7 @@
 Command:  python -m experiments.benchmarks.roofline
 Time:     five minutes on two slow cores, most of it compiling
 Expect:   a training step of 9.9 GFLOP and 4.1 GB, a registration with gradient of 0.016 GFLOP and
-          0.12 GB; both are nearer to the peak of memory than to that of FLOPs
+          0.12 GB, by XLA's count
 
 The peaks are measured in the same run: a product of two matrices, and a triad of three long
 vectors. A program's operations and bytes are XLA's count, with loops as often as they run. Its

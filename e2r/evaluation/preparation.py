@@ -16,9 +16,10 @@ from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case, scored_targets, true_pose
 from e2r.datasets.sampling import SampledScene, oracle_weights
 from e2r.geometry import poses, surface_cache, surfaces
-from e2r.pipeline import PreparedCase, case_key
+from e2r.networks import region_of_interest
+from e2r.pipeline import FirstLook, PreparedCase, case_key
 from e2r.runtime.timing import timed
-from e2r.types import Float, Pose, Surface
+from e2r.types import Cloud, Float, Int, Pose, Surface
 
 RETRY_THRESHOLD = 1.5
 """Logit above which the learnt mask of a second attempt keeps a point. Where a mask takes other
@@ -75,7 +76,7 @@ def prepare_case(
     surface: Surface,
     *,
     job: EvaluationConfig,
-    given_pose: Pose | None = None,
+    initial_pose: Pose | None = None,
     attempt: int = 0,
 ) -> PreparedCase:
     """Puts a case into the arrays that the device takes.
@@ -84,17 +85,14 @@ def prepare_case(
       case: the case.
       sample: its scene points.
       surface: its model.
-      job: initial pose, masks and seed.
-      given_pose: the initial pose from a file.
+      job: masks and seed.
+      initial_pose: camera from model; None: it is searched for.
       attempt: each attempt draws other random numbers; beyond 0 the learnt mask is stricter.
 
     Raises:
-      ValueError: the initial pose or a mask needs data that the case does not have.
+      ValueError: a mask needs data that the case does not have.
     """
-    seeds = np.array([job.seed % 2**32, stable_seed(case.id, attempt)], np.uint32)
-    initial_pose = given_pose
-    if job.start == "truth":
-        initial_pose = _perturbed_truth(case, job, seeds)
+    seeds = _seeds(case, job, attempt)
     if initial_pose is not None:
         initial_pose = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), initial_pose)
     if "oracle" in job.program.masks:
@@ -115,6 +113,64 @@ def prepare_case(
         level_centres=centres,
         exposed=exposed,
         mask_threshold=np.asarray(RETRY_THRESHOLD * attempt, np.float32),
+    )
+
+
+def _seeds(case: Case, job: EvaluationConfig, attempt: int) -> np.ndarray:
+    return np.array([job.seed % 2**32, stable_seed(case.id, attempt)], np.uint32)
+
+
+def initial_pose(
+    case: Case, job: EvaluationConfig, given: Pose | None, *, attempt: int = 0
+) -> Pose | None:
+    """The initial pose of a case, camera from model; None: it is searched for.
+
+    Args:
+      case: the case.
+      job: says whether it is the true pose, perturbed.
+      given: the pose from a file.
+      attempt: each attempt draws other random numbers.
+
+    Raises:
+      ValueError: the true pose is asked for, and the case does not know it.
+    """
+    if job.start == "truth":
+        return _perturbed_truth(case, job, _seeds(case, job, attempt))
+    return given
+
+
+def rows_to_sample(
+    case: Case,
+    look: FirstLook,
+    first_cloud: Cloud,
+    *,
+    surface: Surface,
+    initial_pose: Pose | None,
+    min_points: int,
+) -> Int[np.ndarray, "k"] | None:
+    """Rows of the scene that the second look samples; None: all.
+
+    They lie near the model where its initial pose is given, else where the first look finds a
+    wound. So the network's opinion of a frame takes no point away from a registration from a start.
+
+    Args:
+      case: the case.
+      look: the region of interest.
+      first_cloud: the points of the first look.
+      surface: the model.
+      initial_pose: camera from model.
+      min_points: fewer rows than this are too few.
+    """
+    if initial_pose is not None:
+        placed = np.asarray(poses.apply(initial_pose, np.asarray(surface.points)))
+        rows = region_of_interest.points_near_model(case.points, placed)
+        return rows if len(rows) >= min_points else None
+    return region_of_interest.crop(
+        case.points,
+        first_cloud,
+        np.asarray(look.interest),
+        centre=np.asarray(look.centre),
+        min_points=min_points,
     )
 
 

@@ -23,12 +23,17 @@ from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
 from e2r.evaluation import device_clock, frame_scale, metrics, mirror_fit
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
-from e2r.evaluation.preparation import SharedSurfaces, prepare_case, stable_seed
+from e2r.evaluation.preparation import (
+    SharedSurfaces,
+    initial_pose,
+    prepare_case,
+    rows_to_sample,
+    stable_seed,
+)
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.formats import meshes
 from e2r.geometry import point_clouds
-from e2r.networks import region_of_interest
 from e2r.networks.build import NetworkConfig
 from e2r.pipeline import CasePredictions, FirstLook, PreparedCase
 from e2r.runtime import sharding
@@ -57,7 +62,7 @@ class LoadedCase(NamedTuple):
     case: Case
     surface: Surface
     sample: SampledScene
-    given_pose: Pose | None  # the initial pose from a file
+    initial_pose: Pose | None  # camera from model; None: it is searched for
     seconds: float  # host's time so far
 
 
@@ -171,7 +176,8 @@ def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
     if isinstance(item, Failed):
         return item
     try:
-        given_pose = context.given_poses.of(item)
+        given = context.given_poses.of(item)
+        pose = initial_pose(item, context.job, given, attempt=context.attempt)
         surface = context.surfaces.get(item.model)
         watch = Stopwatch()
         with timed("first look, host"):
@@ -179,7 +185,7 @@ def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
             sample = sample_scene_points(item, context.network, seed=seed)
     except ValueError as error:
         return Failed(item.id, str(error))
-    return LoadedCase(item, surface, sample, given_pose, watch.seconds())
+    return LoadedCase(item, surface, sample, pose, watch.seconds())
 
 
 # Locate -------------------------------------------------------------------------------------------
@@ -250,11 +256,12 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> Loc
     watch = Stopwatch()
     try:
         with timed("second look, host"):
-            within = region_of_interest.crop(
-                case.points,
+            within = rows_to_sample(
+                case,
+                look,
                 point_clouds.flatten_samples(loaded.sample.cloud),
-                np.asarray(look.interest),
-                centre=np.asarray(look.centre),
+                surface=loaded.surface,
+                initial_pose=loaded.initial_pose,
                 min_points=network.points // 4,
             )
             sample = sample_scene_points(
@@ -269,7 +276,7 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> Loc
                 sample,
                 loaded.surface,
                 job=context.job,
-                given_pose=loaded.given_pose,
+                initial_pose=loaded.initial_pose,
                 attempt=context.attempt,
             )
     except ValueError as error:

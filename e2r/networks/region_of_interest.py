@@ -15,6 +15,8 @@ INTEREST_LOGIT = -1.0
 """Least interest logit of a point that is sampled again; low, to miss little of the wound."""
 ROI_RADIUS_MM = 110.0
 """Radius of the region; it holds up to five exposed levels."""
+START_REACH_MM = 30.0
+"""Farthest scene point from a model at a given initial pose that the second look samples."""
 
 
 def locate(cloud: Cloud, interest: Float[Array, "n"]) -> Float[jax.Array, "3"]:
@@ -71,6 +73,21 @@ def crop(
     nearest = cKDTree(np.asarray(first_look.points)[valid]).query(points[rows])[1]
     interesting = rows[interest[valid][nearest] > INTEREST_LOGIT]
     return interesting if len(interesting) >= min_points else rows
+
+
+def points_near_model(
+    points: Float[np.ndarray, "m 3"], placed: Float[np.ndarray, "s 3"]
+) -> Int[np.ndarray, "k"]:
+    """Rows of the scene that may belong to a model at a given initial pose, on the host.
+
+    Args:
+      points: the scene, mm, camera frame.
+      placed: samples of the model's surface at that pose, mm, camera frame.
+    """
+    low, high = placed.min(0) - START_REACH_MM, placed.max(0) + START_REACH_MM
+    rows = np.flatnonzero(((points >= low) & (points <= high)).all(1))
+    distance, _ = cKDTree(placed).query(points[rows], distance_upper_bound=START_REACH_MM)
+    return rows[np.isfinite(distance)]
 
 
 def points_within(

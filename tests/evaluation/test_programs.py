@@ -8,7 +8,7 @@ from conftest import TINY, first_state
 
 from e2r.config import EvaluationConfig
 from e2r.datasets.sampling import sample_scene_points
-from e2r.evaluation.preparation import prepare_case
+from e2r.evaluation.preparation import initial_pose, prepare_case
 from e2r.evaluation.programs import compile_programs
 from e2r.pipeline import ProgramConfig, case_key, register_case
 
@@ -29,7 +29,8 @@ def test_only_a_case_without_an_initial_pose_is_searched(simulated_cases, surfac
 
     def program_size(start):
         job = EvaluationConfig(program, start=start)
-        prepared = prepare_case(case, sample, surface, job=job)
+        pose = initial_pose(case, job, None)
+        prepared = prepare_case(case, sample, surface, job=job, initial_pose=pose)
         assert (prepared.initial_pose is None) == (start == "auto")
         register = partial(register_case, network=TINY.network, program=program)
         return len(str(jax.make_jaxpr(register)(params, prepared)))

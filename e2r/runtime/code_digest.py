@@ -33,6 +33,9 @@ FIGURELESS_ROOMS = ("cli", "visualisation")
 _INSTALLED = tuple(
     {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
+_PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
+"""Names of the folders of installed packages. A process may use several: those of its virtual
+environment, of the system below it, and of the user."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), np.dtype, np.generic)
 _CODE = (types.FunctionType, types.MethodType, functools.partial, type)
 _UNSEEN = object()
@@ -320,7 +323,7 @@ def _is_installed(name: str | None) -> bool:
     if module is None:
         return False
     file = getattr(module, "__file__", None)
-    return file is None or str(Path(file).resolve()).startswith(_INSTALLED)
+    return file is None or is_installed_file(file)
 
 
 def _is_installed_code(function: types.FunctionType) -> bool:
@@ -335,4 +338,5 @@ def is_installed_file(file: str) -> bool:
     Args:
       file: its path, as a code object names it.
     """
-    return str(Path(file).resolve()).startswith(_INSTALLED)
+    path = Path(file).resolve()
+    return str(path).startswith(_INSTALLED) or not _PACKAGE_FOLDERS.isdisjoint(path.parts)

@@ -127,6 +127,25 @@ def test_a_changed_constant_changes_the_digest(modules, name):
     assert digest(function) != before.digest
 
 
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_a_package_of_another_folder_of_packages_is_not_walked(tmp_path, monkeypatch, folder):
+    """The system's packages, or the user's, below a virtual environment."""
+    name = f"installed_in_{folder[:4]}"
+    place = tmp_path / "lib" / "python3" / folder
+    place.mkdir(parents=True)
+    (place / f"{name}.py").write_text("STATE = 0\ndef step(x):\n    return STATE * x\n")
+    monkeypatch.syspath_prepend(place)
+    importlib.invalidate_caches()
+    package = importlib.import_module(name)
+
+    def reached(x):
+        return package.step(x)
+
+    before = take_snapshot(reached)
+    package.STATE = 1  # the state of a package while it runs
+    assert before.is_current() and digest(reached) == before.digest
+
+
 def test_another_constant_of_the_module_changes_nothing(modules):
     module, _ = modules
     before = take_snapshot(module.through_a_function)

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -40,6 +40,7 @@ from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, scored_targets
 from e2r.evaluation import metrics, runner
+from e2r.evaluation.open3d_icp import PeerModel, open3d_cloud, open3d_icp
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table, with_range
@@ -89,13 +90,6 @@ class Peers:
             raise ValueError("--specimens and --validation are 1 or more, --voxels above 0")
 
 
-class PeerModel(NamedTuple):
-    """What a peer knows of a model: samples of the part that a camera can see."""
-
-    points: np.ndarray  # (S, 3) mm, model frame
-    normals: np.ndarray  # (S, 3) unit, outward
-
-
 def sample_model(meshes: Mapping[str, trimesh.Trimesh]) -> PeerModel:
     """Samples the half of a model's surface that faces backwards.
 
@@ -125,12 +119,12 @@ def open3d_ransac(model: PeerModel, voxel: float) -> Register:
             down.orient_normals_towards_camera_location(np.zeros(3))
         return down, registration.compute_fpfh_feature(down, search(5.0 * voxel, 100))
 
-    target = _cloud(model.points, model.normals)
+    target = open3d_cloud(model.points, model.normals)
     target_down, target_features = describe(target)
-    refine = open3d_icp(model)
+    refine = open3d_icp(model, ICP_DISTANCES_MM)
 
     def register(points: np.ndarray) -> np.ndarray:
-        down, features = describe(_cloud(points))
+        down, features = describe(open3d_cloud(points))
         open3d.utility.random.seed(0)
         reach = 1.5 * voxel
         checks = [
@@ -152,7 +146,7 @@ def kiss_matcher(model: PeerModel, voxel: float) -> Register:
     import kiss_matcher as kiss  # noqa: PLC0415
 
     target = np.ascontiguousarray(model.points, np.float32)
-    refine = open3d_icp(model)
+    refine = open3d_icp(model, ICP_DISTANCES_MM)
 
     def register(points: np.ndarray) -> np.ndarray:
         config = kiss.KISSMatcherConfig(voxel, enable_noise_bound_clamping=False)  # for metres
@@ -163,38 +157,6 @@ def kiss_matcher(model: PeerModel, voxel: float) -> Register:
         return refine(points, start)
 
     return register
-
-
-def open3d_icp(model: PeerModel) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The function (scene points, model from camera) -> camera from model, by point-to-plane ICP.
-
-    Args:
-      model: what the scene is registered to.
-    """
-    import open3d  # noqa: PLC0415
-
-    registration = open3d.pipelines.registration
-    target = _cloud(model.points, model.normals)
-    plane = registration.TransformationEstimationPointToPlane()
-
-    def refine(points: np.ndarray, start: np.ndarray) -> np.ndarray:
-        source, pose = _cloud(points), start
-        for distance in ICP_DISTANCES_MM:
-            result = registration.registration_icp(source, target, distance, pose, plane)
-            pose = result.transformation
-        return np.asarray(np.linalg.inv(pose))
-
-    return refine
-
-
-def _cloud(points: np.ndarray, normals: np.ndarray | None = None) -> Any:
-    import open3d  # noqa: PLC0415
-
-    finite = np.isfinite(points).all(axis=1)  # one NaN spoils the search tree of a target
-    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points[finite]))
-    if normals is not None:
-        cloud.normals = open3d.utility.Vector3dVector(normals[finite])
-    return cloud
 
 
 PEERS: dict[str, Callable[[PeerModel, float], Register]] = {

@@ -1,9 +1,10 @@
 """Comparison with global registration methods on the same cases: who is nearer, who is faster?
 
 Command:  python -m experiments.benchmarks.peers --output runs/peers
-Time:     about 20 minutes on two cores for 48 cases
-Expect:   median TRE 0.41 mm for e2r; 47 to 94 mm for Open3D and 91 to 104 mm for KISS-Matcher,
-          depending on the points; 210 to 260 ms a frame for e2r, 125 to 2,030 ms for the others
+Time:     about 20 minutes on two cores for 28 cases (--specimens 14 --validation 3)
+Expect:   median TRE 0.42 mm for e2r; 51 to 99 mm for Open3D and 94 to 101 mm for KISS-Matcher,
+          depending on the points; 310 to 390 ms a frame for e2r on busy cores, 130 to 3,500 ms for
+          the others
 
 Needs the extra `peers` (python -m pip install -e '.[peers]'). The peers match descriptors of the
 geometry, then refine by point-to-plane ICP, from wide to narrow:

@@ -16,10 +16,9 @@ from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case, scored_targets, true_pose
 from e2r.datasets.sampling import SampledScene, oracle_weights
 from e2r.geometry import poses, surface_cache, surfaces
-from e2r.networks import region_of_interest
-from e2r.pipeline import FirstLook, PreparedCase, case_key
+from e2r.pipeline import PreparedCase, case_key
 from e2r.runtime.timing import timed
-from e2r.types import Cloud, Float, Int, Pose, Surface
+from e2r.types import Float, Pose, Surface
 
 RETRY_THRESHOLD = 1.5
 """Logit above which the learnt mask of a second attempt keeps a point. Where a mask takes other
@@ -137,41 +136,6 @@ def initial_pose(
     if job.start == "truth":
         return _perturbed_truth(case, job, _seeds(case, job, attempt))
     return given
-
-
-def rows_to_sample(
-    case: Case,
-    look: FirstLook,
-    first_cloud: Cloud,
-    *,
-    surface: Surface,
-    initial_pose: Pose | None,
-    min_points: int,
-) -> Int[np.ndarray, "k"] | None:
-    """Rows of the scene that the second look samples; None: all.
-
-    They lie near the model where its initial pose is given, else where the first look finds a
-    wound. So the network's opinion of a frame takes no point away from a registration from a start.
-
-    Args:
-      case: the case.
-      look: the region of interest.
-      first_cloud: the points of the first look.
-      surface: the model.
-      initial_pose: camera from model.
-      min_points: fewer rows than this are too few.
-    """
-    if initial_pose is not None:
-        placed = np.asarray(poses.apply(initial_pose, np.asarray(surface.points)))
-        rows = region_of_interest.points_near_model(case.points, placed)
-        return rows if len(rows) >= min_points else None
-    return region_of_interest.crop(
-        case.points,
-        first_cloud,
-        np.asarray(look.interest),
-        centre=np.asarray(look.centre),
-        min_points=min_points,
-    )
 
 
 def _perturbed_truth(case: Case, job: EvaluationConfig, seeds: np.ndarray) -> Pose:

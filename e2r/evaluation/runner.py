@@ -21,15 +21,10 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
-from e2r.evaluation import device_clock, frame_scale, metrics, mirror_fit
+from e2r.evaluation import device_clock, frame_scale, looks, metrics, mirror_fit
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
-from e2r.evaluation.preparation import (
-    SharedSurfaces,
-    initial_pose,
-    prepare_case,
-    rows_to_sample,
-    stable_seed,
-)
+from e2r.evaluation.looks import Look
+from e2r.evaluation.preparation import SharedSurfaces, initial_pose, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.formats import meshes
@@ -72,7 +67,7 @@ class LocatedCase(NamedTuple):
     case: Case
     sample: SampledScene
     prepared: PreparedCase
-    interest: float  # largest logit of the region of interest, at the first look
+    interest: float  # largest logit of the region of interest, at the surest look
     seconds: float  # host's time so far
 
 
@@ -212,7 +207,7 @@ def locate(
                 yield batch
                 continue
             located = yield from _second_looks(waiting, context)
-            waiting = batch, _first_look(batch, context)
+            waiting = batch, _look([case.sample for case in batch], context)
             if located:
                 yield located
     located = yield from _second_looks(waiting, context)
@@ -220,14 +215,23 @@ def locate(
         yield located
 
 
-def _first_look(batch: Sequence[LoadedCase], context: JobContext) -> FirstLook:
-    """Starts the first look at a batch on the device, and does not wait for it."""
-    inputs = stack_batch(
-        [(case.sample.cloud, case.sample.pyramid) for case in batch], context.job.batch
-    )
+def _look(samples: Sequence[SampledScene], context: JobContext) -> FirstLook:
+    """Starts a look at a batch on the device, and does not wait for it."""
+    inputs = stack_batch([(sample.cloud, sample.pyramid) for sample in samples], context.job.batch)
     programs = context.programs
     with timed("device"):
         return programs.first_look(context.params, *sharding.shard(inputs, programs.mesh))
+
+
+def _surest_look(case: Case, first: Look, context: JobContext) -> Look:
+    return looks.surest_look(
+        case,
+        first,
+        look=partial(_look, context=context),
+        network=context.network,
+        attempt=context.attempt,
+        batch=context.job.batch,
+    )
 
 
 def _second_looks(
@@ -236,10 +240,13 @@ def _second_looks(
     """Waits for the first look at a batch; yields its failures and returns its other cases."""
     if waiting is None:
         return []
-    batch, looks = waiting
+    batch, found = waiting
     with timed("device"):
-        looks = jax.tree.map(np.asarray, looks)
-    pairs = [(case, jax.tree.map(lambda leaf, i=i: leaf[i], looks)) for i, case in enumerate(batch)]
+        first = looks.split_looks([case.sample for case in batch], found)
+    pairs = [
+        (case, look if case.initial_pose is not None else _surest_look(case.case, look, context))
+        for case, look in zip(batch, first, strict=True)
+    ]
     located = []
     for result in prefetch(partial(_second_look, context), pairs, workers=2):
         if isinstance(result, Failed):
@@ -249,17 +256,16 @@ def _second_looks(
     return located
 
 
-def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> LocatedCase | Failed:
+def _second_look(context: JobContext, pair: tuple[LoadedCase, Look]) -> LocatedCase | Failed:
     """Samples one case's scene in the region of interest, and prepares it."""
     loaded, look = pair
     case, network = loaded.case, context.network
     watch = Stopwatch()
     try:
         with timed("second look, host"):
-            within = rows_to_sample(
+            within = looks.rows_to_sample(
                 case,
                 look,
-                point_clouds.flatten_samples(loaded.sample.cloud),
                 surface=loaded.surface,
                 initial_pose=loaded.initial_pose,
                 min_points=network.points // 4,
@@ -281,13 +287,8 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, FirstLook]) -> Loc
             )
     except ValueError as error:
         return Failed(case.id, str(error))
-    valid = point_clouds.flatten_samples(loaded.sample.cloud).valid
     return LocatedCase(
-        case,
-        sample,
-        prepared,
-        interest=float(np.max(np.asarray(look.interest)[valid])),
-        seconds=loaded.seconds + watch.seconds(),
+        case, sample, prepared, interest=look.interest, seconds=loaded.seconds + watch.seconds()
     )
 
 

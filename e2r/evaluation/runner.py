@@ -223,15 +223,20 @@ def _look(samples: Sequence[SampledScene], context: JobContext) -> FirstLook:
         return programs.first_look(context.params, *sharding.shard(inputs, programs.mesh))
 
 
-def _surest_look(case: Case, first: Look, context: JobContext) -> Look:
-    return looks.surest_look(
-        case,
+def _surest_look(loaded: LoadedCase, first: Look, context: JobContext) -> tuple[LoadedCase, Look]:
+    """A case, and the surest look at it; a given initial pose needs no second opinion."""
+    if loaded.initial_pose is not None:
+        return loaded, first
+    watch = Stopwatch()
+    surest = looks.surest_look(
+        loaded.case,
         first,
         look=partial(_look, context=context),
         network=context.network,
         attempt=context.attempt,
         batch=context.job.batch,
     )
+    return loaded._replace(seconds=loaded.seconds + watch.seconds()), surest
 
 
 def _second_looks(
@@ -243,10 +248,7 @@ def _second_looks(
     batch, found = waiting
     with timed("device"):
         first = looks.split_looks([case.sample for case in batch], found)
-    pairs = [
-        (case, look if case.initial_pose is not None else _surest_look(case.case, look, context))
-        for case, look in zip(batch, first, strict=True)
-    ]
+    pairs = [_surest_look(case, look, context) for case, look in zip(batch, first, strict=True)]
     located = []
     for result in prefetch(partial(_second_look, context), pairs, workers=2):
         if isinstance(result, Failed):
@@ -259,8 +261,7 @@ def _second_looks(
 def _second_look(context: JobContext, pair: tuple[LoadedCase, Look]) -> LocatedCase | Failed:
     """Samples one case's scene in the region of interest, and prepares it."""
     loaded, look = pair
-    case, network = loaded.case, context.network
-    watch = Stopwatch()
+    case, network, watch = loaded.case, context.network, Stopwatch()
     try:
         with timed("second look, host"):
             within = looks.rows_to_sample(

@@ -60,7 +60,7 @@ class HonestJit(Generic[T]):
 
     def __init__(self, function: Callable[..., T], **options: Any) -> None:
         self._function, self._options = function, options
-        self._jits: dict[str, Any] = {}
+        self._current: tuple[str, Any] | None = None
         self._snapshot: code_digest.Snapshot | None = None
 
     def __call__(self, *arguments: Any, **keywords: Any) -> T:
@@ -70,13 +70,14 @@ class HonestJit(Generic[T]):
     def current(self) -> Any:
         """The jitted function of today's code."""
         code = self.code()
-        if code not in self._jits:
-            self._jits[code] = jax.jit(partial(self._function), **self._options)
-        return self._jits[code]
+        if self._current is None or self._current[0] != code:
+            self._current = code, jax.jit(partial(self._function), **self._options)
+        return self._current[1]
 
     def compilations(self) -> int:
         """The number of compiled programs: one for all arguments of the same shapes."""
-        return sum(jit._cache_size() for jit in self._jits.values())
+        size: int = 0 if self._current is None else self._current[1]._cache_size()
+        return size
 
     def code(self) -> str:
         """The digest of all code that the function reaches now."""
@@ -121,6 +122,9 @@ class CachedProgram(Generic[T]):
     def prepare(self, *arguments: Any) -> Callable[..., T]:
         """The compiled program for arguments of these shapes; it is not run."""
         cache, key = jax.config.values["jax_compilation_cache_dir"], self._key(arguments)
+        if key not in self._compiled:
+            # A program holds thousands of memory mappings, and a process may have 65,530.
+            self._compiled = {k: v for k, v in self._compiled.items() if k[0] == key[0]}
         if key not in self._compiled and not cache:
             with timed("compiling programs"):
                 self._compiled[key] = self._jit.current().lower(*arguments).compile()

@@ -1,8 +1,10 @@
 """Traces are kept, found by later processes, and replaced where they are broken."""
 
 import functools
+import gc
 import subprocess
 import sys
+import weakref
 from collections import deque
 from pathlib import Path
 
@@ -162,6 +164,19 @@ def test_a_constant_that_changes_while_a_program_is_warm_changes_its_figures(
     np.testing.assert_array_equal(program(x), 3.0 * x)
     monkeypatch.undo()
     np.testing.assert_array_equal(program(x), 2.0 * x)
+
+
+def test_programs_of_old_code_are_let_go(monkeypatch):
+    """A notebook's function is written again a hundred times."""
+    program = CachedProgram(scaled)
+    old = weakref.ref(program.prepare(jnp.ones(2)))
+    assert program.prepare(jnp.ones(2)) is old()
+    program.prepare(jnp.ones(3))
+    assert old() is not None  # other shapes, the same code
+    monkeypatch.setattr(sys.modules[__name__], "CONSTANT", 7.0)
+    np.testing.assert_array_equal(program(jnp.ones(2)), [7.0, 7.0])
+    gc.collect()
+    assert old() is None
 
 
 def test_a_jitted_function_inside_a_program_changes_too(monkeypatch):

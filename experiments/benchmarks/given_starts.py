@@ -112,7 +112,8 @@ def refine_all(cases: Sequence[Case], jobs: Sequence[EvaluationConfig]) -> list[
             start = initial_pose(case, job, None)
             assert start is not None
             model_from_camera = np.linalg.inv(np.asarray(poses.to_matrix(start), np.float64))
-            found = poses.from_matrix(refine(np.asarray(case.points, float), model_from_camera), "")
+            matrix = refine(np.asarray(case.points, float), model_from_camera)
+            found = poses.from_matrix(matrix, f"Open3D's pose of {case.id}")
             predicted, truth = dict.fromkeys(case.model, found), case.truth or {}
             scored = metrics.case_errors(predicted, truth, scored_targets(case), model=case.model)
             errors.append(scored.tre_mm)

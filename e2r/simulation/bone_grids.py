@@ -43,15 +43,19 @@ class BoneGrids(NamedTuple):
     centre: Float[Array, "l 3"]  # mm, middle of the vertebra, canonical frame
 
 
-def bake_specimen(key: PRNGKey, levels: Sequence[str] = LEVELS[1:6]) -> BoneGrids:
+def bake_specimen(
+    key: PRNGKey, levels: Sequence[str] = LEVELS[1:6], *, any_shape: bool = False
+) -> BoneGrids:
     """Draws a procedural specimen and bakes its levels into signed distance grids.
 
     Args:
       key: consumed.
       levels: neighbours among :data:`e2r.simulation.spine.LEVELS`, head first; L1 to L5 by default.
+      any_shape: as in :func:`e2r.simulation.spine.sample_spine`.
     """
     first, count = LEVELS.index(levels[0]), len(levels)
-    shapes, pose = jax.tree.map(lambda leaf: leaf[first : first + count], sample_spine(key))
+    spine = sample_spine(key, any_shape=any_shape)
+    shapes, pose = jax.tree.map(lambda leaf: leaf[first : first + count], spine)
     sacral = np.array([name == "S1" for name in levels])
     spacing = jnp.where(sacral, SACRUM_SPACING, SPACING)
     origin = jnp.where(sacral[:, None], jnp.array([SACRUM_ORIGIN]), jnp.array([ORIGIN]))

@@ -44,14 +44,17 @@ def draw_exposed(uniform: UniformDraws, count: int) -> Bool[Array, "l"]:
     return (level >= first) & (level < first + run)
 
 
-def draw_incision(uniform: UniformDraws, bones: BoneGrids, exposed: Bool[Array, "l"]) -> Incision:
-    """Draws an incision over the exposed levels."""
+def draw_incision(
+    uniform: UniformDraws, bones: BoneGrids, exposed: Bool[Array, "l"], *, any_build: bool = False
+) -> Incision:
+    """Draws an incision over the exposed levels; narrow ones too, where there is any build."""
     heights = bones.centre[:, 2]
     cranial = jnp.max(jnp.where(exposed, heights, -jnp.inf)) + uniform(6.0, 20.0)
     caudal = jnp.min(jnp.where(exposed, heights, jnp.inf)) - uniform(16.0, 32.0)
     z, half_z = 0.5 * (cranial + caudal), 0.5 * (cranial - caudal)
     x = midline(bones, z) + uniform(-4.0, 4.0)
-    return Incision(x, z, uniform(20.0, 40.0), half_z, caudal, cranial)
+    half_x = uniform(13.0 if any_build else 20.0, 40.0)
+    return Incision(x, z, half_x, half_z, caudal, cranial)
 
 
 def midline(bones: BoneGrids, z: Float[Array, "*n"]) -> Float[Array, "*n"]:

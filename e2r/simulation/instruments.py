@@ -14,6 +14,8 @@ from e2r.types import Array, Bool, Float, PRNGKey
 
 RETRACTORS, HANDHELD, CABLES = 4, 4, 2
 """Instruments of each kind, present or not; of those held, some are gloved fingers."""
+GAUZES = 2
+"""Swabs of gauze, present or not, where scenes have any paint."""
 INSTRUMENTS = RETRACTORS + HANDHELD + CABLES
 PRESENT = (0.65, 0.65, 0.4, 0.4, 0.45, 0.3, 0.2, 0.15, 0.3, 0.2)
 """Probability of each instrument to be present."""
@@ -79,6 +81,40 @@ def sample_instruments(
         metal=metal,
         present=uniform(0.0, 1.0, (INSTRUMENTS,)) < jnp.array(PRESENT),
     )
+
+
+def add_gauze(
+    key: PRNGKey, instruments: Instruments, incision: Incision, *, floor: Float[Array, ""]
+) -> Instruments:
+    """Lays swabs of gauze into the wound or beside it, clean to bloody, each present or not.
+
+    Args:
+      key: consumed.
+      instruments: those that are there, K of them; the swabs come last.
+      incision: where the back is open.
+      floor: height (y) of the laminae in the middle of the wound, mm.
+    """
+    uniform = UniformDraws(key, 32)
+    count = (GAUZES,)
+    x = incision.x + uniform(-1.2, 1.2, count) * incision.half_x
+    z = incision.z + uniform(-1.0, 1.0, count) * incision.half_z
+    start = jnp.stack([x, floor + uniform(-6.0, 14.0, count), z], -1)
+    angle = uniform(0.0, 2 * np.pi, count)
+    way = jnp.stack([jnp.cos(angle), uniform(-0.4, 0.4, count), jnp.sin(angle)], -1)
+    normal = jnp.stack([uniform(-0.4, 0.4, count), jnp.ones(GAUZES), uniform(-0.4, 0.4, count)], -1)
+    blood = uniform(0.0, 1.0, count)[:, None] ** 2
+    white, red = jnp.array([[0.92, 0.90, 0.86]]), jnp.array([[0.55, 0.10, 0.09]])
+    swabs = Instruments(
+        start=start,
+        end=start + way * uniform(8.0, 40.0, count)[:, None],
+        radius=uniform(6.0, 20.0, count),
+        flat_normal=normal / jnp.linalg.norm(normal, axis=1, keepdims=True),
+        half_thickness=uniform(1.5, 6.0, count),
+        color=white + blood * (red - white),
+        metal=jnp.zeros(GAUZES, bool),
+        present=uniform(0.0, 1.0, count) < 0.25,
+    )
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), instruments, swabs)
 
 
 def _retractors(

@@ -51,22 +51,25 @@ def paint_points(
       maps: channels of the tissue's maps under each point.
       instrument_color: of the nearest instrument.
     """
-    bone, muscle, fat, skin, drape, blood = scene.paint[:, None]
+    paint = scene.paint
+    bone, muscle, fat, skin, drape, blood = paint.base[:, None]
 
     def wave(vector: list[float], length: float) -> Array:
         return jnp.sin(points @ jnp.asarray(vector) / length)
 
     texture = 0.5 * wave([1.0, 0.7, 0.4], 2.1) + 0.5 * wave([-0.3, 0.6, 1.1], 3.7)
-    pale = smoothstep(wave([0.5, 1.2, 0.8], 7.0) + wave([1.1, -0.2, 0.6], 11.0), 0.7, 1.3)
+    level = paint.pale_level
+    pale = wave([0.5, 1.2, 0.8], 7.0) + wave([1.1, -0.2, 0.6], 11.0)
+    pale = smoothstep(pale, level, level + 0.6)
     wall = smoothstep(maps[:, 2], 0.93, 1.0)[:, None]
-    bloody = smoothstep(maps[:, 3], -0.3, 1.2)[:, None]
-    meat = muscle + (fat - muscle) * jnp.maximum(wall, 0.8 * pale[:, None])
+    bloody = smoothstep(maps[:, 3], paint.stain_level, paint.stain_level + 1.5)[:, None]
+    meat = muscle + (fat - muscle) * jnp.maximum(wall, paint.pale_share * pale[:, None])
     meat = meat + 0.5 * bloody * (blood - meat)
-    stained_bone = bone + 0.85 * bloody * (blood - bone)
+    stained_bone = bone + paint.bone_stain * bloody * (blood - bone)
     stained_skin = skin + 0.4 * bloody * (blood - skin)
     plain = jnp.select(
         [(material == kind)[:, None] for kind in (BONE, TISSUE, SKIN, DRAPE)],
         [stained_bone, meat, stained_skin, drape + 0.0 * meat],
         instrument_color,
     )
-    return plain * (1.0 + 0.08 * texture[:, None])
+    return plain * (1.0 + paint.texture * texture[:, None])

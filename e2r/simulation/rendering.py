@@ -1,7 +1,8 @@
-"""Renders a wound scene as an RGB-D frame: tracing, a head light, then the sensor."""
+"""Renders a wound scene as an RGB-D frame: tracing, light, then the sensor."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 from e2r.simulation.bone_grids import BoneGrids, bend_spine
 from e2r.simulation.camera import Camera, rays, sample_camera
 from e2r.simulation.instruments import distance_to_instruments
+from e2r.simulation.lighting import LitPoints, head_light, theatre_light
 from e2r.simulation.materials import INSTRUMENT, classify_points, paint_points
-from e2r.simulation.sensor import sense_color, sense_depth
+from e2r.simulation.sensor import degrade_color, sense_any_depth, sense_color, sense_depth
 from e2r.simulation.tracing import distances_to_scene, image_normals, trace_depth
+from e2r.simulation.variety import Variety
 from e2r.simulation.wound import WoundScene, sample_scene
 from e2r.types import Array, Bool, Float, Int, Pose, PRNGKey
 
@@ -32,7 +35,14 @@ class RenderedFrame(NamedTuple):
 
 
 def render(
-    key: PRNGKey, scene: WoundScene, camera: Camera, *, posture: Pose, width: int, height: int
+    key: PRNGKey,
+    scene: WoundScene,
+    camera: Camera,
+    *,
+    posture: Pose,
+    width: int,
+    height: int,
+    variety: Collection[Variety] = (),
 ) -> RenderedFrame:
     """Renders a scene.
 
@@ -43,6 +53,7 @@ def render(
       posture: motion of each level since the scan; it is only copied into the frame.
       width: pixels, a multiple of :data:`e2r.simulation.tracing.CONE`.
       height: pixels, a multiple of the same.
+      variety: kinds of light, colour and sensor beyond the plain ones.
     """
     k_depth, k_color = jax.random.split(key)
     origin, directions = rays(camera, width, height)
@@ -61,13 +72,26 @@ def render(
         maps=distances.maps,
         instrument_color=scene.instruments.color[instrument],
     )
-    facing = -jnp.sum(normals * directions, 1) / length
-    color = _light(color, facing, shiny)
     shape = (height, width)
-    depth = depth.reshape(shape)
+    facing = -jnp.sum(normals * directions, 1) / length
+    if "light" in variety:
+        lit = LitPoints(points, normals, -directions / length[:, None], shiny)
+        lit = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), lit)
+        k_light = jax.random.fold_in(key, 2)
+        color = theatre_light(k_light, scene, lit, color.reshape(*shape, 3)).reshape(-1, 3)
+    else:
+        color = head_light(color, facing, shiny)
+    depth, shiny = depth.reshape(shape), shiny.reshape(shape)
+    if "sensor" in variety:
+        seen = sense_any_depth(k_depth, depth, shiny, facing.reshape(shape))
+    else:
+        seen = sense_depth(k_depth, depth, shiny)
+    color = sense_color(k_color, jnp.clip(color, 0.0, 1.0).reshape(*shape, 3))
+    if "optics" in variety:
+        color = degrade_color(jax.random.fold_in(key, 3), color)
     return RenderedFrame(
-        color=sense_color(k_color, jnp.clip(color, 0.0, 1.0).reshape(*shape, 3)),
-        depth=sense_depth(k_depth, depth, shiny.reshape(shape)),
+        color=color,
+        depth=seen,
         focal=camera.focal,
         material=material.reshape(shape),
         level=distances.level.reshape(shape),
@@ -76,21 +100,6 @@ def render(
         pose=camera.pose,
         posture=posture,
     )
-
-
-def _light(
-    color: Float[Array, "n 3"], facing: Float[Array, "n"], shiny: Bool[Array, "n"]
-) -> Float[Array, "n 3"]:
-    """Colours under a light at the camera, with a highlight that is stronger on metal.
-
-    Args:
-      color: without light.
-      facing: cosine between the surface's normal and the way to the camera.
-      shiny: metal.
-    """
-    light = 0.25 + 0.75 * jnp.clip(facing, 0.0, 1.0)
-    gloss = jnp.clip(facing, 0.0, 1.0) ** 40 * jnp.where(shiny, 0.9, 0.2)
-    return color * light[:, None] + gloss[:, None]
 
 
 def photograph(
@@ -103,6 +112,7 @@ def photograph(
     posture_degrees: float = 0.0,
     posture_mm: float = 0.0,
     unbent_fraction: float = 0.0,
+    variety: Collection[Variety] = (),
 ) -> RenderedFrame:
     """One simulated frame of a spine: a fresh wound, a fresh camera, a fresh sensor.
 
@@ -115,6 +125,7 @@ def photograph(
       posture_degrees: turn of each level since the scan, standard deviation per axis.
       posture_mm: shift of each level since the scan, standard deviation per axis.
       unbent_fraction: probability that no level has moved.
+      variety: kinds of frames beyond the plain one.
     """
     k_scene, k_camera, k_render = jax.random.split(key, 3)
     bent = jax.random.uniform(jax.random.fold_in(key, 4)) >= unbent_fraction
@@ -122,7 +133,7 @@ def photograph(
     bones, posture = bend_spine(
         jax.random.fold_in(key, 3), bones, degrees=amount * posture_degrees, mm=amount * posture_mm
     )
-    scene = sample_scene(k_scene, bones)
+    scene = sample_scene(k_scene, bones, variety=variety)
     camera = sample_camera(
         k_camera,
         scene.look_at,
@@ -131,4 +142,6 @@ def photograph(
         height=height,
         wound_fraction=wound_fraction,
     )
-    return render(k_render, scene, camera, posture=posture, width=width, height=height)
+    return render(
+        k_render, scene, camera, posture=posture, width=width, height=height, variety=variety
+    )

@@ -20,6 +20,7 @@ from e2r.simulation.rendering import RenderedFrame, photograph
 from e2r.simulation.specimens import Specimen, procedural_specimen
 from e2r.simulation.spine import LEVELS
 from e2r.simulation.tracing import CONE
+from e2r.simulation.variety import VARIETIES, Variety
 from e2r.types import Array, PRNGKey
 
 BATCH = 4
@@ -52,6 +53,9 @@ class SimulationConfig:
     """first level of a spine, drawn from these (T12 to L4)"""
     last: tuple[str, ...] = ("L5",)
     """last level of a spine, drawn from these (L2 to S1)"""
+    variety: tuple[Variety, ...] = ()
+    """kinds of frames beyond the plain one: light, paint, optics, sensor, shape, build,
+    clearing"""
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -77,6 +81,10 @@ class SimulationConfig:
             )
         if max(map(LEVELS.index, self.first)) >= min(map(LEVELS.index, self.last)):
             raise ValueError("simulation: each level of first lies above each level of last")
+        if {*self.variety} - {*VARIETIES}:
+            raise ValueError(
+                f"simulation.variety is {self.variety}; use some of " + ", ".join(VARIETIES)
+            )
         if not 0 <= self.min_bone_fraction < 0.2:
             raise ValueError(
                 f"simulation.min_bone_fraction is {self.min_bone_fraction}; use 0 to 0.2"
@@ -93,6 +101,7 @@ def _photograph_program(settings: SimulationConfig) -> Callable[[Array, BoneGrid
         posture_degrees=settings.posture_degrees,
         posture_mm=settings.posture_mm,
         unbent_fraction=settings.unbent_fraction,
+        variety=settings.variety,
     )
     return CachedProgram(jax.vmap(one, (0, None)), fast_compile=True)
 
@@ -167,7 +176,11 @@ def _simulate_specimen(
 ) -> list[Case]:
     k_shape, k_frames = jax.random.split(jax.random.fold_in(key, index))
     specimen = procedural_specimen(
-        k_shape, _specimen_name(prefix, index), first=settings.first, last=settings.last
+        k_shape,
+        _specimen_name(prefix, index),
+        first=settings.first,
+        last=settings.last,
+        any_shape="shape" in settings.variety,
     )
     return simulate_frames(k_frames, specimen, settings, count=frames)
 

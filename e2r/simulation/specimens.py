@@ -31,7 +31,12 @@ class Specimen(NamedTuple):
 
 
 def procedural_specimen(
-    key: PRNGKey, name: str, *, first: Sequence[str] = ("L1",), last: Sequence[str] = ("L5",)
+    key: PRNGKey,
+    name: str,
+    *,
+    first: Sequence[str] = ("L1",),
+    last: Sequence[str] = ("L5",),
+    any_shape: bool = False,
 ) -> Specimen:
     """Draws a specimen. Its model frame is turned and shifted against its axes, as CT frames are.
 
@@ -40,12 +45,13 @@ def procedural_specimen(
       name: of the specimen.
       first: its first level is drawn from these.
       last: its last level is drawn from these.
+      any_shape: as in :func:`e2r.simulation.spine.sample_spine`.
     """
     k_bones, k_frame = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(k_frame)))
     ends = [LEVELS.index(rng.choice(names)) for names in (first, last)]
     levels = LEVELS[ends[0] : ends[1] + 1]
-    bones = _bake_program(levels)(k_bones)
+    bones = _bake_program(levels, any_shape)(k_bones)
     canonical = _draw_model_frame(rng)
     meshes = extract_meshes(jax.tree.map(np.asarray, bones), levels)
     model = {}
@@ -56,8 +62,10 @@ def procedural_specimen(
 
 
 @cache
-def _bake_program(levels: tuple[str, ...]) -> Callable[[Array], BoneGrids]:
-    return CachedProgram(partial(bake_specimen, levels=levels), fast_compile=True)
+def _bake_program(levels: tuple[str, ...], any_shape: bool) -> Callable[[Array], BoneGrids]:
+    return CachedProgram(
+        partial(bake_specimen, levels=levels, any_shape=any_shape), fast_compile=True
+    )
 
 
 def _draw_model_frame(rng: np.random.Generator) -> Pose:

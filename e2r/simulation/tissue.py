@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from e2r.simulation.bone_grids import BoneGrids
 from e2r.simulation.incision import Incision, Profile, highest_tip, midline
 from e2r.simulation.uniform_draws import UniformDraws
+from e2r.simulation.variety import Variety
 from e2r.types import Array, Float, PRNGKey, ScalarLike
 
 NODES = 144
@@ -27,7 +29,13 @@ class Tissue(NamedTuple):
 
 
 def sample_tissue(
-    uniform: UniformDraws, key: PRNGKey, bones: BoneGrids, *, profile: Profile, incision: Incision
+    uniform: UniformDraws,
+    key: PRNGKey,
+    bones: BoneGrids,
+    *,
+    profile: Profile,
+    incision: Incision,
+    variety: Collection[Variety] = (),
 ) -> Tissue:
     """Draws the tissue around an incision.
 
@@ -40,14 +48,25 @@ def sample_tissue(
       bones: the spine.
       profile: its posterior side.
       incision: where the back is open.
+      variety: with ``build``, up to 70 mm of fat lie on the highest spinous process, not up to
+        28 mm; with ``clearing``, flesh hides the laminae in some scenes.
     """
     grid = SPACING * (jnp.arange(NODES, dtype=jnp.float32) - 0.5 * (NODES - 1))
     x, z = incision.x + grid[:, None], incision.z + grid[None, :]
     dx = x - midline(bones, z[0])[None]
     k_rough, k_fine = jax.random.split(key)
     rough, fine = _smooth_maps(k_rough, 12), _smooth_maps(k_fine, 40)
-    floor = _muscle_floor(uniform, dx, z, profile=profile, rough=rough[0], fine=fine[0])
-    skin = highest_tip(profile, incision) + uniform(2.0, 28.0)
+    any_clearing = "clearing" in variety
+    floor = _muscle_floor(
+        uniform,
+        dx,
+        z,
+        profile=profile,
+        rough=rough[0],
+        fine=fine[0],
+        least_gap=-4.0 if any_clearing else 0.5,
+    )
+    skin = highest_tip(profile, incision) + uniform(2.0, 70.0 if "build" in variety else 28.0)
     # Skin covers whatever is not opened, the sacrum behind the wound's plane too.
     slope = jnp.abs(z[0][:, None] - profile.z[None])
     cover = jnp.max(profile.tip[None] - 0.3 * slope, axis=1) + 6.0
@@ -63,7 +82,9 @@ def sample_tissue(
     folds = 2.5 + uniform(0.5, 4.0) * rough[3]
     height = height + smoothstep(outside, -1.0, 3.0) * folds
     height = height - 2.0 * jnp.maximum(jnp.abs(dx) - uniform(120.0, 170.0), 0.0)
-    remnant = uniform(0.5, 4.0) * jnp.maximum(fine[2] + 0.5 * rough[1] - uniform(0.3, 1.6), 0.0)
+    remnant = uniform(0.5, 6.0 if any_clearing else 4.0) * jnp.maximum(
+        fine[2] + 0.5 * rough[1] - uniform(-0.4 if any_clearing else 0.3, 1.6), 0.0
+    )
     stain = fine[3] + rough[0]
     maps = [height, jnp.minimum(remnant, 5.0), wound, stain, _free_share(height)]
     return Tissue(jnp.stack(maps, -1), jnp.stack([incision.x, incision.z]), drape)
@@ -77,6 +98,7 @@ def _muscle_floor(
     profile: Profile,
     rough: Float[Array, "x z"],
     fine: Float[Array, "x z"],
+    least_gap: float,
 ) -> Float[Array, "x z"]:
     """Height of the wound's floor: a little in front of the laminae, lower to the sides, lumpy.
 
@@ -87,11 +109,12 @@ def _muscle_floor(
       profile: of the bone's posterior side.
       rough: a smooth random map.
       fine: one of shorter waves.
+      least_gap: mm that the floor lies in front of the laminae at least, up to 6 mm.
     """
     fall = uniform(0.1, 0.6) * jnp.maximum(jnp.abs(dx) - 12.0, 0.0)
     uneven = uniform(-4.0, 4.0) * jnp.tanh(dx / 15.0)  # one side may be cleared less
     lumps = uniform(0.5, 3.0) * rough + uniform(0.3, 1.0) * fine
-    lamina = jnp.interp(z[0], profile.z, profile.lamina) - uniform(0.5, 6.0)
+    lamina = jnp.interp(z[0], profile.z, profile.lamina) - uniform(least_gap, 6.0)
     return lamina[None] - fall + uneven + lumps
 
 

@@ -30,3 +30,7 @@ class UniformDraws:
             raise ValueError("all random numbers are used; raise the count of UniformDraws")
         taken, self._unused = self._unused[:size], self._unused[size:]
         return low + (high - low) * taken.reshape(shape)
+
+    def happens(self, probability: float) -> Float[Array, ""]:
+        """1 with the given probability, else 0; takes the next number."""
+        return (self(0.0, 1.0) < probability).astype(self._unused.dtype)

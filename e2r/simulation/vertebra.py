@@ -129,6 +129,22 @@ def _spinous_process(position: Float[Array, ""], *, back: Float[Array, ""]) -> _
     )
 
 
+def age_vertebra(key: PRNGKey, shape: Vertebra) -> Vertebra:
+    """A vertebra with rougher bone and swollen joints, as arthrosis leaves it, or nearly none.
+
+    Args:
+      key: consumed.
+      shape: a vertebra or a sacrum.
+    """
+    k_rough, k_swell, k_parts = jax.random.split(key, 3)
+    rough = jnp.exp(jax.random.uniform(k_rough, (), maxval=1.2))
+    swell = jax.random.uniform(k_swell, (2,), maxval=0.35)  # left and right
+    joints = jnp.array([0, 0, 1, 1, 0], jnp.float32)
+    grown = 1.0 + jnp.append(swell[:, None] * joints[None], 0.0)
+    half_size = shape.half_size * grown[:, None] * _vary(k_parts, shape.half_size.shape, 0.06)
+    return shape._replace(half_size=half_size, amplitude=rough * shape.amplitude)
+
+
 def sample_sacrum(key: PRNGKey, scale: Float[Array, ""]) -> Vertebra:
     """Draws a sacrum, made of the same kind of parts.
 

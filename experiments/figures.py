@@ -1,6 +1,6 @@
-"""Draws the pictures of README and docs: scene.png, registration.webp and report.png.
+"""Draws the pictures of README and docs: the scene, the registration, the report, the scaling.
 
-Command:  python -m experiments.figures scene registration report --output docs
+Command:  python -m experiments.figures scene registration report scaling --output docs
 Time:     half a minute each for scene and registration on two cores, three minutes for report
 Expect:   scene: the mask (red) on the bone (white) of 6 specimens; registration: 10 images, from
           11.3 mm off to 0.2 mm after six steps; report: a page of 24 cases, 1200 pixels wide
@@ -11,9 +11,10 @@ The report needs Chromium. The registration and the report show the packaged mod
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from e2r.training.losses import mean_target_error
 from e2r.training.trained_model import PACKAGED, load_trained
 from e2r.types import Pose
 from e2r.visualisation.animation import registration_animation
+from e2r.visualisation.plots import growth_curves
 from e2r.visualisation.snapshots import make_snapshot
 
 SEED, WIDTH, HEIGHT = 77, 128, 96
@@ -49,6 +51,9 @@ START_NOISE_DEG, START_NOISE_MM = 4.0, 8.0
 """Standard deviations of its initial pose, per axis."""
 PAGE_SIZE = (1200, 1870)
 """Pixels of the report that are shown."""
+SCALING_SIZE = (1200, 360)
+"""Pixels of the page of the scaling."""
+RESULTS = Path(__file__).resolve().parent / "results"
 MASK_RGB = np.array([214.0, 40.0, 60.0])
 BONE_GREY = 235.0
 BROWSER = Path(__file__).resolve().parents[1] / "tests" / "browser.py"
@@ -56,10 +61,10 @@ BROWSER = Path(__file__).resolve().parents[1] / "tests" / "browser.py"
 
 @dataclass(frozen=True)
 class Figures:
-    """Draws the pictures of README and docs: scene.png, registration.webp and report.png."""
+    """Draws the pictures of README and docs."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """pictures to draw: scene, registration, report"""
+    """pictures to draw: scene, registration, report, scaling"""
     output: Path = Path("docs")
     """folder of the pictures"""
     checkpoint: Path = PACKAGED
@@ -171,17 +176,44 @@ def draw_report(options: Figures) -> Path:
     simulate += ["--width", WIDTH, "--height", HEIGHT, "--output", cases]
     evaluate = ["-m", "experiments.evaluate", "--cases", cases, "--output", job]
     evaluate += ["--masks", "all", "learnt", "oracle"]
-    for command in (simulate, evaluate, [BROWSER, job / "report.html", path, *PAGE_SIZE]):
-        words = [sys.executable, *map(str, command)]
-        if subprocess.run(words, check=False).returncode:
-            raise ValueError(f"{' '.join(words[1:4])}: failed; see its message above")
+    _run_python(simulate)
+    _run_python(evaluate)
+    _photograph_page(job / "report.html", path, PAGE_SIZE)
     return path
+
+
+def draw_scaling(options: Figures) -> Path:
+    """How time and memory grow, by the results of experiments.benchmarks.scaling."""
+    rows = json.loads((RESULTS / "scaling.json").read_text())["rows"]
+    panels: dict[str, dict[str, list[float]]] = {}
+    for quantity, value, time_ms, memory_mb, *_ in rows:
+        panel = panels.setdefault(quantity, {"values": [], "time, ms": [], "memory, MB": []})
+        for series, number in zip(panel.values(), (value, time_ms, memory_mb), strict=True):
+            series.append(float(number))
+    page, path = options.work / "scaling.html", options.output / "scaling.png"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    plot = growth_curves(panels).to_html(full_html=False, config={"displayModeBar": False})
+    page.write_text(f"<!doctype html><body style='margin: 0'>{plot}</body>", encoding="utf-8")
+    _photograph_page(page, path, SCALING_SIZE)
+    return path
+
+
+def _photograph_page(page: Path, path: Path, size: tuple[int, int]) -> None:
+    """A picture of a page, as a browser shows it."""
+    _run_python([BROWSER, page, path, *size])
+
+
+def _run_python(arguments: Sequence[object]) -> None:
+    words = [sys.executable, *map(str, arguments)]
+    if subprocess.run(words, check=False).returncode:
+        raise ValueError(f"{' '.join(words[1:4])}: failed; see its message above")
 
 
 FIGURES: dict[str, Callable[[Figures], Path]] = {
     "scene": draw_scene,
     "registration": draw_registration,
     "report": draw_report,
+    "scaling": draw_scaling,
 }
 """Name -> what draws the picture and returns its file."""
 

@@ -199,6 +199,34 @@ def error_boxes(
     return figure
 
 
+def growth_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> go.Figure:
+    """How time and memory grow, on logarithmic axes; a panel a quantity.
+
+    Args:
+      panels: title of the panel -> "values" of the quantity, "time, ms" and "memory, MB".
+    """
+    figure = make_subplots(1, len(panels), subplot_titles=[*panels], horizontal_spacing=0.04)
+    lines = ("time, ms", "memory, MB")
+    for column, panel in enumerate(panels.values(), 1):
+        for name, color in zip(lines, PANEL_COLORS, strict=True):
+            figure.add_scatter(
+                x=panel["values"],
+                y=panel[name],
+                name=name,
+                line_color=color,
+                mode="lines+markers",
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+        ticks = [*panel["values"]]
+        text = [f"{value:,.0f}" for value in ticks]
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=text, row=1, col=column)
+    figure.update_yaxes(type="log", dtick=1)
+    figure.update_layout(legend={"orientation": "h", "y": -0.15})
+    return _styled(figure, 360, margin={"l": 50, "r": 10, "t": 40, "b": 60})
+
+
 def _styled(figure: go.Figure, height: int, margin: Mapping[str, int] = _MARGIN) -> go.Figure:
     return figure.update_layout(template="plotly_white", height=height, margin=margin)
 

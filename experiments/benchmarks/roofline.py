@@ -1,7 +1,7 @@
 """Which share of the machine's peak does each program reach?
 
 Command:  python -m experiments.benchmarks.roofline
-Time:     five minutes on two slow cores, most of it compiling
+Time:     five to seven minutes on two slow cores, most of it compiling
 Expect:   a training step of 9.9 GFLOP and 4.1 GB, a registration with gradient of 0.016 GFLOP and
           0.12 GB, by XLA's count
 

@@ -1,8 +1,8 @@
 """How do time and memory grow with points, scenes, levels and starts?
 
 Command:  python -m experiments.benchmarks.scaling
-Time:     six minutes on two slow cores, most of it compiling
-Expect:   time grows by the power 1.1 of the points, 0.9 of the scenes, 0.9 of the levels and 1.0 of
+Time:     four to six minutes on two slow cores, most of it compiling
+Expect:   time grows by the power 0.9 of the points, 1.0 of the scenes, 1.0 of the levels and 0.9 of
           the starts
 
 Each quantity grows by itself:

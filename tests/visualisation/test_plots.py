@@ -46,3 +46,16 @@ def test_box_plots_show_the_errors_and_the_lines():
     assert list(figure.data[0].y) == [1.0, 2.0]
     assert {line.y0: line.line.dash for line in figure.layout.shapes} == {1.5: "dot", 2.5: "solid"}
     assert figure.layout.title.text == "data"
+
+
+def test_growth_has_a_panel_a_quantity_with_time_and_memory():
+    panels = {
+        "points": {"values": [1.0, 4.0], "time, ms": [1.0, 4.2], "memory, MB": [2.0, 8.0]},
+        "starts": {"values": [1.0, 16.0], "time, ms": [3.0, 30.0], "memory, MB": [1.0, 1.5]},
+    }
+    figure = plots.growth_curves(panels)
+    assert [trace.name for trace in figure.data] == 2 * ["time, ms", "memory, MB"]
+    assert [list(trace.y) for trace in figure.data[2:]] == [[3.0, 30.0], [1.0, 1.5]]
+    assert [title.text for title in figure.layout.annotations] == ["points", "starts"]
+    assert figure.layout.xaxis2.type == figure.layout.yaxis2.type == "log"
+    assert list(figure.layout.xaxis2.ticktext) == ["1", "16"]

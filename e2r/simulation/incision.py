@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from e2r.simulation.bone_grids import BoneGrids, distance_to_bone
 from e2r.simulation.uniform_draws import UniformDraws
+from e2r.simulation.variety import Variety
 from e2r.types import Array, Bool, Float
 
 LATERAL = (-12.0, -8.0, 8.0, 12.0, -2.0, 0.0, 2.0)
@@ -45,15 +47,19 @@ def draw_exposed(uniform: UniformDraws, count: int) -> Bool[Array, "l"]:
 
 
 def draw_incision(
-    uniform: UniformDraws, bones: BoneGrids, exposed: Bool[Array, "l"], *, any_build: bool = False
+    uniform: UniformDraws,
+    bones: BoneGrids,
+    exposed: Bool[Array, "l"],
+    *,
+    variety: Collection[Variety] = (),
 ) -> Incision:
-    """Draws an incision over the exposed levels; narrow ones too, where there is any build."""
+    """Draws an incision over the exposed levels; with the variety ``build``, narrow ones too."""
     heights = bones.centre[:, 2]
     cranial = jnp.max(jnp.where(exposed, heights, -jnp.inf)) + uniform(6.0, 20.0)
     caudal = jnp.min(jnp.where(exposed, heights, jnp.inf)) - uniform(16.0, 32.0)
     z, half_z = 0.5 * (cranial + caudal), 0.5 * (cranial - caudal)
     x = midline(bones, z) + uniform(-4.0, 4.0)
-    half_x = uniform(13.0 if any_build else 20.0, 40.0)
+    half_x = uniform(13.0 if "build" in variety else 20.0, 40.0)
     return Incision(x, z, half_x, half_z, caudal, cranial)
 
 

@@ -58,7 +58,7 @@ def sample_instruments(
     ]
     start = middle[None] + jnp.concatenate([begin for begin, _ in ways])
     end = start + jnp.concatenate([way for _, way in ways])
-    finger = uniform(0.0, 1.0, (HANDHELD,)) < FINGER
+    finger = uniform.happens(FINGER, (HANDHELD,))
     radius = jnp.concatenate(
         [
             uniform(8.0, 18.0, (RETRACTORS,)),
@@ -79,7 +79,7 @@ def sample_instruments(
         half_thickness=half_thickness,
         color=color,
         metal=metal,
-        present=uniform(0.0, 1.0, (INSTRUMENTS,)) < jnp.array(PRESENT),
+        present=uniform.happens(jnp.array(PRESENT), (INSTRUMENTS,)),
     )
 
 
@@ -112,7 +112,7 @@ def add_gauze(
         half_thickness=uniform(1.5, 6.0, count),
         color=white + blood * (red - white),
         metal=jnp.zeros(GAUZES, bool),
-        present=uniform(0.0, 1.0, count) < 0.25,
+        present=uniform.happens(0.25, count),
     )
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), instruments, swabs)
 
@@ -169,7 +169,7 @@ def _draw_colors(
     glove = jnp.array([[0.85, 0.80, 0.68]]) * uniform(0.8, 1.1, (INSTRUMENTS, 1))
     dark = jnp.array([[0.10, 0.11, 0.13]]) + uniform(0.0, 0.1, (INSTRUMENTS, 3))
     hand = jnp.concatenate([jnp.zeros(RETRACTORS, bool), finger, jnp.zeros(CABLES, bool)])
-    black = uniform(0.0, 1.0, (INSTRUMENTS,)) < jnp.array(BLACK)
+    black = uniform.happens(jnp.array(BLACK), (INSTRUMENTS,))
     color = jnp.where(hand[:, None], glove, jnp.where(black[:, None], dark, grey))
     return color, ~(hand | black)
 

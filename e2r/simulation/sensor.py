@@ -34,16 +34,13 @@ def sense_depth(
     noise = gain * depth**2 * jax.random.normal(keys[1], (h, w))
     bias_size = jax.random.uniform(keys[2], (), minval=0.05, maxval=0.2)
     bias = bias_size * (depth / 500.0) ** 2 * _smooth_noise(keys[3], (h, w), (4, 5))
-    low, high = _neighbourhood_range(depth)
-    edge = high - low > 8.0
+    edge, mixed = _mixed_edges(keys[5], depth)
     chance = jax.random.uniform(keys[4], (h, w))
-    mixed = low + (high - low) * jax.random.uniform(keys[5], (h, w))
     seen = jnp.where(edge & (chance < 0.3), mixed, depth) + noise + bias
     patch = _smooth_noise(keys[6], (h, w), (9, 12)) > 2.1
     lost = jax.random.uniform(keys[7], (h, w))
-    hole = patch | (edge & (lost > 0.7)) | (shiny & (lost > 0.45)) | (lost < 0.004)
-    seen = jnp.where(shiny & (lost < 0.15), seen + 40.0 * (chance - 0.5), seen)
-    return jnp.where(hole, 0.0, seen)
+    hole = patch | (edge & (lost > 0.7)) | (shiny & (lost > 0.45))
+    return _with_holes(seen, hole, shiny, chance=chance, lost=lost)
 
 
 def sense_any_depth(
@@ -65,26 +62,53 @@ def sense_any_depth(
     height, width = depth.shape
     shape = (height, width)
     far = (depth / 500.0) ** 2
-    window = uniform(0.0, 2.0) * uniform.happens(0.6)
+    window = jnp.where(uniform.happens(0.6), uniform(0.0, 2.0), 0.0)
     rounded = depth + jnp.clip(_blur(depth, window)[0] - depth, -3.0, 3.0)
     noise, loudness = _blur(jax.random.normal(k_noise, shape), uniform(0.0, 1.5))
     sigma = jnp.exp(uniform(math.log(0.3), math.log(1.2)))
     bias = uniform(0.05, 0.4) * _smooth_noise(k_bias, shape, (4, 5))
     bias = bias + uniform(0.0, 0.25) * _smooth_noise(k_fine, shape, (12, 16))
     seen = rounded + far * (sigma * noise / loudness + bias)
-    step = jnp.maximum(uniform(0.0, 0.8) * uniform.happens(0.4), 0.01) * far
+    step = jnp.where(uniform.happens(0.4), uniform(0.01, 0.8), 0.01) * far
     seen = step * jnp.round(seen / step)
-    low, high = _neighbourhood_range(depth)
-    edge = high - low > 8.0
+    edge, mixed = _mixed_edges(k_mixed, depth)
     chance, lost = jax.random.uniform(k_edge, shape), jax.random.uniform(k_lost, shape)
-    mixed = low + (high - low) * jax.random.uniform(k_mixed, shape)
     seen = jnp.where(edge & (chance < uniform(0.0, 0.5)), mixed, seen)
     patch = _smooth_noise(k_patch, shape, (9, 12)) > uniform(1.2, 2.4)
     slanted = (facing < uniform(0.0, 0.35)) & (lost < 0.8)
     blind = shiny & (lost > uniform(0.2, 0.8))
-    hole = patch | slanted | blind | (edge & (lost > uniform(0.5, 0.9))) | (lost < 0.004)
+    hole = patch | slanted | blind | (edge & (lost > uniform(0.5, 0.9)))
+    return _with_holes(seen, hole, shiny, chance=chance, lost=lost)
+
+
+def _mixed_edges(
+    key: PRNGKey, depth: Float[Array, "h w"]
+) -> tuple[Bool[Array, "h w"], Float[Array, "h w"]]:
+    """Which pixels lie at an edge, and a depth anywhere between its two sides, mm."""
+    low, high = _neighbourhood_range(depth)
+    mixed = low + (high - low) * jax.random.uniform(key, depth.shape)
+    return high - low > 8.0, mixed
+
+
+def _with_holes(
+    seen: Float[Array, "h w"],
+    hole: Bool[Array, "h w"],
+    shiny: Bool[Array, "h w"],
+    *,
+    chance: Float[Array, "h w"],
+    lost: Float[Array, "h w"],
+) -> Float[jax.Array, "h w"]:
+    """A depth image with its holes, a few lone ones more, and metal that is centimetres off.
+
+    Args:
+      seen: mm.
+      hole: pixels without depth.
+      shiny: metal.
+      chance: 0 to 1, uniform.
+      lost: 0 to 1, uniform.
+    """
     seen = jnp.where(shiny & (lost < 0.15), seen + 40.0 * (chance - 0.5), seen)
-    return jnp.where(hole, 0.0, seen)
+    return jnp.where(hole | (lost < 0.004), 0.0, seen)
 
 
 def sense_color(key: PRNGKey, color: Float[Array, "h w 3"]) -> Float[jax.Array, "h w 3"]:
@@ -111,7 +135,7 @@ def degrade_color(key: PRNGKey, color: Float[Array, "h w 3"]) -> Float[jax.Array
     h, w, _ = color.shape
     mix = jnp.eye(3) + 0.06 * jax.random.normal(k_mix, (3, 3))
     color = jnp.matmul(color, mix / jnp.sum(mix, 1, keepdims=True), precision="highest")
-    width = uniform(0.0, 1.5) * uniform.happens(0.6)
+    width = jnp.where(uniform.happens(0.6), uniform(0.0, 1.5), 0.0)
     color = jax.vmap(lambda channel: _blur(channel, width)[0], 2, 2)(color)
     grey = jnp.mean(color, -1, keepdims=True)
     hue = (color - grey).reshape(h // 4, 4, w // 4, 4, 3).mean((1, 3))
@@ -119,7 +143,7 @@ def degrade_color(key: PRNGKey, color: Float[Array, "h w 3"]) -> Float[jax.Array
     color = color + uniform(0.0, 1.0) * (grey + hue - color)
     away = jnp.square(jnp.linspace(-1, 1, h))[:, None] + jnp.square(jnp.linspace(-1, 1, w))[None]
     color = color * (1.0 - uniform(0.0, 0.25) * away)[..., None]
-    lost = uniform.happens(1 / 12) > 0
+    lost = uniform.happens(1 / 12)
     return jnp.clip(jnp.where(lost, uniform(0.2, 0.8), color), 0.0, 1.0)
 
 

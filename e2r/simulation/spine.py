@@ -71,7 +71,7 @@ def sample_spine(key: PRNGKey, *, any_shape: bool = False) -> tuple[Vertebra, Po
 def _scoliosis(key: PRNGKey, count: int) -> Float[Array, "l"]:
     """Lateral tilt of each level, radians: one bow in three of ten spines, none in the others."""
     uniform = UniformDraws(key, 4)
-    bow = jnp.deg2rad(uniform(-20.0, 20.0)) * uniform.happens(0.3)
+    bow = jnp.where(uniform.happens(0.3), jnp.deg2rad(uniform(-20.0, 20.0)), 0.0)
     middle = uniform(0.0, float(count - 1))
     return bow * jnp.sin(2.0 * math.pi * (jnp.arange(count, dtype=jnp.float32) - middle) / 9.0)
 
@@ -82,7 +82,7 @@ def _slipped_level(key: PRNGKey, count: int) -> Float[Array, "l 3"]:
     All levels above it go with it.
     """
     uniform = UniformDraws(key, 3)
-    slip = uniform(-3.0, 9.0) * uniform.happens(1 / 7)
+    slip = jnp.where(uniform.happens(1 / 7), uniform(-3.0, 9.0), 0.0)
     lowest = jnp.floor(uniform(3.0, 6.0))
     forward = jnp.where(jnp.arange(count, dtype=jnp.float32) <= lowest, -slip, 0.0)
     return forward[:, None] * jnp.array([[0.0, 1.0, 0.0]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from e2r.types import Array, Float, PRNGKey
+from e2r.types import Array, Bool, Float, PRNGKey
 
 
 class UniformDraws:
@@ -31,6 +31,8 @@ class UniformDraws:
         taken, self._unused = self._unused[:size], self._unused[size:]
         return low + (high - low) * taken.reshape(shape)
 
-    def happens(self, probability: float) -> Float[Array, ""]:
-        """1 with the given probability, else 0; takes the next number."""
-        return (self(0.0, 1.0) < probability).astype(self._unused.dtype)
+    def happens(
+        self, probability: float | Float[Array, "..."], shape: tuple[int, ...] = ()
+    ) -> Bool[Array, "..."]:
+        """Whether something of the given probability happens; takes the next numbers."""
+        return self(0.0, 1.0, shape) < probability

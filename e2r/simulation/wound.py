@@ -60,7 +60,7 @@ def sample_scene(
     uniform = UniformDraws(k_draws, 64)
     exposed = incisions.draw_exposed(uniform, bones.centre.shape[0])
     profile = incisions.probe_profile(bones)
-    incision = incisions.draw_incision(uniform, bones, exposed, any_build="build" in variety)
+    incision = incisions.draw_incision(uniform, bones, exposed, variety=variety)
     tissue = sample_tissue(
         uniform, k_maps, bones, profile=profile, incision=incision, variety=variety
     )
@@ -92,8 +92,8 @@ def _draw_paint(uniform: UniformDraws, key: PRNGKey) -> Paint:
     )  # fmt: skip
     light, hue = jnp.split(jax.random.normal(key, (6, 4)), [1], axis=1)
     green, iodine = jnp.array(GREEN_DRAPE), jnp.array(IODINE)
-    base = base.at[4].set(jnp.where(uniform(0.0, 1.0) < 0.4, green, base[4]))
-    base = base.at[3].set(jnp.where(uniform(0.0, 1.0) < 0.3, iodine, base[3]))
+    base = base.at[4].set(jnp.where(uniform.happens(0.4), green, base[4]))
+    base = base.at[3].set(jnp.where(uniform.happens(0.3), iodine, base[3]))
     return Paint(base * jnp.exp(0.12 * light + 0.08 * hue))
 
 

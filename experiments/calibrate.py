@@ -1,18 +1,19 @@
-"""Calibrate a trained network: fit the probability that a pose is right, and its expected TRE.
+"""Calibrate a trained network: fit the probability that a pose is right, and how far off it may be.
 
 Command:  python -m experiments.calibrate --checkpoint runs/base
 Time:     about six minutes on two cores for 384 cases
 Expect:   a table whose two columns agree to about 5 %; at most 0.5 % of the accepted cases wrong
 
-The specimens are simulated; neither training nor evaluation sees them. Writes calibration.json into
-the checkpoint's folder, where register and evaluate read it.
+The specimens are simulated; neither training nor evaluation sees them. Every fourth frame is given
+the model of another specimen, to which no pose is right. Writes calibration.json into the
+checkpoint's folder, where register and evaluate read it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -23,31 +24,35 @@ from tqdm import tqdm
 
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig, TrainingConfig
-from e2r.datasets.case import scored_targets
+from e2r.datasets.case import Case, scored_targets
 from e2r.evaluation import metrics, runner
 from e2r.evaluation.calibration import (
     CALIBRATION_FILE,
     SUCCESS_THRESHOLD_MM,
     Calibration,
+    FittedCase,
     fit_calibration,
-    hypothesis_features,
     save_calibration,
     success_probability,
 )
+from e2r.evaluation.metrics import CaseErrors
 from e2r.evaluation.results import Registered
+from e2r.geometry.closest_points import distance_to_mesh
 from e2r.runtime import outputs
 from e2r.runtime.freed_memory import keep_freed_memory
 from e2r.simulation import simulator
 from e2r.training.trained_model import load_trained
-from e2r.types import Bool, Float, Params
+from e2r.types import Float, Params
 
 PROBABILITY_BINS = (0.0, 0.1, 0.5, 0.9, 0.99, 1.01)
 """Edges of the bins of :func:`reliability_table`."""
+MIN_VISIBLE = 0.001
+"""A level is seen if its bone fills this share of the frame's points."""
 
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Fit the probability that a pose is right, and its expected TRE."""
+    """Fit the probability that a pose is right, and how far off it may be."""
 
     checkpoint: Path
     """output folder of experiments.train"""
@@ -61,68 +66,132 @@ class Calibrate:
     """largest share of the accepted cases that is 5 mm off or more"""
     seed: int = 0
     """seed of the specimens"""
+    foreign_every: int = 4
+    """one frame of so many is given another specimen's model; 0: none"""
 
     def __post_init__(self) -> None:
+        if self.foreign_every < 0:
+            raise ValueError(f"--foreign-every is {self.foreign_every}; use 0 or more")
         if self.specimens < 1 or self.frames < 1:
             raise ValueError("--specimens and --frames must be 1 or more")
         if not 0 <= self.risk < 1:
             raise ValueError(f"--risk is {self.risk}; use a share, 0 to below 1")
 
 
-class HypothesisErrors(NamedTuple):
-    """Distinct hypotheses, of one case or of many."""
+class CalibrationCase(NamedTuple):
+    """A case to fit on, and whether its model is another specimen's."""
 
-    features: Float[np.ndarray, "r 3"]  # see hypothesis_features
-    tre: Float[np.ndarray, "r"]  # mm
-    best: Bool[np.ndarray, "r"]  # whether it is the best hypothesis of its case
+    case: Case
+    foreign: bool
 
 
-def hypothesis_errors(result: Registered) -> HypothesisErrors:
-    """The distinct hypotheses of a registered case under the learnt mask.
+def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[CalibrationCase]:
+    """Gives every so many frames the model of the specimen before.
 
     Args:
-      result: of a case with a truth.
+      cases: specimen after specimen.
+      every: such a frame follows so many less one that keep their model; 0: none does.
+    """
+    before: Case | None = None  # the latest case of another specimen
+    last: Case | None = None
+    for number, case in enumerate(cases, 1):
+        if last is not None and last.source != case.source:
+            before = last
+        last = case
+        if every and before is not None and number % every == 0:
+            yield CalibrationCase(
+                replace(case, model=before.model, targets=None, truth=None, folder=None), True
+            )
+        else:
+            yield CalibrationCase(case, False)
+
+
+def visible_levels(case: Case) -> set[str]:
+    """The levels of a simulated case of which the camera sees bone.
+
+    Args:
+      case: with a truth, and with its true bone.
+    """
+    truth, bone = case.truth or {}, case.points[case.bone]
+    least = max(8.0, MIN_VISIBLE * len(case.points))
+    if not len(bone):
+        return set()
+    apart = [
+        distance_to_mesh(
+            (bone - truth[name].translation) @ truth[name].rotation, mesh.vertices, mesh.faces
+        )[0]
+        for name, mesh in case.model.items()
+    ]
+    counts = np.bincount(np.argmin(apart, axis=0), minlength=len(apart))
+    return {name for name, count in zip(case.model, counts, strict=True) if count >= least}
+
+
+def fitted_case(result: Registered, *, foreign: bool) -> FittedCase:
+    """What a registered case tells the calibration, under the learnt mask.
+
+    Args:
+      result: of a case with a truth, or with another specimen's model.
+      foreign: whether its model is another specimen's.
     """
     case, hypotheses = result.case, result.hypotheses["learnt"]
-    distinct = np.asarray(hypotheses.distinct)
-    rows = np.flatnonzero(distinct)
-    features = hypothesis_features(
-        np.asarray(hypotheses.inlier_score), distinct, result.mask_points("learnt")
-    )
-    targets, tre = scored_targets(case), []
-    for row in rows:
-        pose = jax.tree.map(lambda leaf, row=row: leaf[row], hypotheses.pose)
-        errors = metrics.case_errors(
-            dict.fromkeys(case.model, pose), case.truth or {}, targets, model=case.model
+    rows = np.flatnonzero(hypotheses.distinct)
+    features, precision = result.hypothesis_features("learnt")[rows], result.precisions["learnt"]
+    if foreign:
+        return FittedCase(
+            features,
+            np.full(len(rows), np.inf),
+            precision,
+            np.inf,
+            np.full(len(precision.inliers), np.nan),
         )
-        tre.append(errors.tre_mm)
-    tre[0] = result.errors["learnt"].tre_mm  # with one pose a level, as predictions have it
-    return HypothesisErrors(features[rows], np.array(tre), rows == 0)
+    targets = scored_targets(case)
+    seen = visible_levels(case) & set(targets)
+    found = [
+        dict.fromkeys(case.model, jax.tree.map(lambda leaf, row=row: leaf[row], hypotheses.pose))
+        for row in rows
+    ]
+    errors = [
+        metrics.case_errors(one, case.truth or {}, targets, model=case.model) for one in found
+    ]
+    errors[0] = result.errors["learnt"]  # with one pose a level, as predictions have it
+    by_level = errors[0].by_level
+    return FittedCase(
+        features,
+        np.array([worst_level(one, seen) for one in errors]),
+        precision,
+        errors[0].tre_mm,
+        np.array([by_level[name].tre_mm if name in seen else np.nan for name in case.model]),
+    )
+
+
+def worst_level(errors: CaseErrors, seen: Collection[str]) -> float:
+    """The TRE of the worst level that is seen, mm; of the whole case where none is."""
+    return max((errors.by_level[name].tre_mm for name in seen), default=errors.tre_mm)
 
 
 def reliability_table(
-    calibration: Calibration, features: Float[np.ndarray, "r 3"], tre: Float[np.ndarray, "r"]
+    calibration: Calibration, features: Float[np.ndarray, "r 4"], errors: Float[np.ndarray, "r"]
 ) -> str:
     """The share of right hypotheses beside the mean probability, by bin of probability.
 
     Args:
       calibration: of the trained network.
       features: from :func:`hypothesis_features`.
-      tre: mm, of each hypothesis.
+      errors: of each hypothesis, mm, of its worst level.
     """
     probability = success_probability(calibration, features)
     lines = ["predicted   hypotheses   right"]
     for low, high in pairwise(PROBABILITY_BINS):
         inside = (probability >= low) & (probability < high)
         if inside.any():
-            right = np.mean(tre[inside] < SUCCESS_THRESHOLD_MM)
+            right = np.mean(errors[inside] < SUCCESS_THRESHOLD_MM)
             lines.append(f"{probability[inside].mean():9.1%}   {inside.sum():10d}   {right:6.1%}")
     return "\n".join(lines)
 
 
-def register_calibration_cases(
+def fitted_cases(
     options: Calibrate, config: TrainingConfig, params: Params
-) -> Iterator[Registered]:
+) -> Iterator[FittedCase]:
     """Registers the simulated cases, without an initial pose.
 
     Args:
@@ -137,27 +206,39 @@ def register_calibration_cases(
         seed=options.seed,
         kind=simulator.CALIBRATION,
     )
+    foreign: set[str] = set()
+
+    def noted() -> Iterator[Case]:
+        for case, is_foreign in with_foreign_models(cases, options.foreign_every):
+            if is_foreign:
+                foreign.add(case.id)
+            yield case
+
     with tqdm(total=options.specimens * options.frames, desc="calibrate", unit="case") as bar:
-        for result in runner.run(cases, config, params, job=EvaluationConfig()):
+        for result in runner.run(noted(), config, params, job=EvaluationConfig()):
             bar.update()
             if isinstance(result, Registered):
-                yield result
+                yield fitted_case(result, foreign=result.case.id in foreign)
 
 
 def calibrate(options: Calibrate) -> int:
     """Runs the calibration."""
     config, params = load_trained(options.checkpoint)
     outputs.require_file(options.checkpoint / CALIBRATION_FILE)
-    by_case = [
-        hypothesis_errors(result) for result in register_calibration_cases(options, config, params)
-    ]
-    features, tre, best = (np.concatenate(column) for column in zip(*by_case, strict=True))
-    calibration = fit_calibration(features, tre, best, risk=options.risk)
+    cases = list(fitted_cases(options, config, params))
+    calibration = fit_calibration(cases, risk=options.risk)
     save_calibration(calibration, options.checkpoint)
-    print(reliability_table(calibration, features, tre))
-    accepted = success_probability(calibration, features[best]) >= calibration.threshold
-    wrong = np.mean(tre[best][accepted] >= SUCCESS_THRESHOLD_MM) if accepted.any() else 0.0
-    print(f"accepted: {accepted.mean():.1%} of {best.sum()} cases; {wrong:.1%} of those are wrong")
+    features = np.concatenate([case.features for case in cases])
+    print(reliability_table(calibration, features, np.concatenate([c.errors for c in cases])))
+    best, errors = np.array([c.features[0] for c in cases]), np.array([c.errors[0] for c in cases])
+    accepted = success_probability(calibration, best) >= calibration.threshold
+    wrong = np.mean(errors[accepted] >= SUCCESS_THRESHOLD_MM) if accepted.any() else 0.0
+    foreign = np.isinf(errors)
+    print(
+        f"accepted: {accepted[~foreign].mean():.1%} of {(~foreign).sum()} cases, and "
+        f"{accepted[foreign].sum()} of {foreign.sum()} with another specimen's model; "
+        f"{wrong:.1%} of all those are wrong"
+    )
     print(options.checkpoint / CALIBRATION_FILE)
     return 0
 

@@ -10,6 +10,7 @@ from e2r.config import EvaluationConfig
 from e2r.datasets.case import make_case
 from e2r.evaluation import metrics
 from e2r.evaluation.frame_scale import FrameScale
+from e2r.evaluation.precision import LevelPrecision
 from e2r.evaluation.predictions import failed_prediction, make_prediction, score_case
 from e2r.evaluation.results import Failed, Registered, level_poses
 from e2r.evaluation.summary import summarise_job
@@ -92,6 +93,8 @@ def made_up_result(number, offset_mm, *, case_id=None, truth=True, color=90):
         1.0,
         0,
         0.25,
+        dict.fromkeys(MASKS, LevelPrecision(*np.ones((4, len(model))))),
+        dict.fromkeys(MASKS, np.zeros(2)),
     )
 
 

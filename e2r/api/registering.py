@@ -53,6 +53,11 @@ class RegistrationResult:
         return self.prediction.expected_tre_mm
 
     @property
+    def bound95_mm(self) -> float | None:
+        """A larger target registration error has a chance of 5 %; None without a calibration."""
+        return self.prediction.bound95_mm
+
+    @property
     def hypotheses(self) -> tuple[Hypothesis, ...]:
         """The candidate poses of the whole model, the best first."""
         return self.prediction.hypotheses

@@ -19,6 +19,7 @@ from e2r.cli import STARTED, named_cases
 from e2r.config import EvaluationConfig
 from e2r.datasets.case_folder import read_case
 from e2r.evaluation.initial_poses import read_initial_poses
+from e2r.evaluation.predictions import LevelEstimate
 from e2r.runtime import outputs
 from e2r.runtime.timing import collect_timings, timed, timing_table
 
@@ -119,6 +120,16 @@ def _line(folder: Path, result: RegistrationResult) -> str:
     return f"{folder}: {', '.join([verdict, *errors])}"
 
 
+def _level_words(level: LevelEstimate) -> str:
+    """What is known of one level's pose, in a few words."""
+    if level.expected_tre_mm is None:
+        return f"{level.points:.0f} points hold it; it follows the others"
+    return (
+        f"{level.points:.0f} points hold it; expected TRE {level.expected_tre_mm:.1f} mm, "
+        f"below {level.bound95_mm:.1f} mm with 95 %"
+    )
+
+
 def _print_result(result: RegistrationResult) -> None:
     for name, matrix in result.poses.items():
         print(f"{name}  T_camera_model =")
@@ -134,7 +145,11 @@ def _print_result(result: RegistrationResult) -> None:
     )
     if result.expected_tre_mm is not None:
         chances = ", ".join(f"{one.probability:.0%}" for one in result.hypotheses)
-        print(f"expected TRE {result.expected_tre_mm:.1f} mm")
+        bound = result.prediction.bound95_mm
+        sure = "" if bound is None else f"; with 95 % probability it is below {bound:.1f} mm"
+        print(f"expected TRE {result.expected_tre_mm:.1f} mm{sure}")
+        for name, level in result.prediction.levels.items():
+            print(f"{name}: {_level_words(level)}")
         print(f"probability of each hypothesis, the pose above first: {chances}")
     if result.tre_mm is not None:
         print(f"TRE against truth.json: {result.tre_mm:.2f} mm")

@@ -1,9 +1,9 @@
-"""Calibration: the probability that a pose is right, and its expected TRE. On the host.
+"""Calibration: the probability that a pose is right, and how far off it may be. On the host.
 
-Three features of a hypothesis go in: the share of the mask that agrees with the model, its margin
-over the next hypothesis, and the number of points that agree. A logistic model turns them into a
-probability. A linear model gives the TRE of a right pose. Both are fitted on simulated specimens
-that the training never saw (``experiments.calibrate``), and kept beside the checkpoint.
+A logistic model turns the features of a hypothesis into the probability that it is right. The error
+of a right pose is log-normal, and so is that of a wrong one: a pose's error is a mixture of both.
+All is fitted on simulated specimens that the training never saw, some of them with another
+patient's model (``experiments.calibrate``), and kept beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,34 +13,58 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, ndtr
 
+from e2r.evaluation.precision import LevelPrecision
 from e2r.types import Bool, Float
 
 SUCCESS_THRESHOLD_MM = 5.0
-"""A pose is right when its TRE is below this, mm."""
+"""A pose is right when each level it shows is less far off than this, mm."""
 CALIBRATION_FILE = "calibration.json"
-DEFAULT_WRONG_MM = 30.0
-"""Mean TRE of a wrong pose where the calibration cases have none, mm."""
+MIN_LEVEL_INLIERS = 15.0
+"""A level that fewer points hold is not seen: no error is expected of it."""
+FEATURES = 4
+"""Number of a hypothesis's features."""
+LEVEL_FEATURES = 4
+"""Number of a level's features."""
+DEFAULT_WRONG = (float(np.log(30.0)), 0.7)
+"""Mean and spread of a wrong pose's log error in mm, where the calibration cases have none."""
+OLDER_SPREAD = 0.8
+"""Spread of a right pose's log error where the file of an older version has none."""
+GRID_MM = np.exp(np.linspace(np.log(0.01), np.log(1000.0), 1200))
+"""Errors at which a mixture's distribution is looked up."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The fitted models of one trained network."""
+    """The fitted models of one trained network. Errors are in mm, and their logarithms natural."""
 
     right: tuple[float, ...]
-    """(4,) weights of the log-odds that a hypothesis is right: constant, then the features"""
+    """(5,) weights of the log-odds that a hypothesis is right: constant, then the features"""
     error: tuple[float, ...]
-    """(4,) weights of the logarithm of a right hypothesis's TRE in mm"""
-    wrong_mm: float
-    """mean TRE of a wrong hypothesis"""
+    """(6,) weights of a right pose's log error: constant, features, then the log precision"""
+    error_spread: float
+    """standard deviation of that logarithm"""
+    wrong: tuple[float, float]
+    """mean and standard deviation of the log error of a level of a wrong pose"""
     threshold: float
     """smallest probability of an accepted pose"""
     cases: int
     """number of simulated cases it was fitted on"""
+    level: tuple[float, ...] = ()
+    """(5,) weights of a level's log error in a right pose; empty in files of an older version"""
+    level_spread: float = 0.0
+    """standard deviation of that logarithm"""
+
+
+class ErrorEstimate(NamedTuple):
+    """What error of a pose is to be expected."""
+
+    expected_mm: float  # the median
+    bound95_mm: float  # larger errors have a chance of 5 %
 
 
 def inlier_shares(inlier_score: Float[np.ndarray, "k"], mask_points: float) -> np.ndarray:
@@ -54,23 +78,53 @@ def inlier_shares(inlier_score: Float[np.ndarray, "k"], mask_points: float) -> n
 
 
 def hypothesis_features(
-    inlier_score: Float[np.ndarray, "k"], distinct: Bool[np.ndarray, "k"], mask_points: float
-) -> Float[np.ndarray, "k 3"]:
-    """The features of each hypothesis: inlier share, margin over the best other, log points.
+    inlier_score: Float[np.ndarray, "k"],
+    distinct: Bool[np.ndarray, "k"],
+    mask_points: float,
+    out: Float[np.ndarray, "k"],
+) -> Float[np.ndarray, "k 4"]:
+    """The features of each hypothesis.
+
+    They are the inlier share, its margin over the best other, the log of the points that agree, and
+    the share that sticks out.
 
     Args:
       inlier_score: of each hypothesis, in points.
       distinct: False where a hypothesis repeats a better one.
       mask_points: number of points of the mask.
+      out: see :func:`e2r.evaluation.free_space.sticking_out`.
     """
     share = inlier_shares(inlier_score, mask_points)
     others = ~np.eye(len(share), dtype=bool) & np.asarray(distinct, bool)
     best_other = np.max(np.where(others, share, 0.0), axis=1, initial=0.0)
-    return np.stack([share, share - best_other, np.log1p(inlier_score)], axis=1)
+    points = np.log1p(np.asarray(inlier_score, np.float64))
+    return np.stack([share, share - best_other, points, out], axis=1)
+
+
+def level_features(precision: LevelPrecision) -> Float[np.ndarray, "l 4"]:
+    """The features of each level: log dilution, log noise, inlier share, log inliers.
+
+    Args:
+      precision: of the levels' poses.
+    """
+    return np.stack(
+        [
+            np.log(precision.dilution),
+            np.log(precision.noise),
+            precision.share,
+            np.log1p(precision.inliers),
+        ],
+        axis=1,
+    )
+
+
+def log_precision(precision: LevelPrecision) -> float:
+    """The log of the error that noise makes in a pose, averaged over the levels."""
+    return float(np.log(np.mean(precision.dilution * precision.noise)))
 
 
 def success_probability(
-    calibration: Calibration, features: Float[np.ndarray, "... 3"]
+    calibration: Calibration, features: Float[np.ndarray, "... 4"]
 ) -> Float[np.ndarray, "..."]:
     """The probability that a hypothesis is right, of each hypothesis by itself.
 
@@ -83,7 +137,7 @@ def success_probability(
 
 
 def hypothesis_probabilities(
-    calibration: Calibration, features: Float[np.ndarray, "k 3"], distinct: Bool[np.ndarray, "k"]
+    calibration: Calibration, features: Float[np.ndarray, "k 4"], distinct: Bool[np.ndarray, "k"]
 ) -> Float[np.ndarray, "k"]:
     """The probability that each of a case's hypotheses is right; at most one is.
 
@@ -97,56 +151,112 @@ def hypothesis_probabilities(
     return scaled
 
 
-def expected_tre(
-    calibration: Calibration, features: Float[np.ndarray, "3"], probability: float
-) -> float:
-    """The expected TRE of a hypothesis, mm.
+def pose_error(
+    calibration: Calibration,
+    features: Float[np.ndarray, "4"],
+    precision: LevelPrecision,
+    probability: float,
+) -> ErrorEstimate:
+    """The error to be expected of a case's pose.
 
     Args:
       calibration: of the trained network.
       features: of the hypothesis.
-      probability: that it is right.
+      precision: of the levels' poses.
+      probability: that the hypothesis is right.
     """
-    if_right = min(float(np.exp(_linear(calibration.error, features))), calibration.wrong_mm)
-    return probability * if_right + (1.0 - probability) * calibration.wrong_mm
+    whole = np.array([*features, log_precision(precision)])
+    if_right = float(_linear(calibration.error, whole))
+    return _mixture(calibration, if_right, calibration.error_spread, probability)
 
 
-def fit_calibration(
-    features: Float[np.ndarray, "r 3"],
-    tre: Float[np.ndarray, "r"],
-    best: Bool[np.ndarray, "r"],
-    *,
-    risk: float = 0.005,
-) -> Calibration:
-    """Fits a calibration to the distinct hypotheses of all cases.
+def level_errors(
+    calibration: Calibration, precision: LevelPrecision, probability: float
+) -> list[ErrorEstimate | None]:
+    """The error to be expected of each level; None where it is not seen, or nothing was fitted.
 
     Args:
-      features: from :func:`hypothesis_features`.
-      tre: error of each hypothesis, mm.
-      best: whether it is the best hypothesis of its case; only those may be accepted.
+      calibration: of the trained network.
+      precision: of the levels' poses.
+      probability: that the hypothesis is right.
+    """
+    if not calibration.level:
+        return [None] * len(precision.inliers)
+    if_right = np.atleast_1d(_linear(calibration.level, level_features(precision)))
+    return [
+        _mixture(calibration, float(mean), calibration.level_spread, probability)
+        if inliers >= MIN_LEVEL_INLIERS
+        else None
+        for mean, inliers in zip(if_right, precision.inliers, strict=True)
+    ]
+
+
+def _mixture(
+    calibration: Calibration, mean: float, spread: float, probability: float
+) -> ErrorEstimate:
+    """Median and 95 % quantile of the error: right with a probability, else wrong."""
+    logs = np.log(GRID_MM)
+    wrong_mean, wrong_spread = calibration.wrong
+    below = probability * ndtr((logs - mean) / spread)
+    below = below + (1.0 - probability) * ndtr((logs - wrong_mean) / wrong_spread)
+    expected, bound = np.exp(np.interp([0.5, 0.95], below, logs)).tolist()
+    return ErrorEstimate(expected, bound)
+
+
+# Fit ----------------------------------------------------------------------------------------------
+
+
+class FittedCase(NamedTuple):
+    """What a calibration case tells: of H distinct hypotheses, the best first, and of L levels."""
+
+    features: Float[np.ndarray, "h 4"]
+    errors: Float[np.ndarray, "h"]  # mm, of the worst level that is seen; infinite: foreign model
+    precision: LevelPrecision  # of the best hypothesis
+    tre: float  # mm, of the best hypothesis over all targets; infinite: foreign model
+    level_tre: Float[np.ndarray, "l"]  # mm, of the best hypothesis; NaN where it has no target
+
+
+def fit_calibration(cases: Sequence[FittedCase], *, risk: float = 0.005) -> Calibration:
+    """Fits a calibration to the hypotheses of all cases.
+
+    Args:
+      cases: at least one of them right.
       risk: largest share of the accepted hypotheses that is wrong on these cases.
 
     Raises:
       ValueError: no hypothesis is right, or there is none.
     """
-    right = tre < SUCCESS_THRESHOLD_MM
-    if not (right & best).any():
+    best = np.array([case.errors[0] < SUCCESS_THRESHOLD_MM for case in cases])
+    if not best.any():
         raise ValueError("no hypothesis of the calibration cases is right; train the network first")
-    weights = _fit_logistic(features, right)
-    good = right & best
-    wrong = tre[best & ~right]
-    probability = expit(_linear(weights, features[best]))
+    weights = _fit_logistic(
+        np.concatenate([case.features for case in cases]),
+        np.concatenate([case.errors for case in cases]) < SUCCESS_THRESHOLD_MM,
+    )
+    right = [case for case, good in zip(cases, best, strict=True) if good]
+    wrong = [case.level_tre for case, good in zip(cases, best, strict=True) if not good]
+    whole = np.array([[*case.features[0], log_precision(case.precision)] for case in right])
+    error, error_spread = _fit_log_error(whole, np.array([case.tre for case in right]))
+    levels = np.concatenate([level_features(case.precision) for case in right])
+    level_tre = np.concatenate([case.level_tre for case in right])
+    inliers = np.concatenate([case.precision.inliers for case in right])
+    seen = np.isfinite(level_tre) & (inliers >= MIN_LEVEL_INLIERS)
+    level, level_spread = _fit_log_error(levels[seen], level_tre[seen])
+    probability = expit(_linear(weights, np.array([case.features[0] for case in cases])))
     return Calibration(
         right=weights,
-        error=_fit_log_tre(features[good], tre[good]),
-        wrong_mm=float(wrong.mean()) if len(wrong) else DEFAULT_WRONG_MM,
-        threshold=_threshold(probability, right[best], risk),
-        cases=int(best.sum()),
+        error=error,
+        error_spread=error_spread,
+        wrong=_fit_wrong(np.concatenate([*wrong, np.zeros(0)])),
+        threshold=_threshold(np.atleast_1d(probability), best, risk),
+        cases=len(cases),
+        level=level,
+        level_spread=level_spread,
     )
 
 
 def _fit_logistic(features: np.ndarray, right: np.ndarray) -> tuple[float, ...]:
-    """Weights (4,) of a logistic regression with a ridge on the standardised features."""
+    """Weights of a logistic regression with a ridge on the standardised features."""
     mean, spread = features.mean(0), features.std(0) + 1e-9
     standardised = (features - mean) / spread
 
@@ -157,19 +267,30 @@ def _fit_logistic(features: np.ndarray, right: np.ndarray) -> tuple[float, ...]:
 
     from scipy.optimize import minimize  # noqa: PLC0415 - half a second, for calibration alone
 
-    w = minimize(loss, np.zeros(4)).x
+    w = minimize(loss, np.zeros(FEATURES + 1)).x
     weights = (w[0] - np.sum(w[1:] * mean / spread), *(w[1:] / spread))
     return tuple(float(weight) for weight in weights)
 
 
-def _fit_log_tre(features: np.ndarray, tre: np.ndarray) -> tuple[float, ...]:
-    """Weights (4,) of a ridge regression of the logarithm of the TRE."""
-    design = np.column_stack([np.ones(len(features)), features])
-    log_tre = np.log(np.maximum(tre, 1e-3))
-    penalty = np.diag([0.0, 1.0, 1.0, 1.0])
-    weights = np.linalg.solve(design.T @ design + penalty, design.T @ log_tre)
-    weights[0] += 0.5 * np.var(log_tre - design @ weights)  # a log-normal's mean, not its median
-    return tuple(float(weight) for weight in weights)
+def _fit_log_error(features: np.ndarray, errors: np.ndarray) -> tuple[tuple[float, ...], float]:
+    """Weights of a ridge regression of the log error, and the spread about it."""
+    mean = features.mean(0) if len(features) else np.zeros(features.shape[1])
+    design = np.column_stack([np.ones(len(features)), features - mean])
+    logs = np.log(np.maximum(errors, 1e-3))
+    penalty = np.diag([1e-6] + [1.0] * features.shape[1])
+    weights = np.linalg.solve(design.T @ design + penalty, design.T @ logs)
+    spread = np.std(logs - design @ weights) if len(logs) > 1 else OLDER_SPREAD
+    weights[0] -= weights[1:] @ mean
+    return tuple(float(weight) for weight in weights), max(float(spread), 0.05)
+
+
+def _fit_wrong(errors: np.ndarray) -> tuple[float, float]:
+    """Mean and spread of the log error of the levels of wrong poses; NaN: a level without one."""
+    errors = errors[np.isfinite(errors)]
+    if len(errors) < 2:
+        return DEFAULT_WRONG
+    logs = np.log(errors)
+    return float(logs.mean()), max(float(logs.std()), 0.1)
 
 
 def _linear(weights: np.ndarray | Sequence[float], features: np.ndarray) -> np.ndarray | np.float64:
@@ -183,6 +304,9 @@ def _threshold(probability: np.ndarray, right: np.ndarray, risk: float) -> float
     wrong = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
     safe = np.flatnonzero(wrong <= risk)
     return float(probability[order[safe[-1]]]) if len(safe) else 1.0
+
+
+# Files --------------------------------------------------------------------------------------------
 
 
 def save_calibration(calibration: Calibration, folder: Path) -> None:
@@ -210,21 +334,32 @@ def load_calibration(folder: Path) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value = _migrate(json.loads(path.read_text()))
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
         }
         calibration = Calibration(**fields)
-        numbers = [
-            *calibration.right,
-            *calibration.error,
-            calibration.wrong_mm,
-            calibration.threshold,
-        ]
-        if len(numbers) != 10 or not np.isfinite(numbers).all():
+        weights = (calibration.right, calibration.error, calibration.wrong, calibration.level)
+        sizes = {FEATURES + 1}, {FEATURES + 2}, {2}, {0, LEVEL_FEATURES + 1}
+        spreads = [calibration.error_spread, calibration.wrong[-1]]
+        spreads += [calibration.level_spread] if calibration.level else []
+        numbers = [*np.concatenate(weights), *spreads, calibration.threshold]
+        known = all(len(w) in size for w, size in zip(weights, sizes, strict=True))
+        if not known or not np.isfinite(numbers).all() or min(spreads) <= 0:
             raise ValueError
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
         raise ValueError(
             f"{path}: is no calibration; delete it, or write it again with experiments.calibrate"
         ) from None
     return calibration
+
+
+def _migrate(value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of today from those of a version that knew three features and no levels."""
+    if "wrong_mm" not in value:
+        return value
+    value = dict(value)
+    value["wrong"] = [float(np.log(value.pop("wrong_mm"))), DEFAULT_WRONG[1]]
+    value["right"] = [*value["right"], *[0.0] * (FEATURES - 3)]
+    value["error"] = [*value["error"], *[0.0] * (FEATURES - 2)]
+    return {"error_spread": OLDER_SPREAD} | value

@@ -21,6 +21,7 @@ COLUMNS = (
     "keep_share",
     "accepted",
     "expected_tre_mm",
+    "bound95_mm",
     *ERRORS,
     "seconds",
     "failure",
@@ -59,6 +60,7 @@ def _row(
         row |= {
             "accepted": prediction.accepted,
             "expected_tre_mm": prediction.expected_tre_mm,
+            "bound95_mm": prediction.bound95_mm,
             "seconds": None if prediction.error else prediction.seconds,
             "failure": prediction.error,
         }

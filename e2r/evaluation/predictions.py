@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +12,10 @@ import numpy as np
 from e2r.datasets.case import case_digest
 from e2r.evaluation.calibration import (
     Calibration,
-    expected_tre,
-    hypothesis_features,
+    ErrorEstimate,
     hypothesis_probabilities,
+    level_errors,
+    pose_error,
 )
 from e2r.evaluation.metrics import CaseErrors
 from e2r.evaluation.results import Failed, Registered, level_poses
@@ -46,6 +47,18 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
+class LevelEstimate:
+    """What is known of one level's pose."""
+
+    points: float
+    """scene points that hold it"""
+    expected_tre_mm: float | None
+    """None where the level is not seen, or without a calibration"""
+    bound95_mm: float | None
+    """a larger TRE has a chance of 5 %; None as before"""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The answer for one case: a line of ``predictions.jsonl``."""
 
@@ -55,7 +68,7 @@ class Prediction:
     accepted: bool
     """whether the pose may be used"""
     expected_tre_mm: float | None
-    """None without a calibration"""
+    """median of the TRE that the calibration expects; None without one"""
     hypotheses: tuple[Hypothesis, ...]
     """the best first; their probabilities leave to 1 the chance that none is right"""
     seconds: float
@@ -64,6 +77,10 @@ class Prediction:
     """why the case failed, in one sentence"""
     case_digest: str | None = None
     """of the model and the frame; None where the case failed, or an older e2r wrote the line"""
+    bound95_mm: float | None = None
+    """a larger TRE has a chance of 5 %; None without a calibration"""
+    levels: Mapping[str, LevelEstimate] = field(default_factory=dict)
+    """level -> what is known of its pose; empty where the case failed"""
 
     def to_json(self) -> dict[str, Any]:
         """The prediction as JSON values."""
@@ -73,6 +90,8 @@ class Prediction:
             "T_camera_model": {k: poses.to_matrix(p).tolist() for k, p in self.poses.items()},
             "accepted": self.accepted,
             "expected_tre_mm": self.expected_tre_mm,
+            "bound95_mm": self.bound95_mm,
+            "levels": {name: asdict(level) for name, level in self.levels.items()},
             "hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses],
             "seconds": self.seconds,
             "error": self.error,
@@ -101,6 +120,8 @@ class Prediction:
             seconds=value["seconds"],
             error=value["error"],
             case_digest=value.get("case_digest"),
+            bound95_mm=value.get("bound95_mm"),
+            levels={k: LevelEstimate(**level) for k, level in value.get("levels", {}).items()},
         )
 
 
@@ -135,27 +156,38 @@ def make_prediction(
     inliers = float(np.sum(levels.inlier_weight))
     mask_points = result.mask_points(mask)
     probabilities: list[float | None] = [None] * len(hypotheses.inlier_score)
-    expected = None
+    precision = result.precisions[mask]
+    whole: ErrorEstimate | None = None
+    each: list[ErrorEstimate | None] = [None] * len(precision.inliers)
     accepted = inliers >= max(MIN_INLIERS, MIN_INLIER_SHARE * mask_points)
     if calibration is not None:
-        scores, distinct = np.asarray(hypotheses.inlier_score), np.asarray(hypotheses.distinct)
-        features = hypothesis_features(scores, distinct, mask_points)
-        probabilities = hypothesis_probabilities(calibration, features, distinct).tolist()
+        features = result.hypothesis_features(mask)
+        probabilities = hypothesis_probabilities(
+            calibration, features, np.asarray(hypotheses.distinct)
+        ).tolist()
         best = float(probabilities[0] or 0.0)
-        expected = expected_tre(calibration, features[0], best)
+        whole = pose_error(calibration, features[0], precision, best)
+        each = level_errors(calibration, precision, best)
         accepted = inliers >= MIN_INLIERS and best >= calibration.threshold
     accepted = accepted and result.scales[mask].plausible and not result.is_mirrored(mask)
     return Prediction(
         id=result.case.id,
         poses=level_poses(result.case, levels),
         accepted=accepted,
-        expected_tre_mm=expected,
+        expected_tre_mm=whole.expected_mm if whole else None,
         hypotheses=tuple(
             Hypothesis(jax.tree.map(lambda leaf, k=k: leaf[k], hypotheses.pose), probabilities[k])
             for k in np.flatnonzero(hypotheses.distinct)
         ),
         seconds=result.seconds,
         case_digest=case_digest(result.case),
+        bound95_mm=whole.bound95_mm if whole else None,
+        levels={
+            name: LevelEstimate(
+                float(points), one.expected_mm if one else None, one.bound95_mm if one else None
+            )
+            for name, points, one in zip(result.case.model, precision.inliers, each, strict=True)
+        },
     )
 
 

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 from e2r.datasets.case import Case
-from e2r.evaluation.calibration import inlier_shares
+from e2r.evaluation.calibration import hypothesis_features, inlier_shares
 from e2r.evaluation.frame_scale import FrameScale
 from e2r.evaluation.metrics import CaseErrors
 from e2r.evaluation.mirror_fit import MAX_GAIN
+from e2r.evaluation.precision import LevelPrecision
 from e2r.types import Cloud, Float, Hypotheses, Int, LevelPoses, Pose, Registration
 
 
@@ -39,6 +40,8 @@ class Registered(NamedTuple):
     interest: float  # largest logit of the region of interest; below 0: no wound was found
     num_degenerate: int  # triangles of the model without area, which were left out
     seconds: float  # host's time on the case, and its share of the device's; nothing is compiled
+    precisions: dict[str, LevelPrecision]  # mask name -> how well the points hold each level
+    sticking_out: dict[str, Float[np.ndarray, "k"]]  # mask name -> share of each hypothesis
     mirror_gains: Mapping[str, float] = MappingProxyType({})  # mask name -> see mirror_fit
 
     def mask_points(self, mask: str) -> float:
@@ -48,6 +51,16 @@ class Registered(NamedTuple):
     def is_mirrored(self, mask: str) -> bool:
         """Whether the mirror image of the model fits better than the model."""
         return self.mirror_gains.get(mask, 0.0) > MAX_GAIN
+
+    def hypothesis_features(self, mask: str) -> Float[np.ndarray, "k 4"]:
+        """The features of each hypothesis under a mask, for :mod:`e2r.evaluation.calibration`."""
+        hypotheses = self.hypotheses[mask]
+        return hypothesis_features(
+            np.asarray(hypotheses.inlier_score),
+            np.asarray(hypotheses.distinct),
+            self.mask_points(mask),
+            self.sticking_out[mask],
+        )
 
     def inlier_share(self, mask: str) -> float:
         """The share of a mask's points that agrees with the best hypothesis, 0 to 1."""

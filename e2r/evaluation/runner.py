@@ -21,7 +21,8 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
-from e2r.evaluation import device_clock, frame_scale, looks, metrics, mirror_fit
+from e2r.evaluation import device_clock, looks, metrics
+from e2r.evaluation.fit_checks import check_fits
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
 from e2r.evaluation.looks import Look
 from e2r.evaluation.preparation import SharedSurfaces, initial_pose, prepare_case, stable_seed
@@ -342,12 +343,8 @@ def _finish(
         if not all(np.isfinite(leaf).all() for leaf in leaves):
             yield Failed(case.id, f"{case.id}: the registration is not finite; is its scene in mm?")
             continue
-        cloud, surface = (
-            point_clouds.flatten_samples(located.sample.cloud),
-            located.prepared.surface,
-        )
-        with timed("planes"):
-            planes = frame_scale.planes_of(surface)
+        cloud = point_clouds.flatten_samples(located.sample.cloud)
+        surface = located.prepared.surface
         yield Registered(
             case=case,
             cloud=cloud,
@@ -357,10 +354,7 @@ def _finish(
             hypotheses=one.hypotheses,
             weights={mask: np.asarray(one.weights[mask]) for mask in one.weights},
             errors=_errors(case, one),
-            scales=frame_scale.fit_frame_scales(one, planes, cloud.points),
-            mirror_gains=mirror_fit.fit_mirror_gains(
-                one, planes, cloud.points, canonical=surface.canonical_from_model
-            ),
+            **check_fits(one, surface, cloud)._asdict(),
             interest=located.interest,
             num_degenerate=int(surface.num_degenerate),
             seconds=located.seconds + seconds,

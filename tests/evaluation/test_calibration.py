@@ -1,113 +1,212 @@
-"""Probabilities are calibrated, and the threshold bounds the risk."""
+"""Probabilities and errors are calibrated, and the threshold bounds the risk."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from e2r.evaluation.calibration import (
     CALIBRATION_FILE,
+    MIN_LEVEL_INLIERS,
     Calibration,
-    expected_tre,
+    FittedCase,
     fit_calibration,
     hypothesis_features,
     hypothesis_probabilities,
+    level_errors,
     load_calibration,
+    pose_error,
     save_calibration,
     success_probability,
 )
+from e2r.evaluation.precision import LevelPrecision
+
+EVEN = Calibration(
+    right=(0.0, 9.0, 0.0, 0.0, 0.0),
+    error=(0.0,) * 6,
+    error_spread=0.5,
+    wrong=(np.log(40.0), 0.3),
+    threshold=0.5,
+    cases=1,
+)
 
 
-def draw_hypotheses(count, seed=0):
-    """Hypotheses whose probability is known: a logistic function of share and margin."""
+def draw_cases(count, seed=0):
+    """Cases whose laws are known: a logistic probability, and log-normal errors."""
     rng = np.random.default_rng(seed)
-    share = rng.uniform(0.0, 1.0, count)
-    margin = rng.uniform(-0.3, 0.5, count)
-    points = np.log1p(rng.uniform(5.0, 800.0, count))
-    features = np.stack([share, margin, points], 1)
-    probability = 1.0 / (1.0 + np.exp(-(-5.0 + 8.0 * share + 6.0 * margin)))
-    right = rng.uniform(size=count) < probability
-    tre = np.where(right, np.exp(1.0 - 0.4 * points) * rng.lognormal(0, 0.2, count), 35.0)
-    return features, np.minimum(tre, np.where(right, 4.9, 35.0)), probability
+    cases, chances = [], []
+    for _ in range(count):
+        share, margin = rng.uniform(0.0, 1.0), rng.uniform(-0.3, 0.5)
+        out = rng.uniform(0.0, 0.4)
+        points = np.log1p(rng.uniform(5.0, 800.0))
+        chance = 1.0 / (1.0 + np.exp(-(-2.0 + 8.0 * share + 6.0 * margin - 12.0 * out)))
+        right = rng.uniform() < chance
+        dilution = rng.lognormal(-2.0, 0.5, 3)
+        precision = LevelPrecision(dilution, np.full(3, 0.6), np.full(3, 0.8), np.full(3, 90.0))
+        level = 2.0 * dilution * rng.lognormal(0.0, 0.3, 3) if right else rng.lognormal(3.4, 0.4, 3)
+        level = np.minimum(level, 4.9) if right else np.maximum(level, 5.0)
+        features = np.array([[share, margin, points, out]])
+        cases.append(
+            FittedCase(features, np.array([level.max()]), precision, float(level.mean()), level)
+        )
+        chances.append(chance)
+    return cases, np.array(chances)
 
 
 def test_probabilities_match_frequencies():
-    features, tre, _ = draw_hypotheses(4000)
-    best = np.ones(4000, bool)
-    calibration = fit_calibration(features, tre, best)
-    fresh, fresh_tre, fresh_probability = draw_hypotheses(4000, seed=1)
-    predicted = success_probability(calibration, fresh)
-    assert np.abs(predicted - fresh_probability).mean() < 0.02
+    calibration = fit_calibration(draw_cases(3000)[0])
+    fresh, chances = draw_cases(3000, seed=1)
+    predicted = success_probability(calibration, np.array([case.features[0] for case in fresh]))
+    right = np.array([case.errors[0] < 5.0 for case in fresh])
+    assert np.abs(predicted - chances).mean() < 0.02
     for low in (0.0, 0.25, 0.5, 0.75):
         inside = (predicted >= low) & (predicted < low + 0.25)
-        assert np.mean(fresh_tre[inside] < 5.0) == pytest.approx(predicted[inside].mean(), abs=0.05)
+        assert np.mean(right[inside]) == pytest.approx(predicted[inside].mean(), abs=0.06)
     accepted = predicted >= calibration.threshold
     assert accepted.sum() > 100
-    assert np.mean(fresh_tre[accepted] >= 5.0) < 0.015
-    expected = [expected_tre(calibration, f, p) for f, p in zip(fresh, predicted, strict=True)]
-    assert np.mean(expected) == pytest.approx(fresh_tre.mean(), rel=0.1)
-    sure = predicted > 0.99
-    assert np.median(np.array(expected)[sure]) < 3.0
+    assert np.mean(~right[accepted]) < 0.015
+
+
+def test_errors_and_their_bounds_hold_as_often_as_they_say():
+    calibration = fit_calibration(draw_cases(3000)[0])
+    fresh, _ = draw_cases(3000, seed=2)
+    chances = success_probability(calibration, np.array([case.features[0] for case in fresh]))
+    below, bounded, level_below, level_bounded, near = [], [], [], [], []
+    for case, chance in zip(fresh, chances, strict=True):
+        whole = pose_error(calibration, case.features[0], case.precision, float(chance))
+        bounded.append(case.tre < whole.bound95_mm)
+        each = level_errors(calibration, case.precision, float(chance))
+        level_bounded += [t < one.bound95_mm for t, one in zip(case.level_tre, each, strict=True)]
+        if chance > 0.95:  # elsewhere the median may lie between right and wrong errors
+            level_below += [
+                t < one.expected_mm for t, one in zip(case.level_tre, each, strict=True)
+            ]
+            below.append(case.tre < whole.expected_mm)
+            near.append(0.5 < case.tre / whole.expected_mm < 2.0)
+    assert np.mean(below) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(level_below) == pytest.approx(0.5, abs=0.05)
+    assert 0.93 < np.mean(bounded) < 0.99  # a wrong case's mean varies less than its levels
+    assert np.mean(level_bounded) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(near) > 0.8
+
+
+def test_a_foreign_model_lowers_the_probability_and_has_no_error():
+    cases, _ = draw_cases(400)
+    foreign = [
+        case._replace(errors=np.array([np.inf]), tre=np.inf, level_tre=np.full(3, np.nan))
+        for case in cases[::4]
+    ]
+    alone, both = fit_calibration(cases), fit_calibration(cases + foreign)
+    features = np.array([case.features[0] for case in cases])
+    assert success_probability(both, features).mean() < success_probability(alone, features).mean()
+    assert both.wrong == alone.wrong
+    assert both.cases == len(cases) + len(foreign)
 
 
 def test_features_of_hypotheses():
     score, distinct = np.array([90.0, 88.0, 40.0]), np.array([True, False, True])
-    features = hypothesis_features(score, distinct, 100.0)
+    out = np.array([0.0, 0.1, 0.5])
+    features = hypothesis_features(score, distinct, 100.0, out)
     np.testing.assert_allclose(features[:, 0], [0.9, 0.88, 0.4])
     np.testing.assert_allclose(features[[0, 2], 1], [0.5, -0.5])  # the second repeats the first
-    alone = hypothesis_features(np.array([30.0]), np.array([True]), 60.0)
-    np.testing.assert_allclose(alone, [[0.5, 0.5, np.log(31.0)]])
-    assert np.isfinite(hypothesis_features(np.zeros(2), distinct[:2], 0.0)).all()
+    np.testing.assert_allclose(features[:, 3], out)
+    alone = hypothesis_features(np.array([30.0]), np.array([True]), 60.0, np.zeros(1))
+    np.testing.assert_allclose(alone, [[0.5, 0.5, np.log(31.0), 0.0]])
+    empty = hypothesis_features(np.zeros(2), distinct[:2], 0.0, np.zeros(2))
+    assert np.isfinite(empty).all()
 
 
 def test_two_equal_hypotheses_share_the_probability():
-    calibration = Calibration((0.0, 9.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0), 40.0, 0.5, 1)
     distinct = np.array([True, False, True])
-    features = hypothesis_features(np.full(3, 80.0), distinct, 100.0)
-    both = hypothesis_probabilities(calibration, features, distinct)
+    features = hypothesis_features(np.full(3, 80.0), distinct, 100.0, np.zeros(3))
+    both = hypothesis_probabilities(EVEN, features, distinct)
     np.testing.assert_allclose(both, [0.5, 0.0, 0.5], atol=1e-6)
     assert both[0] <= 0.5
 
 
+def test_an_unlikely_pose_has_a_wide_bound():
+    precision = LevelPrecision(*np.ones((3, 1)), np.array([99.0]))
+    sure, unsure = (pose_error(EVEN, np.zeros(4), precision, chance) for chance in (1.0, 0.7))
+    assert sure.expected_mm == pytest.approx(1.0, rel=0.02)
+    assert sure.bound95_mm == pytest.approx(np.exp(1.645 * 0.5), rel=0.02)
+    assert unsure.bound95_mm > 40.0
+    assert unsure.expected_mm < 3.0
+
+
+def test_a_level_that_is_not_seen_has_no_expected_error():
+    inliers = np.array([MIN_LEVEL_INLIERS + 1.0, MIN_LEVEL_INLIERS - 1.0])
+    precision = LevelPrecision(*np.ones((3, 2)), inliers)
+    seen, hidden = level_errors(fit_calibration(draw_cases(50)[0]), precision, 0.99)
+    assert seen.expected_mm > 0 and hidden is None
+    assert level_errors(EVEN, precision, 0.99) == [None, None]  # nothing was fitted
+
+
 def test_nothing_is_accepted_where_no_threshold_is_safe():
-    features = np.ones((20, 3))
-    tre = np.where(np.arange(20) % 2, 1.0, 30.0)
-    assert fit_calibration(features, tre, np.ones(20, bool)).threshold == 1.0
+    one, _ = draw_cases(1)
+    same = [one[0]._replace(errors=np.array([1.0 if i % 2 else 30.0])) for i in range(20)]
+    assert fit_calibration(same).threshold == 1.0
     with pytest.raises(ValueError, match="no hypothesis"):
-        fit_calibration(features, np.full(20, 30.0), np.ones(20, bool))
+        fit_calibration([case._replace(errors=np.array([30.0])) for case in same])
 
 
 def test_calibration_is_read_back(tmp_path):
     assert load_calibration(tmp_path) is None
-    features, tre, _ = draw_hypotheses(200)
-    calibration = fit_calibration(features, tre, np.ones(200, bool))
+    calibration = fit_calibration(draw_cases(200)[0])
     save_calibration(calibration, tmp_path)
     assert load_calibration(tmp_path) == calibration
 
 
-def broken(**changes):
-    whole = {"right": [1] * 4, "error": [0] * 4, "wrong_mm": 1, "threshold": 1, "cases": 1}
-    return json.dumps({**whole, **changes})
+def test_a_file_of_an_older_version_gives_the_same_probability(tmp_path):
+    older = {
+        "right": [-11.3, 6.3, 12.8, 1.2],
+        "error": [4.1, -2.2, -1.9, -0.4],
+        "wrong_mm": 49.0,
+        "threshold": 0.5,
+        "cases": 160,
+    }
+    (tmp_path / CALIBRATION_FILE).write_text(json.dumps(older))
+    calibration = load_calibration(tmp_path)
+    features = np.array([0.8, 0.4, 5.0, 0.3])
+    log_odds = -11.3 + features[:3] @ [6.3, 12.8, 1.2]
+    probability = success_probability(calibration, features[None])[0]
+    assert probability == pytest.approx(1.0 / (1.0 + np.exp(-log_odds)))
+    precision = LevelPrecision(*np.ones((3, 1)), np.array([99.0]))
+    error = pose_error(calibration, features, precision, 1.0)
+    assert error.expected_mm == pytest.approx(
+        np.exp(4.1 + features[:3] @ [-2.2, -1.9, -0.4]), rel=0.02
+    )
+    assert level_errors(calibration, precision, 1.0) == [None]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"right": 3}', "null", '"x"'])
+def test_a_broken_file_is_named(tmp_path, text):
+    (tmp_path / CALIBRATION_FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"calibration\.json: is no calibration; delete it"):
+        load_calibration(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "text",
+    "changes",
     [
-        "",
-        "[]",
-        "{}",
-        "{",
-        '{"right": 3}',
-        "null",
-        '"x"',
-        broken(right=[1, 2, 3]),
-        broken(right=["a"] * 4),
-        broken(right=[1e999] * 4),
-        broken(more=1),
+        {"right": (1.0,) * 4},
+        {"right": (float("inf"),) * 5},
+        {"level": (1.0, 2.0)},
+        {"threshold": float("nan")},
+        {"error_spread": 0.0},
+        {"level": (1.0,) * 5, "level_spread": float("nan")},
+        {"wrong": (1.0, 0.0)},
     ],
 )
-def test_a_broken_calibration_file_is_named(tmp_path, text):
-    path = tmp_path / CALIBRATION_FILE
-    path.write_text(text)
+def test_fields_that_cannot_be_are_refused(tmp_path, changes):
+    save_calibration(replace(EVEN, **changes), tmp_path)
     with pytest.raises(ValueError, match=r"calibration\.json: is no calibration"):
         load_calibration(tmp_path)
+
+
+def test_unknown_fields_and_words_for_numbers_are_refused(tmp_path):
+    whole = asdict(EVEN)
+    for changed in (whole | {"more": 1}, whole | {"right": ["a"] * 5}):
+        (tmp_path / CALIBRATION_FILE).write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=r"calibration\.json: is no calibration"):
+            load_calibration(tmp_path)

@@ -1,9 +1,12 @@
 """A calibration from its command line to its file."""
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from e2r.evaluation import calibration
 from e2r.evaluation.calibration import load_calibration
 from experiments import calibrate
 
@@ -15,10 +18,31 @@ def test_an_untrained_network_cannot_be_calibrated_but_hypotheses_can(
     run = shutil.copytree(checkpoint, tmp_path / "run")
     arguments = ["--checkpoint", str(run), "--specimens", "1", "--frames", "2"]
     monkeypatch.setattr(calibrate.simulator, "held_out_cases", lambda *_, **__: simulated_cases[:2])
-    monkeypatch.setattr(calibrate, "SUCCESS_THRESHOLD_MM", 0.0)
+    monkeypatch.setattr(calibration, "SUCCESS_THRESHOLD_MM", 0.0)
     assert calibrate.main(arguments) == 2
     assert "train the network first" in capsys.readouterr().err
     assert load_calibration(run) is None
-    monkeypatch.setattr(calibrate, "SUCCESS_THRESHOLD_MM", 1e4)
+    monkeypatch.setattr(calibration, "SUCCESS_THRESHOLD_MM", 1e4)
     assert calibrate.main(arguments) == 0
     assert load_calibration(run).cases == 2
+
+
+def test_every_fourth_frame_has_the_model_of_the_specimen_before(simulated_cases):
+    first = [replace(simulated_cases[0], id=f"a{k}", source="a") for k in range(3)]
+    second = [replace(simulated_cases[1], id=f"b{k}", source="b") for k in range(5)]
+    made = list(calibrate.with_foreign_models(first + second, 4))
+    assert [one.case.id for one in made] == [case.id for case in first + second]
+    assert [one.case.id for one in made if one.foreign] == ["b0", "b4"]
+    for one in made:
+        assert (one.case.truth is None) == one.foreign
+        expected = first[0].model if one.foreign or one.case.source == "a" else second[0].model
+        assert one.case.model is expected
+    assert not any(one.foreign for one in calibrate.with_foreign_models(first + second, 0))
+
+
+def test_levels_are_visible_by_their_bone(simulated_cases):
+    case = simulated_cases[0]
+    seen = calibrate.visible_levels(case)
+    assert seen and seen <= set(case.model)
+    bare = replace(case, bone=np.zeros_like(case.bone))
+    assert calibrate.visible_levels(bare) == set()

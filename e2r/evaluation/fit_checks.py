@@ -1,0 +1,54 @@
+"""What the host checks of a registered case: size, mirror image, free space, precision."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from e2r.evaluation import frame_scale, mirror_fit
+from e2r.evaluation.frame_scale import FrameScale
+from e2r.evaluation.free_space import sticking_out
+from e2r.evaluation.precision import LevelPrecision, level_precision
+from e2r.pipeline import CasePredictions
+from e2r.runtime.timing import timed
+from e2r.types import Cloud, Float, Surface
+
+
+class FitChecks(NamedTuple):
+    """The checks of one case, by name of the mask."""
+
+    scales: dict[str, FrameScale]  # size of the frame over that of the model
+    mirror_gains: dict[str, float]  # how much better the mirror image fits
+    sticking_out: dict[str, Float[np.ndarray, "k"]]  # share of each hypothesis before the scene
+    precisions: dict[str, LevelPrecision]  # of the levels' poses
+
+
+def check_fits(predictions: CasePredictions, surface: Surface, cloud: Cloud) -> FitChecks:
+    """Checks the registrations of one case.
+
+    Args:
+      predictions: of the case, on the host.
+      surface: of its model.
+      cloud: of all samples, mm, camera frame.
+    """
+    points = np.asarray(cloud.points)
+    with timed("planes"):
+        planes = frame_scale.planes_of(surface)
+    scales = frame_scale.fit_frame_scales(predictions, planes, points)
+    gains = mirror_fit.fit_mirror_gains(
+        predictions, planes, points, canonical=surface.canonical_from_model
+    )
+    with timed("free space"):
+        out = {
+            mask: sticking_out(cloud, surface, hypotheses.pose)
+            for mask, hypotheses in predictions.hypotheses.items()
+        }
+    with timed("precision"):
+        precisions = {
+            mask: level_precision(
+                points[np.asarray(weights) > 0.5], planes, surface, predictions.levels[mask]
+            )
+            for mask, weights in predictions.weights.items()
+        }
+    return FitChecks(scales, gains, out, precisions)

@@ -356,6 +356,8 @@ class EvaluationConfig:
     retry_below: float = 0.6
     """a frame is tried again, with other samples and a stricter mask, where a smaller share of its
     learnt mask agrees with the model; 0: never"""
+    looks: int = 8
+    """samples of a frame that are looked at where the first is unsure of the wound"""
     batch: int = 8
     """cases on the device at a time"""
     seed: int = 0
@@ -376,7 +378,8 @@ class EvaluationConfig:
                 raise ValueError(f"{name} is {noise}; use 0 or more")
         if not 0 <= self.retry_below <= 1:
             raise ValueError(f"--retry-below is {self.retry_below}; use a share, 0 to 1")
-        if self.batch < 1:
-            raise ValueError(f"--batch is {self.batch}; use 1 or more")
+        for name, value in (("--looks", self.looks), ("--batch", self.batch)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; use 1 or more")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; use 0 or more")

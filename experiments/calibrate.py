@@ -37,7 +37,7 @@ from e2r.evaluation.calibration import (
 )
 from e2r.evaluation.metrics import CaseErrors
 from e2r.evaluation.results import Registered
-from e2r.geometry.closest_points import distance_to_mesh
+from e2r.evaluation.visible import visible_levels
 from e2r.runtime import outputs
 from e2r.runtime.freed_memory import keep_freed_memory
 from e2r.simulation import simulator
@@ -46,8 +46,6 @@ from e2r.types import Float, Params
 
 PROBABILITY_BINS = (0.0, 0.1, 0.5, 0.9, 0.99, 1.01)
 """Edges of the bins of :func:`reliability_table`."""
-MIN_VISIBLE = 0.001
-"""A level is seen if its bone fills this share of the frame's points."""
 
 
 @dataclass(frozen=True)
@@ -104,26 +102,6 @@ def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[Calibrati
             )
         else:
             yield CalibrationCase(case, False)
-
-
-def visible_levels(case: Case) -> set[str]:
-    """The levels of a simulated case of which the camera sees bone.
-
-    Args:
-      case: with a truth, and with its true bone.
-    """
-    truth, bone = case.truth or {}, case.points[case.bone]
-    least = max(8.0, MIN_VISIBLE * len(case.points))
-    if not len(bone):
-        return set()
-    apart = [
-        distance_to_mesh(
-            (bone - truth[name].translation) @ truth[name].rotation, mesh.vertices, mesh.faces
-        )[0]
-        for name, mesh in case.model.items()
-    ]
-    counts = np.bincount(np.argmin(apart, axis=0), minlength=len(apart))
-    return {name for name, count in zip(case.model, counts, strict=True) if count >= least}
 
 
 def fitted_case(result: Registered, *, foreign: bool) -> FittedCase:

@@ -24,8 +24,6 @@ from e2r.types import Cloud, Int, Pose, Surface
 UNSURE_INTEREST = 0.5
 """Largest logit of interest below which a look is unsure. Of the looks at 47 rendered frames, all
 that were more than 100 mm off the wound lie below -4."""
-LOOKS = 8
-"""Samples of a frame that are looked at where the first look is unsure."""
 
 
 class Look(NamedTuple):
@@ -66,9 +64,10 @@ def surest_look(
     look: Callable[[Sequence[SampledScene]], FirstLook],
     network: NetworkConfig,
     attempt: int,
+    looks: int,
     batch: int,
 ) -> Look:
-    """The first look where it is sure, else the surest of :data:`LOOKS`.
+    """The first look where it is sure, else the surest of several.
 
     Args:
       case: the case.
@@ -76,13 +75,14 @@ def surest_look(
       look: looks at a batch of samples.
       network: the size of a sample.
       attempt: each attempt draws other samples.
+      looks: number of samples that are looked at.
       batch: size of a batch; the result does not depend on it.
     """
     if first.interest >= UNSURE_INTEREST:
         return first
     samples = [
         sample_scene_points(case, network, seed=stable_seed(f"{case.id}, look {number}", attempt))
-        for number in range(1, LOOKS)
+        for number in range(1, looks)
     ]
     found = [first]
     for begin in range(0, len(samples), batch):

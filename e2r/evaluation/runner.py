@@ -235,6 +235,7 @@ def _surest_look(loaded: LoadedCase, first: Look, context: JobContext) -> tuple[
         look=partial(_look, context=context),
         network=context.network,
         attempt=context.attempt,
+        looks=context.job.looks,
         batch=context.job.batch,
     )
     return loaded._replace(seconds=loaded.seconds + watch.seconds()), surest

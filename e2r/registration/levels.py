@@ -20,11 +20,11 @@ LEVEL_STEPS = 20
 """Number of steps of each level's refinement."""
 FIRST_LEVEL_SCALE_MM = 2.5
 """Robust scale of the first of these steps, if the last scale is not larger."""
-NEIGHBOUR_WEIGHT = 1.0
+NEIGHBOUR_WEIGHT = 4.0
 """Weight of the neighbours' pull, in scene points."""
 DAMPING_WEIGHT = 0.5
 """Weight that damps a level's step, in scene points."""
-MIN_BENDING_GAIN = 1.05
+MIN_BENDING_GAIN = 1.03
 """Gain in held-out inlier weight from which the spine counts as bent.
 
 The gain compares poses by level, fitted without a point, with one pose at that point. A mask's

@@ -8,14 +8,7 @@ from scipy.spatial import cKDTree
 
 from e2r.config import EvaluationConfig
 from e2r.datasets.sampling import SampledScene
-from e2r.evaluation.looks import (
-    LOOKS,
-    UNSURE_INTEREST,
-    Look,
-    rows_to_sample,
-    split_looks,
-    surest_look,
-)
+from e2r.evaluation.looks import UNSURE_INTEREST, Look, rows_to_sample, split_looks, surest_look
 from e2r.evaluation.preparation import initial_pose
 from e2r.geometry import poses
 from e2r.networks.build import NetworkConfig
@@ -24,6 +17,7 @@ from e2r.pipeline import FirstLook
 from e2r.types import Cloud, Pyramid
 
 POINTS = 16
+LOOKS = 8
 NETWORK = NetworkConfig(points=256)
 
 
@@ -64,7 +58,7 @@ def test_the_surest_of_all_looks_counts_whatever_the_batch(batch, simulated_case
         return FirstLook(logits, np.zeros((len(samples), 3)))
 
     (first,) = split_looks([sample(0)], found(-1.0))
-    again = partial(surest_look, case, first, look=look, network=NETWORK, batch=batch)
+    again = partial(surest_look, case, first, look=look, network=NETWORK, looks=LOOKS, batch=batch)
     surest = again(attempt=0)
     assert surest.interest == 2.5
     np.testing.assert_array_equal(surest.sample.rows, drawn[3].rows)
@@ -84,7 +78,10 @@ def test_a_sure_look_is_the_only_one(simulated_cases):
         raise AssertionError
 
     case = simulated_cases[0]
-    assert surest_look(case, first, look=never, network=NETWORK, attempt=0, batch=8) is first
+    rest = {"look": never, "network": NETWORK, "attempt": 0, "batch": 8}
+    assert surest_look(case, first, looks=8, **rest) is first
+    (unsure,) = split_looks([sample(0)], found(UNSURE_INTEREST - 1.0))
+    assert surest_look(case, unsure, looks=1, **rest) is unsure  # no other look is asked for
 
 
 def test_from_a_start_the_network_takes_no_point_away(simulated_cases, surface):

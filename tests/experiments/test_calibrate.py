@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from e2r.evaluation import calibration
@@ -38,11 +37,3 @@ def test_every_fourth_frame_has_the_model_of_the_specimen_before(simulated_cases
         expected = first[0].model if one.foreign or one.case.source == "a" else second[0].model
         assert one.case.model is expected
     assert not any(one.foreign for one in calibrate.with_foreign_models(first + second, 0))
-
-
-def test_levels_are_visible_by_their_bone(simulated_cases):
-    case = simulated_cases[0]
-    seen = calibrate.visible_levels(case)
-    assert seen and seen <= set(case.model)
-    bare = replace(case, bone=np.zeros_like(case.bone))
-    assert calibrate.visible_levels(bare) == set()

@@ -1,9 +1,11 @@
-"""The mistakes of the study of causes do what they say, and both studies count rightly."""
+"""The mistakes of the study of causes do what they say, and the studies of frames count rightly."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from experiments.studies import causes, size_guard
+from experiments.studies import causes, size_guard, visible_levels
 
 
 def made(case, name):
@@ -57,3 +59,40 @@ def test_limits_of_the_size_are_counted():
     assert ["size", "0.06", 4, 1, 1, 1, 1] in table
     assert ["mirror image", "-0.2", 4, 0, 0, 2, 1] in table
     assert ["mirror image", "0.05", 4, 3, 2, 0, 0] in table
+
+
+def level(tre, expected=1.0, bound=3.0):
+    return {"tre_mm": tre, "expected_tre_mm": expected, "bound95_mm": bound}
+
+
+def test_visible_levels_are_counted_one_by_one_and_by_posture():
+    frame = {"arm": "as it is", "moved": False, "accepted": True}
+    rows = [
+        frame | {"id": "a", "levels": {"L1": level(0.6), "L2": level(1.8)}},
+        frame | {"id": "b", "levels": {"L1": level(2.5), "L2": level(7.0)}},
+        frame | {"id": "c", "levels": {"L1": level(90.0)}, "accepted": False},
+        frame | {"id": "d", "levels": {"L1": level(1.0, None, None)}, "moved": True},
+    ]
+    columns, table = visible_levels.tabulate(rows)
+    still, moved = (dict(zip(columns, row, strict=True)) for row in table)
+    assert (still["frames"], still["levels"], still["median TRE (mm)"]) == (3, 5, 2.5)
+    assert (still["< 2 mm (%)"], still["< 5 mm (%)"]) == (40.0, 60.0)
+    assert still["accepted (%)"] == 66.7
+    assert still["a level 5 mm off, of these (%)"] == 50.0
+    assert still["bound holds (%)"] == 75.0
+    assert still["expected within a factor of 2 (%)"] == 50.0
+    assert moved["posture"] == "moved" and moved["bound holds (%)"] is None
+
+
+def test_levels_that_moved_are_told_from_the_posture_of_the_scan(simulated_cases):
+    case = simulated_cases[0]
+    assert not visible_levels.has_moved(case)
+    bent = dict(case.truth)
+    bent["L3"] = bent["L3"]._replace(translation=bent["L3"].translation + np.float32(1.0))
+    assert visible_levels.has_moved(replace(case, truth=bent))
+
+
+def test_an_unknown_arm_is_named(tmp_path, capsys):
+    arguments = ["--cases", str(tmp_path), "--output", str(tmp_path / "out"), "--arms", "both"]
+    assert visible_levels.main(arguments) == 2
+    assert "--arms 'both': use some of as it is, one look" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from e2r.runtime.registry import (
     settle_plugins,
 )
 from e2r.simulation import simulator
+from e2r.simulation.variety import VARIETIES
 from e2r.types import Array, MaskEstimator
 
 LOSS_TERMS: Registry[Callable[..., Array]] = Registry("loss_term", {})
@@ -162,6 +163,28 @@ class TrainingConfig:
     optimisation: OptimisationConfig = OptimisationConfig()
 
 
+_BASE = TrainingConfig(
+    scenes=ScenesConfig(
+        specimens=400,
+        frames=6,
+        simulation=simulator.SimulationConfig(
+            width=256,
+            height=192,
+            wound_fraction=(0.05, 0.9),
+            min_bone_fraction=0.01,
+            posture_degrees=2.0,
+            posture_mm=1.5,
+            unbent_fraction=0.75,
+            first=("T12", "L1", "L1", "L1", "L2"),
+            last=("L4", "L5", "L5", "S1", "S1"),
+        ),
+    ),
+    optimisation=OptimisationConfig(steps=6000),
+)
+_VARIED_FRAMES = dataclasses.replace(
+    _BASE.scenes.simulation, wound_fraction=(0.03, 0.9), min_bone_fraction=0.005, variety=VARIETIES
+)
+
 NAMED_CONFIGS: dict[str, tuple[str, TrainingConfig]] = {
     "demo": (
         "Minutes on two cores: 64 specimens in close-up scenes.",
@@ -169,23 +192,12 @@ NAMED_CONFIGS: dict[str, tuple[str, TrainingConfig]] = {
     ),
     "base": (
         "36 to 96 minutes on two cores: 400 specimens, three to seven levels, at every distance.",
-        TrainingConfig(
-            scenes=ScenesConfig(
-                specimens=400,
-                frames=6,
-                simulation=simulator.SimulationConfig(
-                    width=256,
-                    height=192,
-                    wound_fraction=(0.05, 0.9),
-                    min_bone_fraction=0.01,
-                    posture_degrees=2.0,
-                    posture_mm=1.5,
-                    unbent_fraction=0.75,
-                    first=("T12", "L1", "L1", "L1", "L2"),
-                    last=("L4", "L5", "L5", "S1", "S1"),
-                ),
-            ),
-            optimisation=OptimisationConfig(steps=6000),
+        _BASE,
+    ),
+    "varied": (
+        "As base, with every variety of frames: for frames unlike those of the simulator.",
+        dataclasses.replace(
+            _BASE, scenes=dataclasses.replace(_BASE.scenes, simulation=_VARIED_FRAMES)
         ),
     ),
     "tiny": (

@@ -59,6 +59,11 @@ def prediction_line(
         "T_camera_model": {} if error else {name: matrix.tolist() for name in case.model},
         "accepted": accepted,
         "expected_tre_mm": 0.8 if accepted else 31.0,
+        "bound95_mm": 2.1 if accepted else 90.0,
+        "levels": {
+            name: {"points": 120.0, "expected_tre_mm": 0.8, "bound95_mm": 2.1}
+            for name in ([] if error else case.model)
+        },
         "hypotheses": [],
         "seconds": 0.1,
         "error": error,

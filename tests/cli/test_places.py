@@ -32,7 +32,7 @@ def top(tmp_path, monkeypatch):
         (meshes, "read_meshes"),
         (evaluate_command, "load_trained"),
         (publish, "export_trained"),
-        (calibrate, "register_calibration_cases"),
+        (calibrate, "fitted_cases"),
         (loop, "steps_done"),
     ):
         monkeypatch.setattr(module, name, work)

@@ -176,6 +176,10 @@ def test_a_file_that_holds_no_lines_of_json_is_refused(text, patients, tmp_path)
 def test_lines_of_an_older_e2r_are_read_for_summary_and_report(patients):
     old = Prediction.from_json(without_digest(patients[0]))
     assert old.case_digest is None and old.accepted
+    without = {"bound95_mm", "levels"}
+    plain = {k: v for k, v in prediction_line(patients[0]).items() if k not in without}
+    older = Prediction.from_json(plain)
+    assert older.bound95_mm is None and not older.levels
     new = Prediction.from_json(prediction_line(patients[0]))
     assert new.to_json() == prediction_line(patients[0])
 

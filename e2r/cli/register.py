@@ -148,8 +148,10 @@ def _print_result(result: RegistrationResult) -> None:
         bound = result.prediction.bound95_mm
         sure = "" if bound is None else f"; with 95 % probability it is below {bound:.1f} mm"
         print(f"expected TRE {result.expected_tre_mm:.1f} mm{sure}")
-        for name, level in result.prediction.levels.items():
-            print(f"{name}: {_level_words(level)}")
+        levels = result.prediction.levels
+        if any(level.expected_tre_mm is not None for level in levels.values()):
+            for name, level in levels.items():
+                print(f"{name}: {_level_words(level)}")
         print(f"probability of each hypothesis, the pose above first: {chances}")
     if result.tre_mm is not None:
         print(f"TRE against truth.json: {result.tre_mm:.2f} mm")

@@ -60,6 +60,8 @@ def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
             "T_camera_model",
             "accepted",
             "expected_tre_mm",
+            "bound95_mm",
+            "levels",
             "hypotheses",
             "seconds",
             "error",

@@ -52,13 +52,14 @@ def level_precision(
     bent = max(np.ptp(rotations, axis=0).max(), np.ptp(translations, axis=0).max()) > 0
     found = []
     for level in range(count):
-        k = min(level, len(translations) - 1)
-        placed = (thinned - translations[k]) @ rotations[k]
-        nearest = planes.tree.query(placed)[1] if len(placed) else np.zeros(0, np.int64)
-        across = planes.normals[nearest]
-        apart = ((placed - planes.centres[nearest]) * across).sum(1)
+        if bent or level == 0:  # with one pose, the points lie alike for all levels
+            k = min(level, len(translations) - 1)
+            placed = (thinned - translations[k]) @ rotations[k]
+            nearest = planes.tree.query(placed)[1] if len(placed) else np.zeros(0, np.int64)
+            across = planes.normals[nearest]
+            apart = ((placed - planes.centres[nearest]) * across).sum(1)
+            weight = np.exp(-np.square(apart / KERNEL_MM))
         own = level_of[nearest] == level
-        weight = np.exp(-np.square(apart / KERNEL_MM))
         targets = planes.centres[level_of == level]
         centre = targets.mean(0)
         rows = np.column_stack([np.cross(placed - centre, across), across])

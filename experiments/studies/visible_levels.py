@@ -93,6 +93,9 @@ def study_levels(options: VisibleLevels) -> int:
     for folder in options.other:
         arms[folder.name] = partial(_registered, load_model(folder), EvaluationConfig())
     folders = case_folder.find_cases(options.cases)
+    for folder in folders:
+        if not (folder / "truth.json").is_file():
+            raise ValueError(f"{folder}: has no truth.json to be scored by; leave the case out")
     options.output.mkdir(parents=True, exist_ok=True)
     rows = []
     with (options.output / "rows.jsonl").open("w") as file:
@@ -129,7 +132,7 @@ def judge(arm: str, result: Registered, prediction: Prediction) -> dict[str, Any
       prediction: made of it.
     """
     case, errors = result.case, result.errors["learnt"].by_level
-    seen = [name for name in scored_levels(case) if name in errors]
+    seen = [name for name in scored_levels(case) if name in errors] or [*errors]
     return {
         "arm": arm,
         "id": case.id,

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_cases import small_case
 
+from e2r.datasets import case_folder
 from experiments.studies import causes, size_guard, visible_levels
 
 
@@ -90,6 +92,14 @@ def test_levels_that_moved_are_told_from_the_posture_of_the_scan(simulated_cases
     bent = dict(case.truth)
     bent["L3"] = bent["L3"]._replace(translation=bent["L3"].translation + np.float32(1.0))
     assert visible_levels.has_moved(replace(case, truth=bent))
+
+
+def test_a_case_without_truth_is_named_before_the_work(tmp_path, capsys):
+    case_folder.write_case(small_case(truth=False), tmp_path / "cases" / "bare")
+    arguments = ["--cases", str(tmp_path / "cases"), "--output", str(tmp_path / "out")]
+    assert visible_levels.main(arguments) == 2
+    assert "bare: has no truth.json to be scored by; leave the case out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_arm_is_named(tmp_path, capsys):

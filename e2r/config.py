@@ -366,8 +366,10 @@ class EvaluationConfig:
     start_noise_mm: float = 4.0
     """with --start truth: standard deviation of the translation per axis, mm"""
     retry_below: float = 0.6
-    """a frame is tried again, with other samples and a stricter mask, where a smaller share of its
-    learnt mask agrees with the model; 0: never"""
+    """a frame is tried again, with other samples, where the evidence for its pose is smaller: the
+    share of the mask that agrees, and half its lead, less what sticks out; 0: never"""
+    tries: int = 3
+    """most tries of a frame"""
     looks: int = 8
     """samples of a frame that are looked at where the first is unsure of the wound"""
     batch: int = 8
@@ -390,8 +392,8 @@ class EvaluationConfig:
                 raise ValueError(f"{name} is {noise}; use 0 or more")
         if not 0 <= self.retry_below <= 1:
             raise ValueError(f"--retry-below is {self.retry_below}; use a share, 0 to 1")
-        for name, value in (("--looks", self.looks), ("--batch", self.batch)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; use 1 or more")
+        for name in ("tries", "looks", "batch"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--{name} is {value}; use 1 or more")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; use 0 or more")

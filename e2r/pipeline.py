@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import UInt
 
 from e2r.geometry import point_clouds
@@ -43,9 +44,11 @@ class ProgramConfig:
 
     masks: tuple[str, ...] = ("learnt",)
     """masks to register under: all, learnt, oracle (true bone; simulated cases only)"""
-    estimator: PluginName = "deterministic"
+    estimator: PluginName = "soft"
     """how logits become weights of the learnt mask: deterministic, an estimator of training, or
     module:function"""
+    mask_threshold: float = 1.0
+    """logit that counts as zero: there the soft mask weighs a point by one half"""
     schedule: Schedule = Schedule()
     search: global_search.SearchConfig = global_search.SearchConfig()
     num_samples: int = 2
@@ -68,6 +71,8 @@ class ProgramConfig:
             raise ValueError(
                 f"--min-keep-ratio is {self.min_keep_ratio}; use a share, 0 to below 1"
             )
+        if not np.isfinite(self.mask_threshold):
+            raise ValueError(f"--mask-threshold is {self.mask_threshold}; use a number")
         for name, value in (("--num-samples", self.num_samples), ("--max-points", self.max_points)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; use 1 or more")
@@ -92,7 +97,6 @@ class PreparedCase(NamedTuple):
     oracle_weights: Float[Array, "s n"]  # of the oracle mask; zeros unless the job asks for it
     level_centres: Float[Array, "l 3"]  # mm, model frame; NaN where padded
     exposed: Bool[Array, "l"]  # levels that may lie in the wound
-    mask_threshold: Float[Array, ""]  # logit above which the learnt mask keeps a point
 
 
 class FirstLook(NamedTuple):
@@ -201,7 +205,7 @@ def _stacked_masks(
     """Weights of the program's masks, and the logits by which the coarse stage draws its points."""
     cloud = point_clouds.flatten_samples(prepared.cloud)
     learnt = mask_estimators.ensure_keep_ratio(
-        output.logits - prepared.mask_threshold, cloud.valid, program.min_keep_ratio
+        output.logits - program.mask_threshold, cloud.valid, program.min_keep_ratio
     )
     weights = {
         "all": jnp.ones(cloud.points.shape[0]),

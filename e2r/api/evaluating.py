@@ -52,7 +52,7 @@ def evaluate(
     model: Model,
     *,
     masks: tuple[str, ...] = ("learnt",),
-    estimator: PluginName = "deterministic",
+    estimator: PluginName = "soft",
     job: EvaluationConfig = EvaluationConfig(),
 ) -> Evaluation:
     """Registers many cases and measures the errors, in memory.

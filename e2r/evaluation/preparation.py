@@ -20,9 +20,6 @@ from e2r.pipeline import PreparedCase, case_key
 from e2r.runtime.timing import timed
 from e2r.types import Float, Pose, Surface
 
-RETRY_THRESHOLD = 1.5
-"""Logit above which the learnt mask of a second attempt keeps a point. Where a mask takes other
-tissue for bone, its most probable points are bone more often."""
 MAX_SURFACES = 4
 """Surfaces that :class:`SharedSurfaces` holds."""
 
@@ -86,7 +83,7 @@ def prepare_case(
       surface: its model.
       job: masks and seed.
       initial_pose: camera from model; None: it is searched for.
-      attempt: each attempt draws other random numbers; beyond 0 the learnt mask is stricter.
+      attempt: each attempt draws other random numbers.
 
     Raises:
       ValueError: a mask needs data that the case does not have.
@@ -111,7 +108,6 @@ def prepare_case(
         oracle_weights=oracle,
         level_centres=centres,
         exposed=exposed,
-        mask_threshold=np.asarray(RETRY_THRESHOLD * attempt, np.float32),
     )
 
 

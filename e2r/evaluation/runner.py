@@ -83,8 +83,8 @@ def run(
 ) -> Iterator[Registered | Failed]:
     """Evaluates cases in batches; a broken case yields a :class:`Failed` and does not stop the job.
 
-    A case of which too small a share of the mask agrees (``job.retry_below``) is tried again. Such
-    cases come later than the others.
+    A case for which too little speaks (``job.retry_below``) is tried again, up to ``job.tries``
+    times in all. Such cases come later than the others.
 
     Args:
       source: the cases, and those that could not be read.
@@ -131,21 +131,23 @@ def _attempt(
 
 def _needs_retry(result: Registered, job: EvaluationConfig) -> bool:
     """Whether a case is tried again; never where its initial pose is given."""
-    if job.start != "auto" or job.primary_mask != "learnt":
+    if job.start != "auto" or job.primary_mask != "learnt" or not job.retry_below:
         return False
-    return result.inlier_share("learnt") < job.retry_below
+    return result.evidence("learnt") < job.retry_below
 
 
-def _retry(unsure: list[Registered], context: JobContext) -> Iterator[Registered]:
-    """Tries cases again, and yields the better result of each."""
-    cases = (first.case for first in unsure)
-    again = list(_attempt(cases, context._replace(attempt=1)))
-    for first in unsure:
-        second = next(
-            (r for r in again if isinstance(r, Registered) and r.case is first.case), first
-        )
-        better = max(first, second, key=lambda result: result.inlier_share("learnt"))
-        yield better._replace(seconds=first.seconds + second.seconds)
+def _retry(unsure: list[Registered], context: JobContext) -> list[Registered]:
+    """Tries cases again, in other samples, and returns the result of each with most evidence."""
+    best = {id(result.case): result for result in unsure}
+    for attempt in range(1, context.job.tries):
+        pending = [one.case for one in best.values() if _needs_retry(one, context.job)]
+        for again in _attempt(pending, context._replace(attempt=attempt)):
+            if not isinstance(again, Registered):
+                continue
+            before = best[id(again.case)]
+            better = max(before, again, key=lambda result: result.evidence("learnt"))
+            best[id(again.case)] = better._replace(seconds=before.seconds + again.seconds)
+    return list(best.values())
 
 
 # Load ---------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def test_masks_do_not_affect_each_other(checkpoint, simulated_cases):
         return {**params, "mask": jax.tree.map(one, params["mask"])}
 
     starved = next(iter(runner.run([case], config, lowered(50.0), job=job)))
-    kept, valid = starved.weights["learnt"].sum(), starved.cloud.valid.sum()
+    kept, valid = (starved.weights["learnt"] >= 0.5).sum(), starved.cloud.valid.sum()
     assert abs(kept - 0.1 * valid) < 2
 
     for shift in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):  # until the untrained mask drops some points
@@ -74,7 +74,7 @@ def test_masks_do_not_affect_each_other(checkpoint, simulated_cases):
     )
 
 
-def test_retry_keeps_the_better_result(checkpoint, simulated_cases):
+def test_retry_keeps_the_result_with_most_evidence(checkpoint, simulated_cases):
     config, params = load_trained(checkpoint)
     job = EvaluationConfig(ProgramConfig(num_samples=1), batch=2, retry_below=0.0)
     source = [simulated_cases[0], Failed("broken", "a sentence"), *simulated_cases[1:3]]
@@ -86,19 +86,35 @@ def test_retry_keeps_the_better_result(checkpoint, simulated_cases):
         assert len(found) == 3
         return {one.case.id: one for one in found}
 
-    once, twice = results(job), results(replace(job, retry_below=1.0))
-    assert all(
-        twice[name].inlier_share("learnt") >= once[name].inlier_share("learnt") for name in once
-    )
-    other = [name for name in once if not np.array_equal(twice[name].rows, once[name].rows)]
+    once = results(job)
+    several = {tries: results(replace(job, retry_below=1.0, tries=tries)) for tries in (1, 2, 3)}
+    evidence = {
+        tries: np.array([found[name].evidence("learnt") for name in once])
+        for tries, found in [(0, once), *several.items()]
+    }
+    np.testing.assert_array_equal(evidence[1], evidence[0])
+    assert (evidence[2] >= evidence[1]).all() and (evidence[3] >= evidence[2]).all()
+    other = [n for n in once if not np.array_equal(several[3][n].rows, once[n].rows)]
     assert other  # of three cases of an untrained network, in other samples
-    assert all(
-        twice[name].inlier_share("learnt") > once[name].inlier_share("learnt") for name in other
-    )
-    least = min(one.inlier_share("learnt") for one in once.values())
-    same = results(replace(job, retry_below=least))  # none is below
-    for name, one in same.items():
-        np.testing.assert_array_equal(one.rows, once[name].rows)
+    assert all(several[3][n].evidence("learnt") > once[n].evidence("learnt") for n in other)
+    assert all(several[2][name].seconds > 0 for name in once)
+    least = evidence[0].min()
+    if least > 0:
+        same = results(replace(job, retry_below=float(least)))  # none is below
+        for name, one in same.items():
+            np.testing.assert_array_equal(one.rows, once[name].rows)
+
+
+def test_evidence_falls_by_what_sticks_out(checkpoint, simulated_cases):
+    config, params = load_trained(checkpoint)
+    job = EvaluationConfig(ProgramConfig(num_samples=1), batch=1, retry_below=0.0)
+    (one,) = runner.run(simulated_cases[:1], config, params, job=job)
+    out = one.sticking_out["learnt"].copy()
+    out[0] = 0.25
+    moved = one._replace(sticking_out={"learnt": out})
+    share, lead = one.hypothesis_features("learnt")[0, :2]
+    assert share == pytest.approx(one.inlier_share("learnt"))
+    assert moved.evidence("learnt") == pytest.approx(share + 0.5 * lead - 0.25)
 
 
 def test_given_initial_pose_is_never_retried(checkpoint, simulated_cases):

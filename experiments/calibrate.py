@@ -30,22 +30,26 @@ from e2r.evaluation.calibration import (
     CALIBRATION_FILE,
     SUCCESS_THRESHOLD_MM,
     Calibration,
-    FittedCase,
-    fit_calibration,
+    safe_probability,
     save_calibration,
     success_probability,
 )
+from e2r.evaluation.calibration_fit import FittedCase, best_probability, fit_calibration
 from e2r.evaluation.metrics import CaseErrors
+from e2r.evaluation.preparation import stable_seed
 from e2r.evaluation.results import Registered
 from e2r.evaluation.visible import visible_levels
 from e2r.runtime import outputs
 from e2r.runtime.freed_memory import keep_freed_memory
 from e2r.simulation import simulator
+from e2r.simulation.cloth import hide_bone
 from e2r.training.trained_model import load_trained
 from e2r.types import Float, Params
 
 PROBABILITY_BINS = (0.0, 0.1, 0.5, 0.9, 0.99, 1.01)
 """Edges of the bins of :func:`reliability_table`."""
+MAX_HIDDEN = 0.6
+"""Largest share of a frame's bone that a cloth hides."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,16 @@ class Calibrate:
     """seed of the specimens"""
     foreign_every: int = 4
     """one frame of so many is given another specimen's model; 0: none"""
+    covered_every: int = 3
+    """one frame of so many lies under a cloth that hides up to 60 % of its bone; 0: none"""
+    plain_every: int = 2
+    """where the scenes have varieties, one specimen of so many is seen without; 0: none"""
 
     def __post_init__(self) -> None:
-        if self.foreign_every < 0:
-            raise ValueError(f"--foreign-every is {self.foreign_every}; use 0 or more")
+        for name in ("foreign_every", "covered_every", "plain_every"):
+            if (every := getattr(self, name)) < 0:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} is {every}; use 0 or more")
         if self.specimens < 1 or self.frames < 1:
             raise ValueError("--specimens and --frames must be 1 or more")
         if not 0 <= self.risk < 1:
@@ -81,6 +91,44 @@ class CalibrationCase(NamedTuple):
 
     case: Case
     foreign: bool
+
+
+def simulated_cases(options: Calibrate, settings: simulator.SimulationConfig) -> Iterator[Case]:
+    """The simulated cases: some specimens in frames of every variety of the settings, some without.
+
+    Args:
+      options: of the command line.
+      settings: of the scenes.
+    """
+    plain = options.specimens // options.plain_every if options.plain_every else 0
+    parts = [(settings, options.specimens - plain), (replace(settings, variety=()), plain)]
+    if not settings.variety:
+        parts = [(settings, options.specimens)]
+    for number, (part, specimens) in enumerate(parts):
+        if specimens:
+            yield from simulator.held_out_cases(
+                part,
+                specimens=specimens,
+                frames=options.frames,
+                seed=options.seed + number,
+                kind=simulator.CALIBRATION,
+            )
+
+
+def with_cloths(cases: Iterable[Case], every: int, seed: int) -> Iterator[Case]:
+    """Lays a cloth over one frame of so many, which hides up to 60 % of its bone.
+
+    Args:
+      cases: simulated ones.
+      every: such a frame follows so many less one that stay as they are; 0: none does.
+      seed: of the cloths.
+    """
+    for number, case in enumerate(cases):
+        if every and number % every == every - 1:
+            rng = np.random.default_rng([seed, stable_seed(case.id)])
+            yield hide_bone(case, rng.uniform(0.0, MAX_HIDDEN), rng)
+        else:
+            yield case
 
 
 def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[CalibrationCase]:
@@ -135,16 +183,16 @@ def fitted_case(result: Registered, *, foreign: bool) -> FittedCase:
     by_level = errors[0].by_level
     return FittedCase(
         features,
-        np.array([worst_level(one, seen) for one in errors]),
+        np.array([middle_level(one, seen) for one in errors]),
         precision,
         errors[0].tre_mm,
         np.array([by_level[name].tre_mm if name in seen else np.nan for name in case.model]),
     )
 
 
-def worst_level(errors: CaseErrors, seen: Collection[str]) -> float:
-    """The TRE of the worst level that is seen, mm; of the whole case where none is."""
-    return max((errors.by_level[name].tre_mm for name in seen), default=errors.tre_mm)
+def middle_level(errors: CaseErrors, seen: Collection[str]) -> float:
+    """The median TRE of the levels that are seen, mm; the TRE of the case where none is."""
+    return float(np.median([errors.by_level[name].tre_mm for name in seen] or [errors.tre_mm]))
 
 
 def reliability_table(
@@ -155,7 +203,7 @@ def reliability_table(
     Args:
       calibration: of the trained network.
       features: from :func:`hypothesis_features`.
-      errors: of each hypothesis, mm, of its worst level.
+      errors: of each hypothesis, mm, of its middle level.
     """
     probability = success_probability(calibration, features)
     lines = ["predicted   hypotheses   right"]
@@ -177,13 +225,8 @@ def fitted_cases(
       config: the trained network's settings.
       params: the trained network's parameters.
     """
-    cases = simulator.held_out_cases(
-        options.simulation or config.scenes.simulation,
-        specimens=options.specimens,
-        frames=options.frames,
-        seed=options.seed,
-        kind=simulator.CALIBRATION,
-    )
+    cases = simulated_cases(options, options.simulation or config.scenes.simulation)
+    cases = with_cloths(cases, options.covered_every, options.seed)
     foreign: set[str] = set()
 
     def noted() -> Iterator[Case]:
@@ -208,14 +251,17 @@ def calibrate(options: Calibrate) -> int:
     save_calibration(calibration, options.checkpoint)
     features = np.concatenate([case.features for case in cases])
     print(reliability_table(calibration, features, np.concatenate([c.errors for c in cases])))
-    best, errors = np.array([c.features[0] for c in cases]), np.array([c.errors[0] for c in cases])
-    accepted = success_probability(calibration, best) >= calibration.threshold
-    wrong = np.mean(errors[accepted] >= SUCCESS_THRESHOLD_MM) if accepted.any() else 0.0
-    foreign = np.isinf(errors)
+    foreign = np.array([np.isinf(case.errors[0]) for case in cases])
+    safe = [
+        safe_probability(calibration, case.precision, best_probability(calibration, case))
+        for case in cases
+    ]
+    accepted = np.array(safe) >= calibration.threshold
+    wrong = np.mean([not case.safe for case, taken in zip(cases, accepted, strict=True) if taken])
     print(
         f"accepted: {accepted[~foreign].mean():.1%} of {(~foreign).sum()} cases, and "
         f"{accepted[foreign].sum()} of {foreign.sum()} with another specimen's model; "
-        f"{wrong:.1%} of all those are wrong"
+        f"{wrong:.1%} of all those have a wrong level"
     )
     print(options.checkpoint / CALIBRATION_FILE)
     return 0

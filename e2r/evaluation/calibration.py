@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, ndtr
+from scipy.special import expit, logit, ndtr
 
 from e2r.evaluation.precision import LevelPrecision
 from e2r.types import Bool, Float
 
 SUCCESS_THRESHOLD_MM = 5.0
-"""A pose is right when each level it shows is less far off than this, mm."""
+"""A pose is right when the middle one of the levels it shows is less far off than this, mm; a level
+is right when it is itself."""
 CALIBRATION_FILE = "calibration.json"
 MIN_LEVEL_INLIERS = 15.0
 """A level that fewer points hold is not seen: no error is expected of it."""
@@ -34,6 +35,8 @@ DEFAULT_WRONG = (float(np.log(30.0)), 0.7)
 """Mean and spread of a wrong pose's log error in mm, where the calibration cases have none."""
 OLDER_SPREAD = 0.8
 """Spread of a right pose's log error where the file of an older version has none."""
+LOG_UNSEEN = float(np.log(10.0))
+"""Log error in mm that counts for a pose of which no level is seen."""
 GRID_MM = np.exp(np.linspace(np.log(0.01), np.log(1000.0), 1200))
 """Errors at which a mixture's distribution is looked up."""
 
@@ -51,13 +54,16 @@ class Calibration:
     wrong: tuple[float, float]
     """mean and standard deviation of the log error of a level of a wrong pose"""
     threshold: float
-    """smallest probability of an accepted pose"""
+    """smallest probability of an accepted pose that each level it shows is right"""
     cases: int
     """number of simulated cases it was fitted on"""
     level: tuple[float, ...] = ()
     """(5,) weights of a level's log error in a right pose; empty in files of an older version"""
     level_spread: float = 0.0
     """standard deviation of that logarithm"""
+    safe: tuple[float, ...] = ()
+    """(3,) weights of the log-odds that each level shown is right: constant, log-odds that the pose
+    is right, log error of the least known level; empty in files of an older version"""
 
 
 class ErrorEstimate(NamedTuple):
@@ -132,7 +138,7 @@ def success_probability(
       calibration: of the trained network.
       features: from :func:`hypothesis_features`.
     """
-    probability: np.ndarray = expit(_linear(calibration.right, features))
+    probability: np.ndarray = expit(linear(calibration.right, features))
     return probability
 
 
@@ -166,7 +172,7 @@ def pose_error(
       probability: that the hypothesis is right.
     """
     whole = np.array([*features, log_precision(precision)])
-    if_right = float(_linear(calibration.error, whole))
+    if_right = float(linear(calibration.error, whole))
     return _mixture(calibration, if_right, calibration.error_spread, probability)
 
 
@@ -182,13 +188,45 @@ def level_errors(
     """
     if not calibration.level:
         return [None] * len(precision.inliers)
-    if_right = np.atleast_1d(_linear(calibration.level, level_features(precision)))
+    if_right = np.atleast_1d(linear(calibration.level, level_features(precision)))
     return [
         _mixture(calibration, float(mean), calibration.level_spread, probability)
         if inliers >= MIN_LEVEL_INLIERS
         else None
         for mean, inliers in zip(if_right, precision.inliers, strict=True)
     ]
+
+
+def safe_probability(
+    calibration: Calibration, precision: LevelPrecision, probability: float
+) -> float:
+    """The probability that a pose is right, and so is each level it shows.
+
+    Args:
+      calibration: of the trained network; one of an older version knows no levels.
+      precision: of the levels' poses.
+      probability: that the hypothesis is right.
+    """
+    if not calibration.safe:
+        return probability
+    features = safe_features(calibration, precision, probability)
+    return float(expit(linear(calibration.safe, features)))
+
+
+def safe_features(
+    calibration: Calibration, precision: LevelPrecision, probability: float
+) -> Float[np.ndarray, "2"]:
+    """Log-odds that a pose is right, and the log error expected of its least known level.
+
+    Args:
+      calibration: one that knows levels.
+      precision: of the levels' poses.
+      probability: that the hypothesis is right.
+    """
+    odds = logit(np.clip(probability, 1e-4, 1.0 - 1e-4))
+    logs = np.atleast_1d(linear(calibration.level, level_features(precision)))
+    seen = precision.inliers >= MIN_LEVEL_INLIERS
+    return np.array([odds, logs[seen].max() if seen.any() else LOG_UNSEEN])
 
 
 def _mixture(
@@ -203,107 +241,15 @@ def _mixture(
     return ErrorEstimate(expected, bound)
 
 
-# Fit ----------------------------------------------------------------------------------------------
-
-
-class FittedCase(NamedTuple):
-    """What a calibration case tells: of H distinct hypotheses, the best first, and of L levels."""
-
-    features: Float[np.ndarray, "h 4"]
-    errors: Float[np.ndarray, "h"]  # mm, of the worst level that is seen; infinite: foreign model
-    precision: LevelPrecision  # of the best hypothesis
-    tre: float  # mm, of the best hypothesis over all targets; infinite: foreign model
-    level_tre: Float[np.ndarray, "l"]  # mm, of the best hypothesis; NaN where it has no target
-
-
-def fit_calibration(cases: Sequence[FittedCase], *, risk: float = 0.005) -> Calibration:
-    """Fits a calibration to the hypotheses of all cases.
+def linear(weights: np.ndarray | Sequence[float], features: np.ndarray) -> np.ndarray | np.float64:
+    """The constant, and the weighted features: the value of a linear model.
 
     Args:
-      cases: at least one of them right.
-      risk: largest share of the accepted hypotheses that is wrong on these cases.
-
-    Raises:
-      ValueError: no hypothesis is right, or there is none.
+      weights: the constant first.
+      features: in the last axis.
     """
-    best = np.array([case.errors[0] < SUCCESS_THRESHOLD_MM for case in cases])
-    if not best.any():
-        raise ValueError("no hypothesis of the calibration cases is right; train the network first")
-    weights = _fit_logistic(
-        np.concatenate([case.features for case in cases]),
-        np.concatenate([case.errors for case in cases]) < SUCCESS_THRESHOLD_MM,
-    )
-    right = [case for case, good in zip(cases, best, strict=True) if good]
-    wrong = [case.level_tre for case, good in zip(cases, best, strict=True) if not good]
-    whole = np.array([[*case.features[0], log_precision(case.precision)] for case in right])
-    error, error_spread = _fit_log_error(whole, np.array([case.tre for case in right]))
-    levels = np.concatenate([level_features(case.precision) for case in right])
-    level_tre = np.concatenate([case.level_tre for case in right])
-    inliers = np.concatenate([case.precision.inliers for case in right])
-    seen = np.isfinite(level_tre) & (inliers >= MIN_LEVEL_INLIERS)
-    level, level_spread = _fit_log_error(levels[seen], level_tre[seen])
-    probability = expit(_linear(weights, np.array([case.features[0] for case in cases])))
-    return Calibration(
-        right=weights,
-        error=error,
-        error_spread=error_spread,
-        wrong=_fit_wrong(np.concatenate([*wrong, np.zeros(0)])),
-        threshold=_threshold(np.atleast_1d(probability), best, risk),
-        cases=len(cases),
-        level=level,
-        level_spread=level_spread,
-    )
-
-
-def _fit_logistic(features: np.ndarray, right: np.ndarray) -> tuple[float, ...]:
-    """Weights of a logistic regression with a ridge on the standardised features."""
-    mean, spread = features.mean(0), features.std(0) + 1e-9
-    standardised = (features - mean) / spread
-
-    def loss(w: np.ndarray) -> float:
-        odds = _linear(w, standardised)
-        misfit = np.logaddexp(0.0, np.where(right, -odds, odds)).sum()
-        return float(misfit + 0.5 * np.sum(w[1:] ** 2))
-
-    from scipy.optimize import minimize  # noqa: PLC0415 - half a second, for calibration alone
-
-    w = minimize(loss, np.zeros(FEATURES + 1)).x
-    weights = (w[0] - np.sum(w[1:] * mean / spread), *(w[1:] / spread))
-    return tuple(float(weight) for weight in weights)
-
-
-def _fit_log_error(features: np.ndarray, errors: np.ndarray) -> tuple[tuple[float, ...], float]:
-    """Weights of a ridge regression of the log error, and the spread about it."""
-    mean = features.mean(0) if len(features) else np.zeros(features.shape[1])
-    design = np.column_stack([np.ones(len(features)), features - mean])
-    logs = np.log(np.maximum(errors, 1e-3))
-    penalty = np.diag([1e-6] + [1.0] * features.shape[1])
-    weights = np.linalg.solve(design.T @ design + penalty, design.T @ logs)
-    spread = np.std(logs - design @ weights) if len(logs) > 1 else OLDER_SPREAD
-    weights[0] -= weights[1:] @ mean
-    return tuple(float(weight) for weight in weights), max(float(spread), 0.05)
-
-
-def _fit_wrong(errors: np.ndarray) -> tuple[float, float]:
-    """Mean and spread of the log error of the levels of wrong poses; NaN: a level without one."""
-    errors = errors[np.isfinite(errors)]
-    if len(errors) < 2:
-        return DEFAULT_WRONG
-    logs = np.log(errors)
-    return float(logs.mean()), max(float(logs.std()), 0.1)
-
-
-def _linear(weights: np.ndarray | Sequence[float], features: np.ndarray) -> np.ndarray | np.float64:
     total: np.ndarray | np.float64 = weights[0] + features @ np.asarray(weights[1:])
     return total
-
-
-def _threshold(probability: np.ndarray, right: np.ndarray, risk: float) -> float:
-    """The smallest probability above which at most a share ``risk`` is wrong."""
-    order = np.argsort(-probability)
-    wrong = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
-    safe = np.flatnonzero(wrong <= risk)
-    return float(probability[order[safe[-1]]]) if len(safe) else 1.0
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -339,8 +285,9 @@ def load_calibration(folder: Path) -> Calibration | None:
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
         }
         calibration = Calibration(**fields)
-        weights = (calibration.right, calibration.error, calibration.wrong, calibration.level)
-        sizes = {FEATURES + 1}, {FEATURES + 2}, {2}, {0, LEVEL_FEATURES + 1}
+        weights = [calibration.right, calibration.error, calibration.wrong]
+        weights += [calibration.level, calibration.safe]
+        sizes = {FEATURES + 1}, {FEATURES + 2}, {2}, {0, LEVEL_FEATURES + 1}, {0, 3}
         spreads = [calibration.error_spread, calibration.wrong[-1]]
         spreads += [calibration.level_spread] if calibration.level else []
         numbers = [*np.concatenate(weights), *spreads, calibration.threshold]

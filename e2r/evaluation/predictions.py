@@ -16,6 +16,7 @@ from e2r.evaluation.calibration import (
     hypothesis_probabilities,
     level_errors,
     pose_error,
+    safe_probability,
 )
 from e2r.evaluation.metrics import CaseErrors
 from e2r.evaluation.results import Failed, Registered, level_poses
@@ -143,9 +144,10 @@ def make_prediction(
 ) -> Prediction:
     """The prediction of a registered case under one mask.
 
-    With a calibration, a pose is accepted if it is right with the probability that the calibration
-    asks for. Without one, it is accepted if enough of the mask's points agree. It is never accepted
-    where the frame has another size than the model, or where the model's mirror image fits better.
+    With a calibration, a pose is accepted if it and each level that it shows are right with the
+    probability that the calibration asks for. Without one, it is accepted if enough of the mask's
+    points agree. It is never accepted where the frame has another size than the model, or where the
+    model's mirror image fits better.
 
     Args:
       result: the registered case.
@@ -168,7 +170,8 @@ def make_prediction(
         best = float(probabilities[0] or 0.0)
         whole = pose_error(calibration, features[0], precision, best)
         each = level_errors(calibration, precision, best)
-        accepted = inliers >= MIN_INLIERS and best >= calibration.threshold
+        safe = safe_probability(calibration, precision, best)
+        accepted = inliers >= MIN_INLIERS and safe >= calibration.threshold
     accepted = accepted and result.scales[mask].plausible and not result.is_mirrored(mask)
     return Prediction(
         id=result.case.id,

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig, TrainingConfig, config_to_json
 from e2r.datasets import case_folder
-from e2r.datasets.case import Case, true_pose, visible_bone
+from e2r.datasets.case import Case, true_pose
 from e2r.evaluation import metrics, runner
 from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.predictions import make_prediction, score_case
@@ -44,17 +44,12 @@ from e2r.pipeline import ProgramConfig
 from e2r.runtime import outputs
 from e2r.runtime.provenance import code_record, versions
 from e2r.simulation import simulator
+from e2r.simulation.cloth import hide_bone
 from e2r.training.trained_model import PACKAGED, load_trained
 from e2r.types import Pose
 from e2r.visualisation.colors import MASK_COLORS
 from e2r.visualisation.pages import figures_page
 from e2r.visualisation.plots import heat_maps
-
-CLOTH_MARGIN_MM = 30.0
-"""How far the cloth reaches beyond the bone."""
-CLOTH_DEPTH_MM = 40.0
-"""The cloth covers points up to this far below the deepest bone."""
-CLOTH_COLOR = np.array([0.83, 0.80, 0.74])
 
 
 def add_noise(case: Case, mm: float, rng: np.random.Generator) -> Case:
@@ -68,38 +63,6 @@ def add_noise(case: Case, mm: float, rng: np.random.Generator) -> Case:
     shift = mm * rng.standard_normal((len(case.points), 1))
     points = case.points * (1.0 + shift / case.points[:, 2:])
     return replace(case, points=points, normals=None, image=None) if mm else case
-
-
-def hide_bone(case: Case, share: float, rng: np.random.Generator) -> Case:
-    """Hides a share of the visible bone under a cloth with a straight edge.
-
-    The cloth lies 10 to 20 mm above what it covers, and covers the points near the bone too.
-
-    Args:
-      case: a simulated case, which knows its bone.
-      share: of the bone points, 0 to below 1.
-      rng: draws the direction of the edge and the height of the cloth.
-
-    Raises:
-      ValueError: the case does not know its bone.
-    """
-    rows = visible_bone(case)
-    angle, lift = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(10.0, 20.0)
-    if not share or not len(rows):
-        return case
-    bone = case.points[rows]
-    across = case.points[:, :2] @ np.array([np.cos(angle), np.sin(angle)])
-    edge = np.quantile(across[rows], 1.0 - share)
-    low, high = bone[:, :2].min(0) - CLOTH_MARGIN_MM, bone[:, :2].max(0) + CLOTH_MARGIN_MM
-    inside = ((case.points[:, :2] > low) & (case.points[:, :2] < high)).all(1)
-    deepest = np.quantile(bone[:, 2], 0.95) + CLOTH_DEPTH_MM
-    covered = inside & (across >= edge) & (case.points[:, 2] < deepest)
-    points, colors = case.points.copy(), case.colors.copy()
-    points[covered] *= 1.0 - lift / points[covered, 2:]  # along the rays
-    weave = 0.04 * rng.standard_normal((int(covered.sum()), 1))
-    colors[covered] = np.clip(CLOTH_COLOR + weave, 0.0, 1.0)
-    left = case.bone & ~covered if case.bone is not None else None
-    return replace(case, points=points, colors=colors, normals=None, image=None, bone=left)
 
 
 def roll_camera(case: Case, degrees: float, rng: np.random.Generator) -> Case:

@@ -9,17 +9,18 @@ import pytest
 from e2r.evaluation.calibration import (
     CALIBRATION_FILE,
     MIN_LEVEL_INLIERS,
+    SUCCESS_THRESHOLD_MM,
     Calibration,
-    FittedCase,
-    fit_calibration,
     hypothesis_features,
     hypothesis_probabilities,
     level_errors,
     load_calibration,
     pose_error,
+    safe_probability,
     save_calibration,
     success_probability,
 )
+from e2r.evaluation.calibration_fit import FittedCase, best_probability, fit_calibration
 from e2r.evaluation.precision import LevelPrecision
 
 EVEN = Calibration(
@@ -32,8 +33,11 @@ EVEN = Calibration(
 )
 
 
-def draw_cases(count, seed=0):
-    """Cases whose laws are known: a logistic probability, and log-normal errors."""
+def draw_cases(count, seed=0, blurred=0.0):
+    """Cases whose laws are known: a logistic probability, and log-normal errors.
+
+    A share of them has one badly held level.
+    """
     rng = np.random.default_rng(seed)
     cases, chances = [], []
     for _ in range(count):
@@ -43,13 +47,16 @@ def draw_cases(count, seed=0):
         chance = 1.0 / (1.0 + np.exp(-(-2.0 + 8.0 * share + 6.0 * margin - 12.0 * out)))
         right = rng.uniform() < chance
         dilution = rng.lognormal(-2.0, 0.5, 3)
+        if badly_held := rng.uniform() < blurred:
+            dilution[0] = rng.uniform(0.5, 4.0)
         precision = LevelPrecision(dilution, np.full(3, 0.6), np.full(3, 0.8), np.full(3, 90.0))
         level = 2.0 * dilution * rng.lognormal(0.0, 0.3, 3) if right else rng.lognormal(3.4, 0.4, 3)
-        level = np.minimum(level, 4.9) if right else np.maximum(level, 5.0)
-        features = np.array([[share, margin, points, out]])
-        cases.append(
-            FittedCase(features, np.array([level.max()]), precision, float(level.mean()), level)
-        )
+        if not right:
+            level = np.maximum(level, 5.0)
+        elif not badly_held:
+            level = np.minimum(level, 4.9)
+        features, middle = np.array([[share, margin, points, out]]), np.array([np.median(level)])
+        cases.append(FittedCase(features, middle, precision, float(level.mean()), level))
         chances.append(chance)
     return cases, np.array(chances)
 
@@ -63,9 +70,49 @@ def test_probabilities_match_frequencies():
     for low in (0.0, 0.25, 0.5, 0.75):
         inside = (predicted >= low) & (predicted < low + 0.25)
         assert np.mean(right[inside]) == pytest.approx(predicted[inside].mean(), abs=0.06)
-    accepted = predicted >= calibration.threshold
-    assert accepted.sum() > 100
-    assert np.mean(~right[accepted]) < 0.015
+
+
+def safe_chances(calibration, cases):
+    """The probability of each case that all its levels are right."""
+    return np.array(
+        [
+            safe_probability(calibration, case.precision, best_probability(calibration, case))
+            for case in cases
+        ]
+    )
+
+
+def test_a_right_pose_with_a_wrong_level_lowers_the_probability_of_both():
+    calibration = fit_calibration(draw_cases(3000, blurred=0.2)[0], risk=0.02)
+    fresh, _ = draw_cases(3000, seed=3, blurred=0.2)
+    safe, chances = np.array([case.safe for case in fresh]), safe_chances(calibration, fresh)
+    for low in (0.0, 0.25, 0.5, 0.75):
+        inside = (chances >= low) & (chances < low + 0.25)
+        assert np.mean(safe[inside]) == pytest.approx(chances[inside].mean(), abs=0.08)
+    accepted = chances >= calibration.threshold
+    assert accepted.sum() > 300
+    assert np.mean(~safe[accepted]) < 0.04
+    for case, chance in zip(fresh[:20], chances[:20], strict=True):
+        held = case.precision._replace(dilution=case.precision.dilution * 0.2)
+        best = best_probability(calibration, case)
+        assert safe_probability(calibration, held, best) >= chance
+        hidden = held._replace(inliers=held.inliers * 0.0)
+        assert safe_probability(calibration, hidden, best) <= chance + 0.2
+
+
+def test_a_case_is_safe_if_its_middle_and_its_worst_level_are_right():
+    case = draw_cases(1)[0][0]._replace(errors=np.array([1.0]))
+    for levels, safe in (([1.0, 4.9, np.nan], True), ([1.0, 5.1, np.nan], False)):
+        assert case._replace(level_tre=np.array(levels)).safe == safe
+    unseen = np.full(3, np.nan)
+    assert case._replace(level_tre=unseen).safe
+    assert not case._replace(level_tre=unseen, errors=np.array([np.inf])).safe
+    assert SUCCESS_THRESHOLD_MM == 5.0
+
+
+def test_a_calibration_without_levels_judges_by_the_pose_alone():
+    precision = LevelPrecision(*np.ones((3, 2)), np.full(2, 99.0))
+    assert safe_probability(EVEN, precision, 0.7) == 0.7
 
 
 def test_errors_and_their_bounds_hold_as_often_as_they_say():
@@ -192,6 +239,7 @@ def test_a_broken_file_is_named(tmp_path, text):
         {"right": (1.0,) * 4},
         {"right": (float("inf"),) * 5},
         {"level": (1.0, 2.0)},
+        {"safe": (1.0, 2.0)},
         {"threshold": float("nan")},
         {"error_spread": 0.0},
         {"level": (1.0,) * 5, "level_spread": float("nan")},

@@ -7,14 +7,15 @@ import pytest
 
 from e2r.datasets.case import true_pose
 from e2r.geometry import anatomical_frame, poses
+from e2r.simulation.cloth import hide_bone
 from experiments.studies import robustness
 
 
 def test_a_cloth_hides_the_given_share_of_bone(simulated_cases, rng):
     case = simulated_cases[0]
-    assert robustness.hide_bone(case, 0.0, rng) is case
+    assert hide_bone(case, 0.0, rng) is case
     for share in (0.3, 0.7):
-        hidden = robustness.hide_bone(case, share, rng)
+        hidden = hide_bone(case, share, rng)
         assert hidden.bone.sum() == pytest.approx((1 - share) * case.bone.sum(), rel=0.05)
         moved = np.any(hidden.points != case.points, axis=1)
         assert (case.bone & ~hidden.bone <= moved).all()

@@ -10,7 +10,8 @@ moved since the scan are counted apart. The arms leave out one part each:
 
 - as it is: the packaged model, or that of --checkpoint;
 - one look: the region of interest is that of the first look, however unsure;
-- one try: no second try of a frame of which little agrees;
+- one try: no further try of a frame for which little speaks;
+- hard mask: a point is kept or dropped, not weighed by its probability;
 - one pose: all levels have the pose of the whole model;
 - one start: the coarse pose is neither shifted along the spine nor perturbed;
 - each --other checkpoint: another trained model.
@@ -29,30 +30,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from e2r.api.models import Model, load_model
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
-from e2r.datasets.case import Case
 from e2r.evaluation import metrics, runner
+from e2r.evaluation.level_scores import find_scored_cases, judge
 from e2r.evaluation.predictions import Prediction, make_prediction
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
-from e2r.evaluation.visible import visible_levels
-from e2r.formats import file_checks
-from e2r.geometry import poses
 from e2r.runtime import outputs
 
 RIGHT_MM = 5.0
-MOVED_MM = 0.1
-"""Levels moved if their true poses carry the model's centre to places farther apart than this."""
 ARMS: dict[str, Callable[[EvaluationConfig], EvaluationConfig]] = {
     "as it is": lambda job: job,
     "one look": lambda job: replace(job, looks=1),
-    "one try": lambda job: replace(job, retry_below=0.0),
+    "one try": lambda job: replace(job, tries=1),
+    "hard mask": lambda job: replace(
+        job, program=replace(job.program, estimator="deterministic", mask_threshold=0.0)
+    ),
     "one pose": lambda job: replace(job, program=replace(job.program, per_level=False)),
     "one start": lambda job: replace(
         job,
@@ -71,7 +69,7 @@ class VisibleLevels:
     output: Path
     """folder for rows.jsonl and table.json"""
     arms: tuple[str, ...] = ("as it is",)
-    """some of: as it is, one look, one try, one pose, one start; or all"""
+    """some of: as it is, one look, one try, hard mask, one pose, one start; or all"""
     checkpoint: Path | None = None
     """trained model; the packaged one without it"""
     other: tuple[Path, ...] = ()
@@ -92,10 +90,7 @@ def study_levels(options: VisibleLevels) -> int:
     arms = {name: partial(_registered, model, ARMS[name](EvaluationConfig())) for name in names}
     for folder in options.other:
         arms[folder.name] = partial(_registered, load_model(folder), EvaluationConfig())
-    folders = case_folder.find_cases(options.cases)
-    for folder in folders:
-        if not (folder / "truth.json").is_file():
-            raise ValueError(f"{folder}: has no truth.json to be scored by; leave the case out")
+    folders = find_scored_cases(options.cases)
     options.output.mkdir(parents=True, exist_ok=True)
     rows = []
     with (options.output / "rows.jsonl").open("w") as file:
@@ -121,70 +116,6 @@ def _registered(
         if not isinstance(result, Registered):
             raise ValueError(result.message)
         yield result, make_prediction(result, "learnt", model.calibration)
-
-
-def judge(arm: str, result: Registered, prediction: Prediction) -> dict[str, Any]:
-    """The figures of one registration.
-
-    Args:
-      arm: its name.
-      result: of a case with a truth.
-      prediction: made of it.
-    """
-    case, errors = result.case, result.errors["learnt"].by_level
-    seen = [name for name in scored_levels(case) if name in errors] or [*errors]
-    return {
-        "arm": arm,
-        "id": case.id,
-        "moved": has_moved(case),
-        "accepted": prediction.accepted,
-        "expected_tre_mm": prediction.expected_tre_mm,
-        "levels": {
-            name: {
-                "tre_mm": errors[name].tre_mm,
-                "expected_tre_mm": prediction.levels[name].expected_tre_mm,
-                "bound95_mm": prediction.levels[name].bound95_mm,
-            }
-            for name in seen
-        },
-        "off_scene_mm": off_scene(case, prediction),
-        "seconds": result.seconds,
-    }
-
-
-def scored_levels(case: Case) -> list[str]:
-    """The levels that are scored: those of ``truth.json``'s ``visible``, or those seen.
-
-    Args:
-      case: with a truth.
-    """
-    if case.folder is not None:
-        listed = file_checks.read_json(case.folder / "truth.json").get("visible")
-        if listed:
-            return [str(name) for name in listed]
-    return sorted(visible_levels(case)) if case.bone is not None else sorted(case.truth or {})
-
-
-def has_moved(case: Case) -> bool:
-    """Whether the levels moved against each other since the scan.
-
-    Args:
-      case: with a truth.
-    """
-    centre = np.mean([mesh.centroid for mesh in case.model.values()], axis=0)[None]
-    places = [poses.apply_host(pose, centre)[0] for pose in (case.truth or {}).values()]
-    return bool(len(places) > 1 and np.ptp(places, axis=0).max() > MOVED_MM)
-
-
-def off_scene(case: Case, prediction: Prediction) -> float:
-    """Distance from the nearest scene point to the posed model's nearest level centre, mm."""
-    tree = cKDTree(case.points)
-    return float(
-        min(
-            tree.query(poses.apply_host(pose, np.asarray(case.model[name].centroid)[None]))[0][0]
-            for name, pose in prediction.poses.items()
-        )
-    )
 
 
 def tabulate(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:

@@ -7,6 +7,7 @@ import pytest
 from small_cases import small_case
 
 from e2r.datasets import case_folder
+from e2r.evaluation import level_scores
 from experiments.studies import causes, size_guard, visible_levels
 
 
@@ -88,10 +89,10 @@ def test_visible_levels_are_counted_one_by_one_and_by_posture():
 
 def test_levels_that_moved_are_told_from_the_posture_of_the_scan(simulated_cases):
     case = simulated_cases[0]
-    assert not visible_levels.has_moved(case)
+    assert not level_scores.has_moved(case)
     bent = dict(case.truth)
     bent["L3"] = bent["L3"]._replace(translation=bent["L3"].translation + np.float32(1.0))
-    assert visible_levels.has_moved(replace(case, truth=bent))
+    assert level_scores.has_moved(replace(case, truth=bent))
 
 
 def test_a_case_without_truth_is_named_before_the_work(tmp_path, capsys):

@@ -138,16 +138,18 @@ def _needs_retry(result: Registered, job: EvaluationConfig) -> bool:
 
 def _retry(unsure: list[Registered], context: JobContext) -> list[Registered]:
     """Tries cases again, in other samples, and returns the result of each with most evidence."""
-    best = {id(result.case): result for result in unsure}
+    best = list(unsure)
     for attempt in range(1, context.job.tries):
-        pending = [one.case for one in best.values() if _needs_retry(one, context.job)]
-        for again in _attempt(pending, context._replace(attempt=attempt)):
-            if not isinstance(again, Registered):
-                continue
-            before = best[id(again.case)]
+        pending = [k for k, one in enumerate(best) if _needs_retry(one, context.job)]
+        cases = [best[k].case for k in pending]
+        results = _attempt(cases, context._replace(attempt=attempt))
+        found = {id(one.case): one for one in results if isinstance(one, Registered)}
+        for k in pending:
+            before = best[k]
+            again = found.get(id(before.case), before)
             better = max(before, again, key=lambda result: result.evidence("learnt"))
-            best[id(again.case)] = better._replace(seconds=before.seconds + again.seconds)
-    return list(best.values())
+            best[k] = better._replace(seconds=before.seconds + again.seconds)
+    return best
 
 
 # Load ---------------------------------------------------------------------------------------------

@@ -98,6 +98,10 @@ def test_retry_keeps_the_result_with_most_evidence(checkpoint, simulated_cases):
     assert other  # of three cases of an untrained network, in other samples
     assert all(several[3][n].evidence("learnt") > once[n].evidence("learnt") for n in other)
     assert all(several[2][name].seconds > 0 for name in once)
+    same_twice = list(
+        runner.run([source[0]] * 2, config, params, job=replace(job, retry_below=1.0, tries=2))
+    )
+    assert [one.case.id for one in same_twice] == [source[0].id] * 2
     least = evidence[0].min()
     if least > 0:
         same = results(replace(job, retry_below=float(least)))  # none is below

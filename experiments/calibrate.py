@@ -1,11 +1,12 @@
 """Calibrate a trained network: fit the probability that a pose is right, and how far off it may be.
 
 Command:  python -m experiments.calibrate --checkpoint runs/base
-Time:     about six minutes on two cores for 384 cases
-Expect:   a table whose two columns agree to about 5 %; at most 0.5 % of the accepted cases wrong
+Time:     half an hour on two cores for 192 frames of every variety; demo, 64 frames: ten minutes
+Expect:   a table whose two columns agree to about 10 %; at most 0.5 % of the accepted cases wrong
 
-The specimens are simulated; neither training nor evaluation sees them. Every fourth frame is given
-the model of another specimen, to which no pose is right. Writes calibration.json into the
+The specimens are simulated; neither training nor evaluation sees them. Where the scenes have
+varieties, half of the specimens are seen without. Every fourth frame is given the model of another
+specimen, to which no pose is right. A cloth lies over every third. Writes calibration.json into the
 checkpoint's folder, where register and evaluate read it.
 """
 

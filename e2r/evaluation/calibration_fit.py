@@ -47,9 +47,9 @@ class FittedCase(NamedTuple):
 def fit_calibration(cases: Sequence[FittedCase], *, risk: float = 0.005) -> Calibration:
     """Fits a calibration to the hypotheses of all cases.
 
-    The threshold is that from which on the accepted cases' mean probability of a wrong level is at
-    most ``risk``. It follows from fitted probabilities, as wrong cases among them are too few to be
-    counted.
+    The threshold is the smallest from which on at most a share ``risk`` of these cases has a wrong
+    level: as counted, or as the fitted probabilities expect it. A count alone fails where one sure
+    case among too few is wrong; probabilities alone where too few cases make them cautious.
 
     Args:
       cases: at least one of them right.
@@ -91,7 +91,10 @@ def fit_calibration(cases: Sequence[FittedCase], *, risk: float = 0.005) -> Cali
         ]
     )
     safe = _fit_logistic(evidence, np.array([case.safe for case in cases]))
-    return replace(hypotheses, safe=safe, threshold=_threshold(expit(linear(safe, evidence)), risk))
+    threshold = _threshold(
+        expit(linear(safe, evidence)), np.array([case.safe for case in cases]), risk
+    )
+    return replace(hypotheses, safe=safe, threshold=threshold)
 
 
 def best_probability(calibration: Calibration, case: FittedCase) -> float:
@@ -143,9 +146,11 @@ def _fit_wrong(errors: np.ndarray) -> tuple[float, float]:
     return float(logs.mean()), max(float(logs.std()), 0.1)
 
 
-def _threshold(probability: np.ndarray, risk: float) -> float:
-    """The smallest probability above which a share ``risk`` is expected to be wrong, at most."""
-    ordered = np.sort(probability)[::-1]
-    expected = np.cumsum(1.0 - ordered) / np.arange(1, len(ordered) + 1)
-    tolerable = np.flatnonzero(expected <= risk)
-    return float(ordered[tolerable[-1]]) if len(tolerable) else 1.0
+def _threshold(probability: np.ndarray, safe: np.ndarray, risk: float) -> float:
+    """The smallest probability above which a share ``risk`` is wrong, at most; 1 where none is."""
+    order = np.argsort(-probability)
+    number = np.arange(1, len(order) + 1)
+    counted = np.cumsum(~safe[order]) / number
+    expected = np.cumsum(1.0 - probability[order]) / number
+    tolerable = np.flatnonzero(np.minimum(counted, expected) <= risk)
+    return float(probability[order[tolerable[-1]]]) if len(tolerable) else 1.0

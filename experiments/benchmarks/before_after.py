@@ -93,13 +93,15 @@ run = lambda i: simulated.photograph(
 accuracy = lambda cases: float(np.mean([case.points[:, 2].mean() for case in cases]))
 """
 SCENES_AFTER = """
-import jax, numpy as np
+import dataclasses, jax, numpy as np
 from e2r.config import NAMED_CONFIGS
 from e2r.simulation import simulator, specimens
-config, key = NAMED_CONFIGS["base"][1], jax.random.key(0)
+key = jax.random.key(0)
+frames = dataclasses.replace(NAMED_CONFIGS["base"][1].scenes.simulation, variety=(),
+    wound_fraction=(0.05, 0.9), min_bone_fraction=0.01)  # those of the build before
 specimen = specimens.procedural_specimen(key, "benchmark")
 run = lambda i: simulator.simulate_frames(
-    jax.random.fold_in(key, i), specimen, config.scenes.simulation, count=4)
+    jax.random.fold_in(key, i), specimen, frames, count=4)
 accuracy = lambda cases: float(np.mean([case.points[:, 2].mean() for case in cases]))
 """
 REGISTRATION_BEFORE = """

@@ -83,11 +83,7 @@ def test_a_command_line_is_refused_in_one_sentence(capsys, tmp_path):
             ("tiny", "--network.coarse-width", "6"),
             "--network.coarse-width is 6; use a multiple of 4",
         ),
-        (
-            train.main,
-            ("tyny",),
-            "'tyny' is no named configuration; use one of demo, base, varied, tiny",
-        ),
+        (train.main, ("tyny",), "'tyny' is no named configuration; use one of demo, base, tiny"),
         (train.main, ("tiny", "--held-out-every", "-1"), "--held-out-every is -1; use 0 or more"),
         (train.main, ("tiny", "--log", "tensorbord"), "--log"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,12 @@ def off_scene(case: Case, prediction: Prediction) -> float:
             for name, pose in prediction.poses.items()
         )
     )
+
+
+def percent(hits: Sequence[bool] | np.ndarray) -> float | None:
+    """A share in per cent, to one digit; None of nothing.
+
+    Args:
+      hits: true or false, or shares from 0 to 1.
+    """
+    return round(100.0 * float(np.mean(hits)), 1) if len(hits) else None

@@ -34,7 +34,7 @@ from e2r.datasets import case_folder
 from e2r.datasets.case import Case
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
-from e2r.evaluation.level_scores import find_scored_cases, judge
+from e2r.evaluation.level_scores import find_scored_cases, judge, percent
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.preparation import stable_seed
 from e2r.evaluation.results import Registered
@@ -129,7 +129,6 @@ def changed(folders: Sequence[Path], arm: str, *, seed: int) -> Iterator[Case]:
       folders: of the cases.
       arm: one of :data:`ARMS`.
       seed: of the cloths.
-
     """
     if arm == "another's model":
         yield from _with_others_models(folders)
@@ -138,6 +137,7 @@ def changed(folders: Sequence[Path], arm: str, *, seed: int) -> Iterator[Case]:
         case = case_folder.read_case(folder)
         if arm == "half covered":
             case = hide_bone(case, 0.5, np.random.default_rng([seed, stable_seed(case.id)]))
+            case = replace(case, folder=None)  # its truth.json lists levels that are covered now
         yield case
 
 
@@ -212,11 +212,11 @@ def _figures(rows: Sequence[dict[str, Any]]) -> list[Any]:
     known = [level for level in levels if level["bound95_mm"] is not None]
     return [
         len(rows),
-        _percent([row["accepted"] for row in rows]),
-        _percent([is_wrong(row) for row in accepted if row["levels"]]),
+        percent([row["accepted"] for row in rows]),
+        percent([is_wrong(row) for row in accepted if row["levels"]]),
         len(levels),
-        _percent([level["tre_mm"] <= level["bound95_mm"] for level in known]),
-        _percent([0.5 <= level["tre_mm"] / level["expected_tre_mm"] <= 2.0 for level in known]),
+        percent([level["tre_mm"] <= level["bound95_mm"] for level in known]),
+        percent([0.5 <= level["tre_mm"] / level["expected_tre_mm"] <= 2.0 for level in known]),
     ]
 
 
@@ -255,15 +255,11 @@ def reliability(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[An
                 [
                     f"{low:g} to {min(high, 1.0):g}",
                     int(inside.sum()),
-                    _percent(chance[inside]),
-                    _percent(right[inside]),
+                    percent(chance[inside]),
+                    percent(right[inside]),
                 ]
             )
     return columns, table
-
-
-def _percent(hits: Sequence[bool] | np.ndarray) -> float | None:
-    return round(100.0 * float(np.mean(hits)), 1) if len(hits) else None
 
 
 def main(arguments: list[str] | None = None) -> int:

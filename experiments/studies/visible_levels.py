@@ -37,13 +37,13 @@ from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import metrics, runner
-from e2r.evaluation.level_scores import find_scored_cases, judge
+from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
+from e2r.evaluation.level_scores import find_scored_cases, judge, percent
 from e2r.evaluation.predictions import Prediction, make_prediction
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
 from e2r.runtime import outputs
 
-RIGHT_MM = 5.0
 ARMS: dict[str, Callable[[EvaluationConfig], EvaluationConfig]] = {
     "as it is": lambda job: job,
     "one look": lambda job: replace(job, looks=1),
@@ -157,9 +157,14 @@ def _figures(rows: Sequence[dict[str, Any]]) -> list[Any]:
     tre = np.array([level["tre_mm"] for _, level in levels])
     frames = [row["id"] for row, _ in levels]
     median = metrics.bootstrap(tre, frames, metrics.STATISTICS["median"], seed=0)
-    below = metrics.bootstrap((tre < RIGHT_MM) * 100.0, frames, metrics.STATISTICS["mean"], seed=0)
+    below = metrics.bootstrap(
+        (tre < SUCCESS_THRESHOLD_MM) * 100.0, frames, metrics.STATISTICS["mean"], seed=0
+    )
     accepted = [row for row in rows if row["accepted"]]
-    wrong = [max(one["tre_mm"] for one in row["levels"].values()) >= RIGHT_MM for row in accepted]
+    wrong = [
+        max(one["tre_mm"] for one in row["levels"].values()) >= SUCCESS_THRESHOLD_MM
+        for row in accepted
+    ]
     known = [one for row, one in levels if row["accepted"] and one["bound95_mm"] is not None]
     bounded = [one["tre_mm"] <= one["bound95_mm"] for one in known]
     near = [0.5 <= one["tre_mm"] / one["expected_tre_mm"] <= 2.0 for one in known]
@@ -168,18 +173,14 @@ def _figures(rows: Sequence[dict[str, Any]]) -> list[Any]:
         len(levels),
         round(float(np.median(tre)), 2),
         "–".join(f"{end:.2f}" for end in median),
-        _percent(tre < 2.0),
-        _percent(tre < RIGHT_MM),
+        percent(tre < 2.0),
+        percent(tre < SUCCESS_THRESHOLD_MM),
         "–".join(f"{end:.0f}" for end in below),
-        _percent([row["accepted"] for row in rows]),
-        _percent(wrong),
-        _percent(bounded),
-        _percent(near),
+        percent([row["accepted"] for row in rows]),
+        percent(wrong),
+        percent(bounded),
+        percent(near),
     ]
-
-
-def _percent(hits: Sequence[bool] | np.ndarray) -> float | None:
-    return round(100.0 * float(np.mean(hits)), 1) if len(hits) else None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -74,6 +74,7 @@ def test_the_arms_change_the_cases(simulated_cases, tmp_path):
     for case, hidden, other in zip(plain, covered, strange, strict=True):
         assert hidden.bone.sum() == pytest.approx(0.5 * case.bone.sum(), rel=0.1)
         assert other.id == case.id and other.truth is None
+        assert hidden.folder is None and case.folder is not None
         assert ("L5" in other.model) != ("L5" in case.model)
 
 

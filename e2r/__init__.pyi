@@ -7,7 +7,6 @@ from .api.examples import icp as icp
 from .api.examples import make_example as make_example
 from .api.examples import simulate as simulate
 from .api.examples import target_error as target_error
-from .api.models import Model as Model
 from .api.models import load_model as load_model
 from .api.registering import RegistrationResult as RegistrationResult
 from .api.registering import find_cause as find_cause
@@ -23,6 +22,7 @@ from .datasets.case import Case as Case
 from .datasets.case_folder import find_cases as find_cases
 from .datasets.case_folder import read_case as read_case
 from .datasets.case_folder import write_case as write_case
+from .evaluation.models import Model as Model
 from .geometry.poses import perturb as perturb
 from .geometry.procrustes import procrustes as procrustes
 from .geometry.surfaces import build_surface as build_surface

@@ -37,6 +37,7 @@ from e2r.evaluation.calibration import (
 )
 from e2r.evaluation.calibration_fit import FittedCase, best_probability, fit_calibration
 from e2r.evaluation.metrics import CaseErrors
+from e2r.evaluation.models import Model
 from e2r.evaluation.preparation import stable_seed
 from e2r.evaluation.results import Registered
 from e2r.evaluation.visible import visible_levels
@@ -237,7 +238,7 @@ def fitted_cases(
             yield case
 
     with tqdm(total=options.specimens * options.frames, desc="calibrate", unit="case") as bar:
-        for result in runner.run(noted(), config, params, job=EvaluationConfig()):
+        for result in runner.run(noted(), Model(config, params), job=EvaluationConfig()):
             bar.update()
             if isinstance(result, Registered):
                 yield fitted_case(result, foreign=result.case.id in foreign)

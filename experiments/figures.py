@@ -29,6 +29,7 @@ from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig, ScenesConfig
 from e2r.datasets.case import true_pose
 from e2r.evaluation import runner
+from e2r.evaluation.models import Model
 from e2r.evaluation.results import Registered
 from e2r.geometry import poses, surfaces
 from e2r.registration.schedule import Schedule, register_cloud
@@ -93,7 +94,7 @@ def draw_scene(options: Figures) -> Path:
         CLOSE_UP, specimens=options.specimens, frames=1, seed=options.seed
     )
     job = EvaluationConfig(start="truth", batch=options.specimens)
-    results = runner.run(cases, config, params, job=job)
+    results = runner.run(cases, Model(config, params), job=job)
     columns = [scene_column(r) for r in results if isinstance(r, Registered)]
     image = Image.fromarray(np.concatenate(columns, axis=1))
     size = (image.width * options.scale, image.height * options.scale)
@@ -136,7 +137,7 @@ def draw_registration(options: Figures) -> Path:
     (cases,) = simulator.simulate_specimens(
         jax.random.key(SEED), simulation, specimens=1, frames=FRAMES, prefix=f"seed{SEED}_"
     )
-    (result,) = runner.run(cases[:1], config, params, job=EvaluationConfig(batch=1))
+    (result,) = runner.run(cases[:1], Model(config, params), job=EvaluationConfig(batch=1))
     if not isinstance(result, Registered):
         raise ValueError(result.message)
     surface = surfaces.build_surface(result.case.model, seed=0, nodes=ScenesConfig().nodes)

@@ -37,6 +37,7 @@ from e2r.datasets import case_folder, spinealign, spinedepth, spinedepth_pairs
 from e2r.datasets.case import Case
 from e2r.evaluation import runner
 from e2r.evaluation.cross_validation import Fold, PoseLimits, grouped_figures, leave_one_out
+from e2r.evaluation.models import Model
 from e2r.evaluation.published import PUBLISHED, SPINEDEPTH_LABEL_FLOOR_MM
 from e2r.evaluation.results import Registered
 from e2r.evaluation.study_folder import open_study
@@ -249,7 +250,7 @@ def run_fold(options: Protocol, fold: Fold) -> dict[str, Any]:
     config, params = fold_model(options, fold, folder)
     rows, failed = [], []
     for item in tqdm(
-        runner.run(held_out_cases(options, fold), config, params, job=options.job()),
+        runner.run(held_out_cases(options, fold), Model(config, params), job=options.job()),
         desc=fold.name,
         unit="case",
     ):

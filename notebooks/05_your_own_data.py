@@ -30,6 +30,7 @@ from e2r.datasets import case_folder
 from e2r.datasets.case import true_pose
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.formats import meshes, ply
 from e2r.geometry import poses
@@ -144,7 +145,7 @@ if SMALL:
     )
 else:
     job = EvaluationConfig(batch=1)
-(result,) = runner.run([case], config, params, job=job)
+(result,) = runner.run([case], Model(config, params), job=job)
 prediction = make_prediction(result, job.primary_mask, load_calibration(PACKAGED))
 found = prediction.poses
 print(f"accepted: {prediction.accepted}; expected TRE: {prediction.expected_tre_mm}")

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from e2r.api.models import Model, require_model
+from e2r.api.models import require_model
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import as_case, find_cases
 from e2r.evaluation import runner
 from e2r.evaluation.errors_table import table_rows
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import CaseScores, Prediction, judge_case
 from e2r.evaluation.results import Failed
 from e2r.evaluation.summary import Summary, summarise_job, summary_table
@@ -85,7 +86,7 @@ def evaluate(
             order.setdefault(case.id, len(order))
             yield case
 
-    for result in runner.run(read(), model.config, model.params, job=job):
+    for result in runner.run(read(), model, job=job):
         outcome = judge_case(result, program.masks, calibration=model.calibration)
         for mask, several in predictions.items():
             several.append(outcome.predictions[mask])

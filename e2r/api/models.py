@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-from e2r.config import TrainingConfig
-from e2r.evaluation.calibration import Calibration, load_calibration
-from e2r.training.trained_model import PACKAGED, load_trained
-from e2r.types import Params
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model: networks, parameters, calibration."""
-
-    config: TrainingConfig
-    """settings it was trained with"""
-    params: Params
-    """of both networks, ``{"mask": ..., "coarse": ...}``"""
-    calibration: Calibration | None
-    """turns inliers into probabilities; None where the run was not calibrated"""
+from e2r.evaluation.models import Model, read_model
+from e2r.training.trained_model import PACKAGED
 
 
 def load_model(folder: str | os.PathLike[str] | None = None) -> Model:
@@ -34,9 +19,7 @@ def load_model(folder: str | os.PathLike[str] | None = None) -> Model:
     Raises:
       ValueError: no usable checkpoint in the folder.
     """
-    place = PACKAGED if folder is None else Path(folder)
-    config, params = load_trained(place)
-    return Model(config, params, load_calibration(place))
+    return read_model(PACKAGED if folder is None else Path(folder))
 
 
 def require_model(model: object) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from e2r.api.models import Model, require_model
+from e2r.api.models import require_model
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import as_case
 from e2r.evaluation import diagnosis, runner
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import Hypothesis, Prediction, make_prediction
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Failed, Registered
@@ -109,9 +110,7 @@ def _run(
     programs = compile_programs(
         model.config.network, job.program, batch=job.batch, fast_compile=True
     )
-    return runner.run(
-        cases, model.config, model.params, job=job, programs=programs, surface_file=surface_file
-    )
+    return runner.run(cases, model, job=job, programs=programs, surface_file=surface_file)
 
 
 def find_cause(result: RegistrationResult, model: Model) -> diagnosis.Cause | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from e2r.api.models import Model
 from e2r.config import TrainingConfig
+from e2r.evaluation.models import Model
 from e2r.runtime.compile_cache import enable_cache
 from e2r.training import given_scenes, loop
 from e2r.training.trained_model import load_trained

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.evaluation import runner, work_units
-from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.errors_table import table_rows, write_errors_table
 from e2r.evaluation.initial_poses import read_initial_poses
 from e2r.evaluation.job_folder import SETTINGS, JobFolder, open_job
+from e2r.evaluation.models import read_model
 from e2r.evaluation.predictions import CaseScores, Prediction, judge_case
 from e2r.evaluation.results import Registered
 from e2r.evaluation.summary import summarise_job, summary_table
@@ -29,7 +29,7 @@ from e2r.runtime.timing import collect_timings, timed, timing_table
 from e2r.simulation import simulator
 from e2r.training import checkpoints
 from e2r.training.metrics_log import read_log
-from e2r.training.trained_model import PACKAGED, load_trained
+from e2r.training.trained_model import PACKAGED
 from e2r.visualisation import report, snapshots
 
 
@@ -88,8 +88,8 @@ def run(options: Options) -> int:
     job = options.job
     outputs.require_folder(options.output)
     read_initial_poses(job.start)  # a bad pose file is refused before anything is written
-    config, params = load_trained(options.checkpoint)
-    calibration = load_calibration(options.checkpoint)
+    model = read_model(options.checkpoint)
+    config, calibration = model.config, model.calibration
     units = (
         work_units.of_simulation(
             options.simulation or config.scenes.simulation,
@@ -102,7 +102,7 @@ def run(options: Options) -> int:
     )
     settings = {
         **_same_places(options),
-        "parameters": checkpoints.digest(params),
+        "parameters": checkpoints.digest(model.params),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
     del settings["output"], settings["timings"], settings["again"]
@@ -116,7 +116,7 @@ def run(options: Options) -> int:
         total = sum(len(unit.ids) for unit in units)
         with tqdm(total=total, initial=len(folder.done()), desc="evaluate", unit="case") as bar:
             cases = work_units.remaining_cases(units, folder)
-            for result in runner.run(cases, config, params, job=job):
+            for result in runner.run(cases, model, job=job):
                 bar.update()
                 with timed("writing"):
                     outcome = judge_case(result, job.program.masks, calibration=calibration)

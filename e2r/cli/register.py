@@ -13,12 +13,13 @@ import numpy as np
 import tyro
 
 from e2r.api import registering
-from e2r.api.models import Model, load_model
+from e2r.api.models import load_model
 from e2r.api.registering import RegistrationResult
 from e2r.cli import STARTED, named_cases
 from e2r.config import EvaluationConfig
 from e2r.datasets.case_folder import read_case
 from e2r.evaluation.initial_poses import read_initial_poses
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import LevelEstimate
 from e2r.runtime import outputs
 from e2r.runtime.timing import collect_timings, timed, timing_table

@@ -10,6 +10,7 @@ import numpy as np
 from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets.case import Case
 from e2r.evaluation import metrics, runner
+from e2r.evaluation.models import Model
 from e2r.evaluation.results import Registered
 from e2r.pipeline import ProgramConfig
 from e2r.types import Params
@@ -36,7 +37,9 @@ def errors_by_mask(
       mask -> ``tre_mm``, ``source`` and ``id``, each with an entry for each registered case.
     """
     job = EvaluationConfig(ProgramConfig(masks=masks, per_level=False), start, retry_below=0.0)
-    results = [r for r in runner.run(cases, config, params, job=job) if isinstance(r, Registered)]
+    results = [
+        r for r in runner.run(cases, Model(config, params), job=job) if isinstance(r, Registered)
+    ]
     return {
         mask: {
             "tre_mm": [result.errors[mask].tre_mm for result in results],

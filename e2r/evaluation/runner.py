@@ -18,13 +18,14 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from e2r.config import EvaluationConfig, TrainingConfig
+from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case, scored_targets
 from e2r.datasets.sampling import SampledScene, sample_scene_points
 from e2r.evaluation import device_clock, looks, metrics
 from e2r.evaluation.fit_checks import check_fits
 from e2r.evaluation.initial_poses import InitialPoses, read_initial_poses
 from e2r.evaluation.looks import Look
+from e2r.evaluation.models import Model
 from e2r.evaluation.preparation import SharedSurfaces, initial_pose, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, compile_programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
@@ -74,8 +75,7 @@ class LocatedCase(NamedTuple):
 
 def run(
     source: Iterable[Case | Failed],
-    config: TrainingConfig,
-    params: Params,
+    model: Model,
     *,
     job: EvaluationConfig,
     programs: Programs | None = None,
@@ -88,8 +88,7 @@ def run(
 
     Args:
       source: the cases, and those that could not be read.
-      config: the trained networks' settings.
-      params: the trained networks' parameters.
+      model: the trained networks.
       job: initial poses, schedule, masks.
       programs: programs to use instead of those of :func:`compile_programs`.
       surface_file: keeps the surface between runs; for cases of one model.
@@ -97,10 +96,10 @@ def run(
     Raises:
       ValueError: the initial pose cannot be read, or the batch not be divided among the devices.
     """
-    programs = programs or compile_programs(config.network, job.program, batch=job.batch)
+    programs = programs or compile_programs(model.config.network, job.program, batch=job.batch)
     context = JobContext(
-        network=config.network,
-        params=sharding.replicate(params, programs.mesh),
+        network=model.config.network,
+        params=sharding.replicate(model.params, programs.mesh),
         job=job,
         given_poses=read_initial_poses(job.start),
         programs=programs,

@@ -26,6 +26,7 @@ from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, scored_targets
 from e2r.evaluation import metrics, runner
+from e2r.evaluation.models import Model
 from e2r.evaluation.open3d_icp import PeerModel, open3d_icp
 from e2r.evaluation.preparation import initial_pose
 from e2r.evaluation.result_table import write_result
@@ -89,7 +90,7 @@ def register_all(cases: Sequence[Case], jobs: Sequence[EvaluationConfig]) -> lis
     config, params = load_trained(PACKAGED)
     errors = []
     for job in jobs:
-        for result in runner.run(cases, config, params, job=job):
+        for result in runner.run(cases, Model(config, params), job=job):
             if not isinstance(result, Registered):
                 raise ValueError(result.message)
             errors.append(result.errors["all"].tre_mm)

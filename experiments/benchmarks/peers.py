@@ -41,6 +41,7 @@ from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, scored_targets
 from e2r.evaluation import metrics, runner
+from e2r.evaluation.models import Model
 from e2r.evaluation.open3d_icp import PeerModel, open3d_cloud, open3d_icp
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Registered
@@ -242,7 +243,9 @@ def register_cases(
 ) -> list[Registered]:
     """Our results under the learnt and the oracle mask."""
     job = EvaluationConfig(ProgramConfig(masks=("learnt", "oracle")))
-    return [r for r in runner.run(cases, config, params, job=job) if isinstance(r, Registered)]
+    return [
+        r for r in runner.run(cases, Model(config, params), job=job) if isinstance(r, Registered)
+    ]
 
 
 def time_frames(cases: Sequence[Case], config: TrainingConfig, params: Params) -> list[float]:
@@ -252,7 +255,7 @@ def time_frames(cases: Sequence[Case], config: TrainingConfig, params: Params) -
     return [
         result.seconds
         for case in cases
-        for result in runner.run([case], config, params, job=job, programs=programs)
+        for result in runner.run([case], Model(config, params), job=job, programs=programs)
         if isinstance(result, Registered)
     ]
 

@@ -35,6 +35,7 @@ from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import runner
 from e2r.evaluation.job_folder import PREDICTIONS
+from e2r.evaluation.models import Model
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.text_table import text_table
 from e2r.runtime import sharding
@@ -304,7 +305,7 @@ def device_rate(options: Throughput, scenes: Sequence[Path], batch: int = 8) -> 
         first_look=recorded("first_look", programs.first_look),
         register=recorded("register", programs.register),
     )
-    list(runner.run(cases, config, params, job=job, programs=recording))
+    list(runner.run(cases, Model(config, params), job=job, programs=recording))
     times = []
     for _ in range(10):
         began = time.perf_counter()

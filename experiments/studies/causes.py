@@ -32,11 +32,12 @@ from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 from e2r.api.examples import simulate
-from e2r.api.models import Model, load_model
+from e2r.api.models import load_model
 from e2r.api.registering import SINGLE_CASE
 from e2r.cli.errors import parse_options, run_command
 from e2r.datasets.case import Case, make_case
 from e2r.evaluation import diagnosis, runner
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.preparation import stable_seed
 from e2r.evaluation.results import Failed, Registered
@@ -268,9 +269,7 @@ def _register(cases: Sequence[Case], model: Model) -> list[Registered]:
     """Results in the order of the cases; each has the case's own id, so the same points."""
     job = replace(SINGLE_CASE, batch=8)
     done: dict[int, Registered] = {}
-    for result in tqdm(
-        runner.run(cases, model.config, model.params, job=job), total=len(cases), unit="case"
-    ):
+    for result in tqdm(runner.run(cases, model, job=job), total=len(cases), unit="case"):
         if isinstance(result, Failed):
             raise ValueError(result.message)
         done[id(result.case)] = result

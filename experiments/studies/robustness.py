@@ -33,7 +33,7 @@ from e2r.config import EvaluationConfig, TrainingConfig, config_to_json
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, true_pose
 from e2r.evaluation import metrics, runner
-from e2r.evaluation.calibration import load_calibration
+from e2r.evaluation.models import read_model
 from e2r.evaluation.predictions import make_prediction, score_case
 from e2r.evaluation.preparation import stable_seed
 from e2r.evaluation.results import Failed
@@ -45,7 +45,7 @@ from e2r.runtime import outputs
 from e2r.runtime.provenance import code_record, versions
 from e2r.simulation import simulator
 from e2r.simulation.cloth import hide_bone
-from e2r.training.trained_model import PACKAGED, load_trained
+from e2r.training.trained_model import PACKAGED
 from e2r.types import Pose
 from e2r.visualisation.colors import MASK_COLORS
 from e2r.visualisation.pages import figures_page
@@ -158,10 +158,9 @@ def study_change(options: Robustness) -> int:
     """
     outputs.require_folder(options.output)
     change = CHANGES[options.change]
-    config, params = load_trained(options.checkpoint)
-    calibration = load_calibration(options.checkpoint)
+    model = read_model(options.checkpoint)
     job = EvaluationConfig(ProgramConfig(masks=options.masks), seed=options.seed)
-    cases = read_cases(options, config)
+    cases = read_cases(options, model.config)
     rows = []
     for amount in options.amounts or change.amounts:
         changed = [
@@ -170,24 +169,24 @@ def study_change(options: Robustness) -> int:
         ]
         predictions, scores = [], []
         for item in tqdm(
-            runner.run(changed, config, params, job=job),
+            runner.run(changed, model, job=job),
             total=len(changed),
             desc=f"{amount:g} {change.unit}",
             unit="case",
         ):
             if isinstance(item, Failed):
                 raise ValueError(item.message)
-            predictions.append(make_prediction(item, job.primary_mask, calibration))
+            predictions.append(make_prediction(item, job.primary_mask, model.calibration))
             scores.append(score_case(item))
         summary = summarise_job(
-            predictions, scores, job=job, config=config, origin={}, code=code_record()
+            predictions, scores, job=job, config=model.config, origin={}, code=code_record()
         ).to_json()
         rows.append({"amount": amount, "masks": summary["masks"], "trust": summary["trust"]})
     settings = {
         "checkpoint": str(options.checkpoint),
         "cases": len(cases),
         "seed": options.seed,
-        "config": config_to_json(config),
+        "config": config_to_json(model.config),
         "versions": versions(),
     }
     write_results(options, rows, settings)

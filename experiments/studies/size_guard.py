@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from e2r.api.models import Model, load_model
+from e2r.api.models import load_model
 from e2r.api.registering import RegistrationResult, register
 from e2r.cli.errors import parse_options, run_command
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case
 from e2r.evaluation.frame_scale import MAX_DEVIATION, FrameScale
 from e2r.evaluation.mirror_fit import MAX_GAIN
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from e2r.api.models import Model, load_model
+from e2r.api.models import load_model
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
@@ -35,6 +35,7 @@ from e2r.datasets.case import Case
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
 from e2r.evaluation.level_scores import find_scored_cases, judge, percent
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.preparation import stable_seed
 from e2r.evaluation.results import Registered
@@ -110,7 +111,7 @@ def registered(
       ValueError: a case cannot be read, changed or registered.
     """
     cases = changed(folders, arm, seed=seed)
-    for result in runner.run(cases, model.config, model.params, job=EvaluationConfig()):
+    for result in runner.run(cases, model, job=EvaluationConfig()):
         if not isinstance(result, Registered):
             raise ValueError(result.message)
         prediction = make_prediction(result, "learnt", model.calibration)

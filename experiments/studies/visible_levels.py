@@ -32,13 +32,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from e2r.api.models import Model, load_model
+from e2r.api.models import load_model
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import metrics, runner
 from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
 from e2r.evaluation.level_scores import find_scored_cases, judge, percent
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import Prediction, make_prediction
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
@@ -112,7 +113,7 @@ def _registered(
 ) -> Iterator[tuple[Registered, Prediction]]:
     """The registered cases of folders, each with its prediction."""
     cases = map(case_folder.read_case, folders)
-    for result in runner.run(cases, model.config, model.params, job=job):
+    for result in runner.run(cases, model, job=job):
         if not isinstance(result, Registered):
             raise ValueError(result.message)
         yield result, make_prediction(result, "learnt", model.calibration)

@@ -28,6 +28,7 @@ from e2r.datasets.case import make_case
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import load_calibration
 from e2r.evaluation.initial_poses import read_initial_poses
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.results import Failed
 from e2r.evaluation.stored_predictions import read_prediction
@@ -373,7 +374,7 @@ def test_a_prediction_holds_finite_poses_or_an_error(checkpoint, simulated_cases
             base, points=points, colors=np.zeros_like(points), normals=None, bone=None, image=None
         )
         (found,) = runner.run(
-            [case], config, params, job=job, surface_file=tmp_path / "surface.npz"
+            [case], Model(config, params), job=job, surface_file=tmp_path / "surface.npz"
         )
         if isinstance(found, Failed):
             assert found.id == base.id and len(found.message) > 10

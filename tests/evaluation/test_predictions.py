@@ -9,6 +9,7 @@ from e2r.config import EvaluationConfig
 from e2r.evaluation import runner
 from e2r.evaluation.calibration import MIN_LEVEL_INLIERS, Calibration
 from e2r.evaluation.frame_scale import FrameScale
+from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import (
     MIN_INLIERS,
     CaseScores,
@@ -24,7 +25,7 @@ from e2r.training.trained_model import load_trained
 def test_calibration_gives_every_hypothesis_a_probability(checkpoint, simulated_cases):
     config, params = load_trained(checkpoint)
     job = EvaluationConfig(ProgramConfig(num_samples=1), batch=1)
-    (result,) = runner.run(simulated_cases[:1], config, params, job=job)
+    (result,) = runner.run(simulated_cases[:1], Model(config, params), job=job)
     plain = make_prediction(result, "learnt")
     assert plain.expected_tre_mm is None
     assert {hypothesis.probability for hypothesis in plain.hypotheses} == {None}

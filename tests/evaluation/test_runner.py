@@ -12,6 +12,7 @@ import pytest
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import runner
+from e2r.evaluation.models import Model
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Failed, Registered
 from e2r.formats import meshes
@@ -29,7 +30,7 @@ def test_prediction_does_not_depend_on_the_truth(checkpoint, simulated_cases):
     case = simulated_cases[0]
     moved = {k: p._replace(translation=p.translation + 50) for k, p in case.truth.items()}
     variants = [case, replace(case, truth=moved), replace(case, truth=None, targets=None)]
-    found = [next(iter(runner.run([v], config, params, job=job))) for v in variants]
+    found = [next(iter(runner.run([v], Model(config, params), job=job))) for v in variants]
     for other in found[1:]:
         np.testing.assert_array_equal(
             found[0].registrations["learnt"].pose.translation,
@@ -53,19 +54,19 @@ def test_masks_do_not_affect_each_other(checkpoint, simulated_cases):
 
         return {**params, "mask": jax.tree.map(one, params["mask"])}
 
-    starved = next(iter(runner.run([case], config, lowered(50.0), job=job)))
+    starved = next(iter(runner.run([case], Model(config, lowered(50.0)), job=job)))
     kept, valid = (starved.weights["learnt"] >= 0.5).sum(), starved.cloud.valid.sum()
     assert abs(kept - 0.1 * valid) < 2
 
     for shift in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):  # until the untrained mask drops some points
         lower = lowered(shift)
-        alone = next(iter(runner.run([case], config, lower, job=job)))
+        alone = next(iter(runner.run([case], Model(config, lower), job=job)))
         if 20 < alone.weights["learnt"].sum() < 0.9 * len(alone.weights["learnt"]):
             break
     else:
         pytest.fail("no shift of the bias splits the points")
     job = replace(job, program=ProgramConfig(masks=("all", "oracle", "learnt"), num_samples=1))
-    after = next(iter(runner.run([case], config, lower, job=job)))
+    after = next(iter(runner.run([case], Model(config, lower), job=job)))
     np.testing.assert_array_equal(alone.weights["learnt"], after.weights["learnt"])
     np.testing.assert_allclose(
         alone.registrations["learnt"].pose.translation,
@@ -80,7 +81,7 @@ def test_retry_keeps_the_result_with_most_evidence(checkpoint, simulated_cases):
     source = [simulated_cases[0], Failed("broken", "a sentence"), *simulated_cases[1:3]]
 
     def results(job):
-        found = list(runner.run(source, config, params, job=job))
+        found = list(runner.run(source, Model(config, params), job=job))
         assert Failed("broken", "a sentence") in found
         found = [one for one in found if isinstance(one, Registered)]
         assert len(found) == 3
@@ -99,7 +100,9 @@ def test_retry_keeps_the_result_with_most_evidence(checkpoint, simulated_cases):
     assert all(several[3][n].evidence("learnt") > once[n].evidence("learnt") for n in other)
     assert all(several[2][name].seconds > 0 for name in once)
     same_twice = list(
-        runner.run([source[0]] * 2, config, params, job=replace(job, retry_below=1.0, tries=2))
+        runner.run(
+            [source[0]] * 2, Model(config, params), job=replace(job, retry_below=1.0, tries=2)
+        )
     )
     assert [one.case.id for one in same_twice] == [source[0].id] * 2
     least = evidence[0].min()
@@ -112,7 +115,7 @@ def test_retry_keeps_the_result_with_most_evidence(checkpoint, simulated_cases):
 def test_evidence_falls_by_what_sticks_out(checkpoint, simulated_cases):
     config, params = load_trained(checkpoint)
     job = EvaluationConfig(ProgramConfig(num_samples=1), batch=1, retry_below=0.0)
-    (one,) = runner.run(simulated_cases[:1], config, params, job=job)
+    (one,) = runner.run(simulated_cases[:1], Model(config, params), job=job)
     out = one.sticking_out["learnt"].copy()
     out[0] = 0.25
     moved = one._replace(sticking_out={"learnt": out})
@@ -127,7 +130,7 @@ def test_given_initial_pose_is_never_retried(checkpoint, simulated_cases):
     job = EvaluationConfig(program, start="truth", batch=2, retry_below=1.0)
     never = replace(job, retry_below=0.0)
     (one,), (other,) = (
-        runner.run(simulated_cases[:1], config, params, job=some) for some in (job, never)
+        runner.run(simulated_cases[:1], Model(config, params), job=some) for some in (job, never)
     )
     np.testing.assert_array_equal(one.rows, other.rows)
 
@@ -147,7 +150,7 @@ def test_no_cases_seconds_hold_the_compilation(checkpoint, simulated_cases, monk
     monkeypatch.setattr(CachedProgram, "prepare", slowly)
 
     def seconds():
-        return [one.seconds for one in runner.run(simulated_cases, config, params, job=job)]
+        return [one.seconds for one in runner.run(simulated_cases, Model(config, params), job=job)]
 
     compile_programs.cache_clear()
     with collect_timings() as spent:
@@ -175,7 +178,7 @@ def test_a_long_job_frees_the_meshes(checkpoint, data_set, monkeypatch):
     try:
         alive = [
             sum(mesh() is not None for mesh in read)
-            for _ in runner.run(source(), config, params, job=job)
+            for _ in runner.run(source(), Model(config, params), job=job)
         ]
     finally:
         gc.enable()

@@ -13,20 +13,16 @@ checkpoint's folder, where register and evaluate read it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from e2r.cli.errors import parse_options, run_command
-from e2r.config import EvaluationConfig, TrainingConfig
-from e2r.datasets.case import Case, scored_targets
-from e2r.evaluation import metrics, runner
+from e2r.datasets.case import Case
 from e2r.evaluation.calibration import (
     CALIBRATION_FILE,
     SUCCESS_THRESHOLD_MM,
@@ -35,23 +31,16 @@ from e2r.evaluation.calibration import (
     save_calibration,
     success_probability,
 )
+from e2r.evaluation.calibration_cases import register_cases, with_cloths, with_foreign_models
 from e2r.evaluation.calibration_fit import FittedCase, best_probability, fit_calibration
-from e2r.evaluation.metrics import CaseErrors
-from e2r.evaluation.models import Model
-from e2r.evaluation.preparation import stable_seed
-from e2r.evaluation.results import Registered
-from e2r.evaluation.visible import visible_levels
+from e2r.evaluation.models import Model, read_model
 from e2r.runtime import outputs
 from e2r.runtime.freed_memory import keep_freed_memory
 from e2r.simulation import simulator
-from e2r.simulation.cloth import hide_bone
-from e2r.training.trained_model import load_trained
-from e2r.types import Float, Params
+from e2r.types import Float
 
 PROBABILITY_BINS = (0.0, 0.1, 0.5, 0.9, 0.99, 1.01)
 """Edges of the bins of :func:`reliability_table`."""
-MAX_HIDDEN = 0.6
-"""Largest share of a frame's bone that a cloth hides."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +77,6 @@ class Calibrate:
             raise ValueError(f"--risk is {self.risk}; use a share, 0 to below 1")
 
 
-class CalibrationCase(NamedTuple):
-    """A case to fit on, and whether its model is another specimen's."""
-
-    case: Case
-    foreign: bool
-
-
 def simulated_cases(options: Calibrate, settings: simulator.SimulationConfig) -> Iterator[Case]:
     """The simulated cases: some specimens in frames of every variety of the settings, some without.
 
@@ -117,86 +99,6 @@ def simulated_cases(options: Calibrate, settings: simulator.SimulationConfig) ->
             )
 
 
-def with_cloths(cases: Iterable[Case], every: int, seed: int) -> Iterator[Case]:
-    """Lays a cloth over one frame of so many, which hides up to 60 % of its bone.
-
-    Args:
-      cases: simulated ones.
-      every: such a frame follows so many less one that stay as they are; 0: none does.
-      seed: of the cloths.
-    """
-    for number, case in enumerate(cases):
-        if every and number % every == every - 1:
-            rng = np.random.default_rng([seed, stable_seed(case.id)])
-            yield hide_bone(case, rng.uniform(0.0, MAX_HIDDEN), rng)
-        else:
-            yield case
-
-
-def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[CalibrationCase]:
-    """Gives every so many frames the model of the specimen before.
-
-    Args:
-      cases: specimen after specimen.
-      every: such a frame follows so many less one that keep their model; 0: none does.
-    """
-    before: Case | None = None  # the latest case of another specimen
-    last: Case | None = None
-    for number, case in enumerate(cases, 1):
-        if last is not None and last.source != case.source:
-            before = last
-        last = case
-        if every and before is not None and number % every == 0:
-            yield CalibrationCase(
-                replace(case, model=before.model, targets=None, truth=None, folder=None), True
-            )
-        else:
-            yield CalibrationCase(case, False)
-
-
-def fitted_case(result: Registered, *, foreign: bool) -> FittedCase:
-    """What a registered case tells the calibration, under the learnt mask.
-
-    Args:
-      result: of a case with a truth, or with another specimen's model.
-      foreign: whether its model is another specimen's.
-    """
-    case, hypotheses = result.case, result.hypotheses["learnt"]
-    rows = np.flatnonzero(hypotheses.distinct)
-    features, precision = result.hypothesis_features("learnt")[rows], result.precisions["learnt"]
-    if foreign:
-        return FittedCase(
-            features,
-            np.full(len(rows), np.inf),
-            precision,
-            np.inf,
-            np.full(len(precision.inliers), np.nan),
-        )
-    targets = scored_targets(case)
-    seen = visible_levels(case) & set(targets)
-    found = [
-        dict.fromkeys(case.model, jax.tree.map(lambda leaf, row=row: leaf[row], hypotheses.pose))
-        for row in rows
-    ]
-    errors = [
-        metrics.case_errors(one, case.truth or {}, targets, model=case.model) for one in found
-    ]
-    errors[0] = result.errors["learnt"]  # with one pose a level, as predictions have it
-    by_level = errors[0].by_level
-    return FittedCase(
-        features,
-        np.array([middle_level(one, seen) for one in errors]),
-        precision,
-        errors[0].tre_mm,
-        np.array([by_level[name].tre_mm if name in seen else np.nan for name in case.model]),
-    )
-
-
-def middle_level(errors: CaseErrors, seen: Collection[str]) -> float:
-    """The median TRE of the levels that are seen, mm; the TRE of the case where none is."""
-    return float(np.median([errors.by_level[name].tre_mm for name in seen] or [errors.tre_mm]))
-
-
 def reliability_table(
     calibration: Calibration, features: Float[np.ndarray, "r 4"], errors: Float[np.ndarray, "r"]
 ) -> str:
@@ -217,38 +119,24 @@ def reliability_table(
     return "\n".join(lines)
 
 
-def fitted_cases(
-    options: Calibrate, config: TrainingConfig, params: Params
-) -> Iterator[FittedCase]:
+def fitted_cases(options: Calibrate, model: Model) -> Iterator[FittedCase]:
     """Registers the simulated cases, without an initial pose.
 
     Args:
       options: of the command line.
-      config: the trained network's settings.
-      params: the trained network's parameters.
+      model: the trained networks.
     """
-    cases = simulated_cases(options, options.simulation or config.scenes.simulation)
+    cases = simulated_cases(options, options.simulation or model.config.scenes.simulation)
     cases = with_cloths(cases, options.covered_every, options.seed)
-    foreign: set[str] = set()
-
-    def noted() -> Iterator[Case]:
-        for case, is_foreign in with_foreign_models(cases, options.foreign_every):
-            if is_foreign:
-                foreign.add(case.id)
-            yield case
-
-    with tqdm(total=options.specimens * options.frames, desc="calibrate", unit="case") as bar:
-        for result in runner.run(noted(), Model(config, params), job=EvaluationConfig()):
-            bar.update()
-            if isinstance(result, Registered):
-                yield fitted_case(result, foreign=result.case.id in foreign)
+    found = register_cases(with_foreign_models(cases, options.foreign_every), model)
+    yield from tqdm(found, total=options.specimens * options.frames, desc="calibrate", unit="case")
 
 
 def calibrate(options: Calibrate) -> int:
     """Runs the calibration."""
-    config, params = load_trained(options.checkpoint)
+    model = read_model(options.checkpoint)
     outputs.require_file(options.checkpoint / CALIBRATION_FILE)
-    cases = list(fitted_cases(options, config, params))
+    cases = list(fitted_cases(options, model))
     calibration = fit_calibration(cases, risk=options.risk)
     save_calibration(calibration, options.checkpoint)
     features = np.concatenate([case.features for case in cases])

@@ -9,6 +9,7 @@ from small_cases import small_case
 from e2r.cli import evaluate as evaluate_command
 from e2r.cli import main, register
 from e2r.datasets import case_folder
+from e2r.evaluation.models import Model
 from e2r.formats import meshes
 from e2r.simulation import simulator
 from e2r.training import loop
@@ -30,7 +31,7 @@ def top(tmp_path, monkeypatch):
         (simulator, "simulate_specimens"),
         (meshes, "read_mesh"),
         (meshes, "read_meshes"),
-        (evaluate_command, "load_trained"),
+        (evaluate_command, "read_model"),
         (publish, "export_trained"),
         (calibrate, "fitted_cases"),
         (loop, "steps_done"),
@@ -89,7 +90,7 @@ def test_an_experiment_refuses_a_place_before_the_work(experiment, place, top, c
 
 
 def test_a_calibration_that_cannot_be_written_is_not_made(top, monkeypatch, capsys):
-    monkeypatch.setattr(calibrate, "load_trained", lambda _: (TINY, {}))
+    monkeypatch.setattr(calibrate, "read_model", lambda _: Model(TINY, {}))
     (top / "run" / "calibration.json").mkdir(parents=True)
     assert calibrate.main(["--checkpoint", "run"]) == 2
     assert "calibration.json: is a folder; name a file in it" in capsys.readouterr().err

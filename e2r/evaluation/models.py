@@ -1,4 +1,7 @@
-"""A trained model: its networks, their parameters and its calibration."""
+"""A trained model: its networks, their parameters and its calibration.
+
+A model that was adapted to a patient keeps the one it began with: a frame is shown to both.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ from pathlib import Path
 
 from e2r.config import TrainingConfig
 from e2r.evaluation.calibration import Calibration, load_calibration
+from e2r.evaluation.patient import Sizes, read_patient
 from e2r.training.trained_model import load_trained
 from e2r.types import Params
+
+BASE = "base"
+"""In the folder of an adapted model: the model it began with."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,10 @@ class Model:
     """of both networks, ``{"mask": ..., "coarse": ...}``"""
     calibration: Calibration | None = None
     """turns inliers into probabilities; None where the run was not calibrated"""
+    others: tuple[Params, ...] = ()
+    """parameters of further networks of the same sizes, to which each frame is shown, too"""
+    patient: Sizes | None = None
+    """of the patient's levels; another patient's model is refused. None: it is anybody's"""
 
 
 def read_model(folder: Path) -> Model:
@@ -30,7 +41,17 @@ def read_model(folder: Path) -> Model:
       folder: of a run, or of an exported model.
 
     Raises:
-      ValueError: no usable checkpoint in the folder, or its calibration is broken.
+      ValueError: no usable checkpoint in the folder, its calibration is broken, or its adaptation
+        to a patient is not finished.
     """
+    patient = read_patient(folder)
     config, params = load_trained(folder)
-    return Model(config, params, load_calibration(folder))
+    calibration = load_calibration(folder)
+    if patient is None:
+        return Model(config, params, calibration)
+    if calibration is None:
+        raise ValueError(
+            f"{folder}: its adaptation is not finished; give the same e2r adapt command again"
+        )
+    _, base = load_trained(folder / BASE)
+    return Model(config, params, calibration, others=(base,), patient=patient["sizes"])

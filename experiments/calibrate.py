@@ -7,7 +7,7 @@ Expect:   a table whose two columns agree to about 10 %; at most 0.5 % of the ac
 The specimens are simulated; neither training nor evaluation sees them. Where the scenes have
 varieties, half of the specimens are seen without. Every fourth frame is given the model of another
 specimen, to which no pose is right. A cloth lies over every third. Writes calibration.json into the
-checkpoint's folder, where register and evaluate read it.
+checkpoint's folder, where register and evaluate read it, and the cases, which e2r adapt reads.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from e2r.evaluation.calibration import (
 )
 from e2r.evaluation.calibration_cases import register_cases, with_cloths, with_foreign_models
 from e2r.evaluation.calibration_fit import FittedCase, best_probability, fit_calibration
+from e2r.evaluation.fitted_cases import save_cases
 from e2r.evaluation.models import Model, read_model
 from e2r.runtime import outputs
 from e2r.runtime.freed_memory import keep_freed_memory
@@ -139,6 +140,7 @@ def calibrate(options: Calibrate) -> int:
     cases = list(fitted_cases(options, model))
     calibration = fit_calibration(cases, risk=options.risk)
     save_calibration(calibration, options.checkpoint)
+    save_cases(cases, options.checkpoint)
     features = np.concatenate([case.features for case in cases])
     print(reliability_table(calibration, features, np.concatenate([c.errors for c in cases])))
     foreign = np.array([np.isinf(case.errors[0]) for case in cases])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from e2r.cli.errors import parse_options, run_command
 from e2r.evaluation.calibration import load_calibration, save_calibration
+from e2r.evaluation.fitted_cases import load_cases, save_cases
 from e2r.runtime import outputs
 from e2r.training.trained_model import export_trained
 
@@ -34,6 +35,8 @@ def publish(options: Publish) -> int:
     calibration = load_calibration(options.checkpoint)
     if calibration is not None:
         save_calibration(calibration, options.output)
+    if cases := load_cases(options.checkpoint):
+        save_cases(cases, options.output)
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
     print(f"{options.output}: {step} steps, {size / 1e6:.1f} MB")
     return 0

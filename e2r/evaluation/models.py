@@ -10,6 +10,8 @@ from pathlib import Path
 
 from e2r.config import TrainingConfig
 from e2r.evaluation.calibration import Calibration, load_calibration
+from e2r.evaluation.calibration_fit import FittedCase
+from e2r.evaluation.fitted_cases import load_cases
 from e2r.evaluation.patient import Sizes, read_patient
 from e2r.training.trained_model import load_trained
 from e2r.types import Params
@@ -28,6 +30,8 @@ class Model:
     """of both networks, ``{"mask": ..., "coarse": ...}``"""
     calibration: Calibration | None = None
     """turns inliers into probabilities; None where the run was not calibrated"""
+    fitted: tuple[FittedCase, ...] = ()
+    """cases that the calibration was fitted to; none where they were not kept"""
     others: tuple[Params, ...] = ()
     """parameters of further networks of the same sizes, to which each frame is shown, too"""
     patient: Sizes | None = None
@@ -47,11 +51,12 @@ def read_model(folder: Path) -> Model:
     patient = read_patient(folder)
     config, params = load_trained(folder)
     calibration = load_calibration(folder)
+    fitted = load_cases(folder)
     if patient is None:
-        return Model(config, params, calibration)
+        return Model(config, params, calibration, fitted)
     if calibration is None:
         raise ValueError(
             f"{folder}: its adaptation is not finished; give the same e2r adapt command again"
         )
     _, base = load_trained(folder / BASE)
-    return Model(config, params, calibration, others=(base,), patient=patient["sizes"])
+    return Model(config, params, calibration, fitted, others=(base,), patient=patient["sizes"])

@@ -28,8 +28,11 @@ def sample_camera(
     wound_fraction: tuple[float, float],
     standoff: tuple[float, float] = (350.0, 700.0),
     tilt: float = 30.0,
+    focal_to_width: float = 0.0,
 ) -> Camera:
     """Draws a camera behind the patient. Its zoom makes the wound fill a share of the frame.
+
+    Of a camera whose focal length is given, only the pose is drawn.
 
     Args:
       key: consumed.
@@ -40,6 +43,7 @@ def sample_camera(
       wound_fraction: range of the wound's share of the frame, drawn log-uniformly.
       standoff: range of the distance, mm.
       tilt: largest angle between the viewing ray and the posterior direction, degrees.
+      focal_to_width: focal length over the width; 0: the wound's share tells it.
     """
     k_fraction, k_far, k_tilt, k_way, k_roll, k_aim = jax.random.split(key, 6)
     low, high = jnp.log(jnp.array(wound_fraction))
@@ -49,6 +53,8 @@ def sample_camera(
     way = jax.random.uniform(k_way, (), maxval=2 * jnp.pi)
     roll = jax.random.uniform(k_roll, (), maxval=2 * jnp.pi)
     focal = far * jnp.sqrt(share * width * height / opening)
+    if focal_to_width:
+        focal = jnp.asarray(focal_to_width * width)
     backward = jnp.stack(
         [jnp.sin(lean) * jnp.cos(way), jnp.cos(lean), jnp.sin(lean) * jnp.sin(way)]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import jax
@@ -113,6 +113,8 @@ def photograph(
     posture_mm: float = 0.0,
     unbent_fraction: float = 0.0,
     variety: Collection[Variety] = (),
+    focal_to_width: float = 0.0,
+    exposed: Sequence[bool] = (),
 ) -> RenderedFrame:
     """One simulated frame of a spine: a fresh wound, a fresh camera, a fresh sensor.
 
@@ -126,6 +128,8 @@ def photograph(
       posture_mm: shift of each level since the scan, standard deviation per axis.
       unbent_fraction: probability that no level has moved.
       variety: kinds of frames beyond the plain one.
+      focal_to_width: focal length over the width; 0: the wound's share tells it.
+      exposed: whether each level lies in the wound; drawn at random where it is empty.
     """
     k_scene, k_camera, k_render = jax.random.split(key, 3)
     bent = jax.random.uniform(jax.random.fold_in(key, 4)) >= unbent_fraction
@@ -133,7 +137,7 @@ def photograph(
     bones, posture = bend_spine(
         jax.random.fold_in(key, 3), bones, degrees=amount * posture_degrees, mm=amount * posture_mm
     )
-    scene = sample_scene(k_scene, bones, variety=variety)
+    scene = sample_scene(k_scene, bones, variety=variety, exposed=exposed)
     camera = sample_camera(
         k_camera,
         scene.look_at,
@@ -141,6 +145,7 @@ def photograph(
         width=width,
         height=height,
         wound_fraction=wound_fraction,
+        focal_to_width=focal_to_width,
     )
     return render(
         k_render, scene, camera, posture=posture, width=width, height=height, variety=variety

@@ -27,6 +27,8 @@ BATCH = 4
 """Frames rendered at a time."""
 ATTEMPTS = 100
 """Batches rendered for each frame wanted, before a demand for bone is given up."""
+MIN_FOCAL, MAX_FOCAL = 0.2, 30.0
+"""Focal length in widths of the frame: fields of view of 136 and of 2 degrees."""
 HELD_OUT, CALIBRATION, WATCHED = 0x7E57, 0xCA11, 0x3A7C
 """Folded into the keys of test and of calibration specimens: they differ from those of training."""
 
@@ -56,6 +58,11 @@ class SimulationConfig:
     variety: tuple[Variety, ...] = ()
     """kinds of frames beyond the plain one: light, paint, optics, sensor, shape, build,
     clearing"""
+    focal_to_width: float = 0.0
+    """focal length of the camera over the width of its frame; 0: zoomed until the wound fills its
+    share"""
+    exposed: tuple[str, ...] = ()
+    """levels in the wound; a random run of two to five without them"""
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -85,6 +92,11 @@ class SimulationConfig:
             raise ValueError(
                 f"simulation.variety is {self.variety}; use some of " + ", ".join(VARIETIES)
             )
+        if self.focal_to_width and not MIN_FOCAL <= self.focal_to_width <= MAX_FOCAL:
+            raise ValueError(
+                f"simulation.focal_to_width is {self.focal_to_width}; use {MIN_FOCAL} to "
+                f"{MAX_FOCAL} widths of the frame, or 0"
+            )
         if not 0 <= self.min_bone_fraction < 0.2:
             raise ValueError(
                 f"simulation.min_bone_fraction is {self.min_bone_fraction}; use 0 to 0.2"
@@ -92,7 +104,9 @@ class SimulationConfig:
 
 
 @cache
-def _photograph_program(settings: SimulationConfig) -> Callable[[Array, BoneGrids], RenderedFrame]:
+def _photograph_program(
+    settings: SimulationConfig, exposed: tuple[bool, ...]
+) -> Callable[[Array, BoneGrids], RenderedFrame]:
     one = partial(
         photograph,
         width=settings.width,
@@ -102,6 +116,8 @@ def _photograph_program(settings: SimulationConfig) -> Callable[[Array, BoneGrid
         posture_mm=settings.posture_mm,
         unbent_fraction=settings.unbent_fraction,
         variety=settings.variety,
+        focal_to_width=settings.focal_to_width,
+        exposed=exposed,
     )
     return CachedProgram(jax.vmap(one, (0, None)), fast_compile=True)
 
@@ -118,9 +134,10 @@ def simulate_frames(
       count: of accepted frames.
 
     Raises:
-      ValueError: too few frames show enough bone.
+      ValueError: too few frames show enough bone, or the specimen lacks a level that the settings
+        expose.
     """
-    program = _photograph_program(settings)
+    program = _photograph_program(settings, _exposed_levels(specimen, settings))
     accepted: list[Case] = []
     for attempt in range(ATTEMPTS * count):
         keys = jax.random.split(jax.random.fold_in(key, attempt), BATCH)
@@ -136,6 +153,16 @@ def simulate_frames(
         f"{settings.min_bone_fraction:.1%} bone in {ATTEMPTS * count * BATCH} tries; "
         "lower simulation.min_bone_fraction or raise simulation.wound_fraction"
     )
+
+
+def _exposed_levels(specimen: Specimen, settings: SimulationConfig) -> tuple[bool, ...]:
+    """Whether each level of a specimen lies in the wound; empty where that is drawn at random."""
+    if missing := [name for name in settings.exposed if name not in specimen.model]:
+        raise ValueError(
+            f"{specimen.name}: has no {missing[0]} to expose; its levels are "
+            f"{', '.join(specimen.model)}"
+        )
+    return tuple(name in settings.exposed for name in specimen.model if settings.exposed)
 
 
 def _shows_enough_bone(frame: RenderedFrame, settings: SimulationConfig) -> bool:

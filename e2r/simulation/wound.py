@@ -5,7 +5,7 @@ Everything is in the canonical frame of the spine (x left, y posterior, z crania
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import jax
@@ -47,7 +47,11 @@ class WoundScene(NamedTuple):
 
 
 def sample_scene(
-    key: PRNGKey, bones: BoneGrids, *, variety: Collection[Variety] = ()
+    key: PRNGKey,
+    bones: BoneGrids,
+    *,
+    variety: Collection[Variety] = (),
+    exposed: Sequence[bool] = (),
 ) -> WoundScene:
     """Opens the back of a spine: an incision over a random run of two to five levels.
 
@@ -55,12 +59,14 @@ def sample_scene(
       key: consumed.
       bones: the spine, L levels from head to tail.
       variety: kinds of paint and build beyond the plain ones.
+      exposed: whether each level lies in the incision; drawn at random where it is empty.
     """
     k_draws, k_maps, k_paint, k_instruments = jax.random.split(key, 4)
     uniform = UniformDraws(k_draws, 64)
-    exposed = incisions.draw_exposed(uniform, bones.centre.shape[0])
+    drawn = incisions.draw_exposed(uniform, bones.centre.shape[0])
+    inside = jnp.asarray(exposed) if exposed else drawn
     profile = incisions.probe_profile(bones)
-    incision = incisions.draw_incision(uniform, bones, exposed, variety=variety)
+    incision = incisions.draw_incision(uniform, bones, inside, variety=variety)
     tissue = sample_tissue(
         uniform, k_maps, bones, profile=profile, incision=incision, variety=variety
     )
@@ -75,7 +81,7 @@ def sample_scene(
         bones=bones,
         tissue=tissue,
         instruments=instruments,
-        exposed=exposed,
+        exposed=inside,
         look_at=jnp.stack([incision.x, floor, incision.z]),
         opening=3.5 * incision.half_x * incision.half_z,
         paint=paint,

@@ -1,6 +1,8 @@
 """The public names of e2r, by the module each comes from."""
 
+from .adaptation.settings import AdaptationConfig as AdaptationConfig
 from .analysis.gradient_check import gradient_check as gradient_check
+from .api.adapting import adapt as adapt
 from .api.evaluating import Evaluation as Evaluation
 from .api.evaluating import evaluate as evaluate
 from .api.examples import icp as icp

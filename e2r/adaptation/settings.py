@@ -1,8 +1,17 @@
-"""The settings of an adaptation."""
+"""The settings of an adaptation, and those of the scenes and of the training that follow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from e2r.config import TrainingConfig
+from e2r.geometry.lens_distortion import Lens
+from e2r.simulation.simulator import SimulationConfig
+from e2r.simulation.tracing import CONE
+
+OPEN_END = 100_000
+"""Steps of the learning rate's schedule. It is flat over an adaptation, so that one program does
+for every number of steps, and a longer adaptation goes on with a shorter one."""
 
 
 @dataclass(frozen=True)
@@ -10,23 +19,23 @@ class AdaptationConfig:
     """How a model is adapted to a patient's vertebrae."""
 
     minutes: float = 5.0
-    """time to spend; the training takes as many steps as fit in"""
+    """time to spend: the training takes as many steps as fit in. The same command with more
+    minutes goes on"""
     steps: int = 0
     """training steps; 0: as many as fit in the minutes"""
-    frames: int = 60
+    frames: int = 40
     """simulated frames of the patient to train on"""
-    specimens: int = 12
-    """simulated specimens of the base that are trained on, too, two frames each, so that it is not
-    forgotten"""
+    specimens: int = 8
+    """simulated specimens, two frames each, that are trained on, too: they keep the model from
+    forgetting"""
     held_out: int = 24
-    """further frames of the patient, on which base and adapted model are compared and calibrated"""
+    """further frames of the patient, on which the models are compared and calibrated"""
+    batch: int = 4
+    """scenes of each step"""
     learning_rate: float = 5e-4
-    """peak of the learning rate"""
-    unbent_fraction: float = 0.5
-    """share of the frames whose spine has the posture of the scan"""
-    colours: bool = True
-    """keep the colours of the simulated frames; without, half of them have colours that tell
-    nothing"""
+    """of the optimiser"""
+    share: float = 0.5
+    """of the way from the base's parameters to the trained ones that the adapted model goes"""
     exposed: tuple[str, ...] = ()
     """levels that will be exposed; any run of two to five without them"""
     seed: int = 0
@@ -37,15 +46,53 @@ class AdaptationConfig:
             ("steps", 0),
             ("frames", 4),
             ("specimens", 0),
-            ("held_out", 8),
+            ("held_out", 4),
+            ("batch", 1),
             ("seed", 0),
         ):
             if (value := getattr(self, name)) < least:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is {value}; use {least} or more")
         if not 0 < self.minutes <= 24 * 60:
-            raise ValueError(f"--minutes is {self.minutes}; use more than 0, at most a day")
+            raise ValueError(f"--minutes is {self.minutes}; use more than 0, at most a day (1440)")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"--learning-rate is {self.learning_rate}; use more than 0, below 1")
-        if not 0 <= self.unbent_fraction <= 1:
-            raise ValueError(f"--unbent-fraction is {self.unbent_fraction}; use a share, 0 to 1")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"--share is {self.share}; use more than 0, at most 1")
+
+
+def training_config(base: TrainingConfig, config: AdaptationConfig) -> TrainingConfig:
+    """The settings of the training: the base's, but for the optimisation.
+
+    Args:
+      base: settings that the base was trained with.
+      config: of the adaptation.
+    """
+    optimisation = replace(
+        base.optimisation,
+        steps=OPEN_END,
+        batch=config.batch,
+        learning_rate=config.learning_rate,
+        checkpoint_every=50,
+    )
+    return replace(base, seed=config.seed, optimisation=optimisation)
+
+
+def patient_scenes(
+    base: SimulationConfig, config: AdaptationConfig, lens: Lens | None = None
+) -> SimulationConfig:
+    """The settings of the patient's frames: those that the base saw, narrowed to what will be seen.
+
+    Args:
+      base: of the base's own frames.
+      config: names the levels in the wound.
+      lens: of the room's camera, which knows its size; any zoom without it.
+
+    Raises:
+      ValueError: the camera's picture or its focal length is out of all proportion.
+    """
+    scenes = replace(base, exposed=config.exposed)
+    if lens is None or lens.size is None:
+        return scenes
+    height = CONE * max(1, round(base.width * lens.size[1] / lens.size[0] / CONE))
+    return replace(scenes, height=height, focal_to_width=lens.fx / lens.size[0])

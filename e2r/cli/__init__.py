@@ -18,6 +18,7 @@ COMMANDS = {
     "simulate": "Write simulated cases: RGB-D frames of open spine surgery, models and truth.",
     "register": "Register cases: find the pose of every level in the camera frame.",
     "train": "Train a mask network with nothing but the registration error.",
+    "adapt": "Adapt a model to a patient before surgery, from the preoperative surfaces alone.",
     "evaluate": "Register many cases, measure the errors, write a report.",
     "export": "Export a prediction: transforms for ITK and 3D Slicer, surfaces, markups.",
     "view": "View a registration in the browser: its steps and its layers.",

@@ -50,8 +50,8 @@ def load_cases(folder: Path) -> tuple[FittedCase, ...]:
     if not path.is_file():
         return ()
     try:
-        with np.load(path) as file:
-            stored = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file) as arrays:
+            stored = {name: arrays[name] for name in arrays.files}
         hypotheses, levels = np.cumsum(stored["hypotheses"]), np.cumsum(stored["levels"])
         if stored["features"].shape != (hypotheses[-1], FEATURES) or len(levels) != len(hypotheses):
             raise ValueError

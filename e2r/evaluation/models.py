@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2r.config import TrainingConfig
-from e2r.evaluation.calibration import Calibration, load_calibration
+from e2r.evaluation.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from e2r.evaluation.calibration_fit import FittedCase
 from e2r.evaluation.fitted_cases import load_cases
 from e2r.evaluation.patient import Sizes, read_patient
@@ -49,14 +49,14 @@ def read_model(folder: Path) -> Model:
         to a patient is not finished.
     """
     patient = read_patient(folder)
+    if patient is not None and not (folder / CALIBRATION_FILE).is_file():
+        raise ValueError(
+            f"{folder}: its adaptation is not finished; give the same e2r adapt command again"
+        )
     config, params = load_trained(folder)
     calibration = load_calibration(folder)
     fitted = load_cases(folder)
     if patient is None:
         return Model(config, params, calibration, fitted)
-    if calibration is None:
-        raise ValueError(
-            f"{folder}: its adaptation is not finished; give the same e2r adapt command again"
-        )
     _, base = load_trained(folder / BASE)
     return Model(config, params, calibration, fitted, others=(base,), patient=patient["sizes"])

@@ -7,7 +7,7 @@ share no specimen with training, calibration or evaluation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.config import OptimisationConfig, TrainingConfig
+from e2r.datasets.case import Case
 from e2r.networks import mask_estimators
 from e2r.networks.build import build_mask_network
 from e2r.pipeline import ProgramConfig
@@ -61,7 +62,20 @@ def make_held_out(
         seed=config.seed,
         kind=simulator.WATCHED,
     )
-    bank = sources.from_cases(cases, config, total=specimens * frames, what="held-out scenes")
+    return watch(cases, config, total=specimens * frames)
+
+
+def watch(
+    cases: Iterable[Case], config: TrainingConfig, *, total: int | None = None
+) -> Callable[[Params], HeldOutFigures]:
+    """The compiled function that registers some cases, from initial poses near the true ones.
+
+    Args:
+      cases: with a truth, which the training does not see.
+      config: of the run.
+      total: number of cases, for the progress bar.
+    """
+    bank = sources.from_cases(cases, config, total=total, what="held-out scenes")
     examples = stack_examples([bank.read(row, row) for row in range(len(bank))])
     key = jax.random.fold_in(jax.random.key(config.seed), simulator.WATCHED)
     starts = initial_poses(key, examples, config.optimisation)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from e2r.config import TrainingConfig, changed_plugins, config_from_json
+from e2r.config import TrainingConfig, changed_plugins, config_from_json, config_to_json
 from e2r.formats import notices
 from e2r.training import checkpoints, metrics_log
 from e2r.training.step import TrainState, init_state
@@ -92,6 +94,22 @@ def export_trained(folder: Path, output: Path) -> int:
             short = {name: _short(value) for name, value in line.items()}
             file.write(json.dumps(short) + "\n")
     return saved.step
+
+
+def save_trained(config: TrainingConfig, params: Params, folder: Path, *, step: int) -> None:
+    """Writes a model that is in memory, in place of the one that the folder holds.
+
+    Args:
+      config: settings it was trained with.
+      params: of both networks.
+      folder: which :func:`load_trained` reads.
+      step: steps done.
+    """
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    settings = {**config_to_json(config), "source": "in memory", "exported": True}
+    state = TrainState(np.asarray(step, np.int32), params, ())
+    with checkpoints.open_writer(folder / "checkpoint", keep=1) as writer:
+        checkpoints.save(writer, step, state, settings)
 
 
 def _short(value: float | int) -> float | int:

@@ -183,3 +183,26 @@ def test_a_long_job_frees_the_meshes(checkpoint, data_set, monkeypatch):
     finally:
         gc.enable()
     assert len(alive) == 24 and max(alive) <= 16
+
+
+def test_each_network_is_asked_and_most_evidence_decides(checkpoint, simulated_cases):
+    config, params = load_trained(checkpoint)
+    other = jax.tree.map(lambda leaf: 1.3 * leaf, params)
+    job = EvaluationConfig(ProgramConfig(num_samples=1), batch=2, retry_below=0.0)
+    cases = simulated_cases[:3]
+
+    def found(model):
+        return {one.case.id: one for one in runner.run(cases, model, job=job)}
+
+    alone = [found(Model(config, one)) for one in (params, other)]
+    both = found(Model(config, params, others=(other,)))
+    assert list(both) == [case.id for case in cases]
+    for name, one in both.items():
+        evidence = [single[name].evidence("learnt") for single in alone]
+        assert one.evidence("learnt") == max(evidence)
+        expected = alone[int(np.argmax(evidence))][name]
+        jax.tree.map(np.testing.assert_array_equal, one.levels, expected.levels)
+    given = replace(job, start="truth")  # a given pose needs no second opinion
+    (first,) = runner.run(cases[:1], Model(config, params, others=(other,)), job=given)
+    (same,) = runner.run(cases[:1], Model(config, params), job=given)
+    jax.tree.map(np.testing.assert_array_equal, first.levels, same.levels)

@@ -1,0 +1,169 @@
+"""A model is adapted to a patient: whose it is, what it holds, and how it goes on."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import e2r
+from e2r.adaptation import adapt as adaptation
+from e2r.adaptation.report import REPORT_FILE, report_text
+from e2r.adaptation.settings import AdaptationConfig, patient_scenes, training_config
+from e2r.evaluation import calibration_fit
+from e2r.evaluation.models import read_model
+from e2r.geometry.lens_distortion import Lens
+from e2r.simulation.simulator import SimulationConfig
+from e2r.training import checkpoints, loop
+from e2r.training.trained_model import load_trained
+
+CONFIG = AdaptationConfig(steps=3, frames=4, specimens=1, held_out=4, batch=2, share=0.25)
+
+
+@pytest.fixture(scope="module")
+def base(checkpoint):
+    return read_model(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def surfaces(simulated_cases):
+    return simulated_cases[0].model
+
+
+@pytest.fixture(autouse=True)
+def _an_untrained_network_is_right(monkeypatch):
+    monkeypatch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
+
+
+@pytest.fixture(scope="module")
+def patient(base, surfaces, tmp_path_factory):
+    """The folder of a finished adaptation."""
+    folder = tmp_path_factory.mktemp("patient")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
+        e2r.adapt(base, surfaces, output=folder, config=CONFIG)
+    return folder
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_adapted_model_is_a_blend_and_keeps_its_base(patient, base):
+    model = read_model(patient)
+    trained = load_trained(patient / "run")[1]
+    same(model.others, (base.params,))
+    for first, last, found in zip(
+        *map(jax.tree.leaves, (base.params, trained, model.params)), strict=True
+    ):
+        assert np.any(np.asarray(first) != np.asarray(last))
+        np.testing.assert_allclose(found, 0.75 * first + 0.25 * last, rtol=1e-5, atol=1e-7)
+    assert model.calibration.cases == len(model.fitted) == CONFIG.held_out
+    assert list(model.patient) == ["L1", "L2", "L3", "L4", "L5"]
+    assert json.loads((patient / "patient.json").read_text())["steps"] == 3
+
+
+def test_the_report_tells_each_alone_both_and_the_curve(patient):
+    report = json.loads((patient / REPORT_FILE).read_text())
+    assert [row["model"] for row in report["models"]] == ["base", "adapted", "both"]
+    assert all(row["frames"] == CONFIG.held_out for row in report["models"])
+    assert [point["step"] for point in report["curve"]] == [0, 1, 2, 3]
+    text = report_text(patient / REPORT_FILE)
+    assert "both" in text and "minutes" in text
+    (patient / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"other\.json: is no report"):
+        report_text(patient / "other.json")
+
+
+def test_a_case_of_the_patient_is_registered_and_anothers_is_refused(patient, simulated_cases):
+    model, case = e2r.load_model(patient), simulated_cases[1]
+    assert e2r.register(case, model).tre_mm > 0
+    larger = {name: mesh.copy().apply_scale(1.05) for name, mesh in case.model.items()}
+    with pytest.raises(ValueError, match="its L1 is not that of the patient"):
+        e2r.register(replace(case, model=larger, folder=None), model)
+
+
+def test_a_finished_adaptation_is_read_and_not_made_again(patient, base, surfaces, monkeypatch):
+    monkeypatch.setattr(adaptation, "PatientCases", None)
+    again = e2r.adapt(base, surfaces, output=patient, config=CONFIG)
+    same(again.params, read_model(patient).params)
+    fewer = replace(CONFIG, steps=2)
+    same(e2r.adapt(base, surfaces, output=patient, config=fewer).params, again.params)
+
+
+def test_an_interrupted_adaptation_ends_with_the_same_bits(
+    patient, base, surfaces, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "compare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            e2r.adapt(base, surfaces, output=tmp_path, config=replace(CONFIG, steps=2))
+    with pytest.raises(ValueError, match="its adaptation is not finished"):
+        e2r.load_model(tmp_path)
+    # More steps go on with those that are done: the learning rate is flat.
+    same(
+        e2r.adapt(base, surfaces, output=tmp_path, config=CONFIG).params, read_model(patient).params
+    )
+
+
+def test_the_steps_that_fit_are_measured_and_kept(base, surfaces, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(adaptation, "_steps_that_fit", lambda *_, **__: asked.append(1) or 1)
+    config = replace(CONFIG, steps=0, minutes=3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            e2r.adapt(base, surfaces, output=tmp_path, config=config)
+    e2r.adapt(base, surfaces, output=tmp_path, config=config)
+    assert len(asked) == 1  # the second time, the file says how many
+    assert checkpoints.latest_step(tmp_path / "run") == 1
+    e2r.adapt(base, surfaces, output=tmp_path, config=replace(config, minutes=4.0))
+    assert len(asked) == 2 and checkpoints.latest_step(tmp_path / "run") == 2
+
+
+def test_other_surfaces_settings_and_bases_are_refused(patient, base, surfaces, tmp_path):
+    fewer = {name: surfaces[name] for name in ("L1", "L2", "L3")}
+    for given, config in ((fewer, CONFIG), (surfaces, replace(CONFIG, seed=1))):
+        with pytest.raises(ValueError, match=r"patient\.json: is an adaptation with other"):
+            e2r.adapt(base, given, output=patient, config=config)
+    with pytest.raises(ValueError, match="adapted to a patient already"):
+        e2r.adapt(e2r.load_model(patient), surfaces, output=tmp_path, config=CONFIG)
+    with pytest.raises(ValueError, match="patient: has no L9 to expose; its levels are L1"):
+        e2r.adapt(base, surfaces, output=tmp_path, config=replace(CONFIG, exposed=("L9",)))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"frames": 3}, {"minutes": 0.0}, {"share": 0.0}, {"learning_rate": 1.0}, {"held_out": 0}],
+)
+def test_settings_out_of_range_are_refused_by_name(wrong):
+    option = next(iter(wrong)).replace("_", "-")
+    with pytest.raises(ValueError, match=f"--{option} is"):
+        AdaptationConfig(**wrong)
+
+
+def test_time_decides_how_many_steps_are_taken(base, bank, monkeypatch):
+    from e2r.training import batches
+
+    training = training_config(base.config, CONFIG)
+    clock = iter([100.0, 110.0, 113.0])  # before compiling, after it, after three steps
+    monkeypatch.setattr(adaptation.time, "perf_counter", lambda: next(clock))
+    steps = adaptation._steps_that_fit(
+        training,
+        base.params,
+        batches.uniform_batches(training, bank),
+        replace(CONFIG, minutes=3.0, held_out=10),
+        began=13.0,
+    )
+    assert steps == 80 - 50  # 180 s less 100 s, a second a step, less 5 for each of 10 frames
+
+
+def test_the_rooms_camera_sets_the_frame_and_its_zoom():
+    scenes = SimulationConfig(width=256, height=192)
+    lens = Lens(fx=600.0, fy=600.0, cx=320.0, cy=180.0, size=(640, 360))
+    found = patient_scenes(scenes, replace(CONFIG, exposed=("L3",)), lens)
+    assert (found.width, found.height, found.focal_to_width) == (256, 144, 600.0 / 640.0)
+    assert found.exposed == ("L3",)
+    assert patient_scenes(scenes, CONFIG, lens._replace(size=None)) == scenes

@@ -31,19 +31,16 @@ from e2r.evaluation.patient import PATIENT_FILE, level_sizes, read_patient
 from e2r.geometry.lens_distortion import Lens
 from e2r.runtime.atomic_files import atomic_write
 from e2r.training import batches, checkpoints, held_out, loop, sources
-from e2r.training.batches import Batches, run_key
 from e2r.training.metrics_log import read_log
-from e2r.training.step import compiled_train_step, init_state
 from e2r.training.trained_model import save_trained
-from e2r.types import Example, Params
+from e2r.types import Params
 
 RUN = "run"
 """In the folder of an adapted model: its training."""
-TIMED_STEPS = 3
-"""Steps by which the time of one is measured."""
+MEASURED_STEPS = 20
+"""Steps by which the time of one is measured; the fewest of an adaptation."""
 STEPS_PER_FRAME = 5.0
 """A held-out frame takes about as long to compare as so many training steps."""
-MIN_STEPS = 20
 CURVE_POINTS = 4
 """Times at which the adaptation is watched on the held-out frames, beside the start."""
 
@@ -89,22 +86,20 @@ def adapt(
     unseen = cases.held_out()
     steps = batches.uniform_batches(training, bank)
     if known is None or _wants_more(known, config):
-        count = config.steps
-        if not count:
-            count = _steps_that_fit(training, base.params, steps, config, began=began)
-            count += int(known["steps"]) if known else 0
-        known = {"settings": asked, "steps": count, "minutes": config.minutes}
+        known = {"settings": asked, "steps": config.steps or None, "minutes": config.minutes}
         known["sizes"] = level_sizes(surfaces)
         for stale in (REPORT_FILE, CALIBRATION_FILE):
             (output / stale).unlink(missing_ok=True)
-        output.mkdir(parents=True, exist_ok=True)
-        with atomic_write(output / PATIENT_FILE) as part:
-            part.write_text(json.dumps(known, indent=1) + "\n")
+        _write_patient(known, output)
     _write_base(base, output / BASE)
+    inputs = loop.RunInputs(training, steps, source=asked["source"], initial_params=base.params)
+    if known["steps"] is None:
+        known["steps"] = _steps_that_fit(inputs, output / RUN, config, began=began)
+        _write_patient(known, output)
     watched = held_out.watch(unseen, training, total=len(unseen))
     blended = _blend(base.params, config.share)
     state = loop.train(
-        loop.RunInputs(training, steps, source=asked["source"], initial_params=base.params),
+        inputs,
         output / RUN,
         stop_after=known["steps"],
         log_options=loop.LogOptions(
@@ -166,36 +161,31 @@ def _require_same(found: Mapping[str, Any], asked: Mapping[str, Any], output: Pa
 
 def _wants_more(known: Mapping[str, Any], config: AdaptationConfig) -> bool:
     """Whether more is asked for than the folder's adaptation had."""
+    if known["steps"] is None:
+        return config.steps > 0
     if config.steps:
         return config.steps > int(known["steps"])
     return config.minutes > float(known["minutes"])
 
 
+def _write_patient(known: Mapping[str, Any], output: Path) -> None:
+    """Writes whose the model is, and how it is adapted."""
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output / PATIENT_FILE) as part:
+        part.write_text(json.dumps(known, indent=1) + "\n")
+
+
 def _steps_that_fit(
-    training: TrainingConfig,
-    params: Params,
-    steps: Batches,
-    config: AdaptationConfig,
-    *,
-    began: float,
+    inputs: loop.RunInputs, run: Path, config: AdaptationConfig, *, began: float
 ) -> int:
-    """The number of steps for which there is time, by the time that a few of them take."""
-    step = compiled_train_step(training, None, loop.make_training_mesh(training.optimisation))
-    state = jax.jit(lambda: init_state(training))()
-    state = state._replace(params=jax.tree.map(jax.numpy.array, params))
-    key = run_key(training)
-    clock = time.perf_counter()
-    first: list[Example] = list(steps.iterate(1, TIMED_STEPS + 1))
-    for number, batch in enumerate(first):
-        if number == 1:  # the first one compiled
-            jax.block_until_ready(state)
-            clock = time.perf_counter()
-        state, _ = step(state, batch, key, step=np.int32(number + 1))
-    jax.block_until_ready(state)
-    now = time.perf_counter()
-    seconds = (now - clock) / TIMED_STEPS
-    left = 60.0 * config.minutes - (now - began)
-    return max(MIN_STEPS, int(left / seconds - STEPS_PER_FRAME * config.held_out))
+    """The number of steps for which there is time, by the time that the first of them take."""
+    clock: list[float] = []
+    end = loop.steps_done(inputs.config, run, source=inputs.source) + MEASURED_STEPS
+    options = loop.LogOptions(log_every=1, on_log=lambda _: clock.append(time.perf_counter()))
+    loop.train(inputs, run, stop_after=end, log_options=options)
+    seconds = float(np.median(np.diff(clock)))  # the first step compiled
+    left = 60.0 * config.minutes - (clock[-1] - began)
+    return end + max(0, int(left / seconds - STEPS_PER_FRAME * config.held_out))
 
 
 def _blend(base: Params, share: float) -> Callable[[Params], Params]:

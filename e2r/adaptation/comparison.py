@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -45,8 +45,10 @@ def compare(cases: Sequence[Case], base: Model, adapted: Model) -> Comparison:
         name: max((alone[one][name] for one in alone), key=lambda found: found.evidence("learnt"))
         for name in shared
     }
-    rows = [_figures(name, found) for name, found in {**alone, "both": both}.items()]
-    return Comparison(rows, tuple(fitted_case(one, foreign=False) for one in both.values()))
+    seen = {name: visible_levels(one.case) for name, one in both.items()}
+    rows = [_figures(name, found, seen) for name, found in {**alone, "both": both}.items()]
+    fitted = [fitted_case(one, foreign=False, seen=seen[name]) for name, one in both.items()]
+    return Comparison(rows, tuple(fitted))
 
 
 def _registered(cases: Sequence[Case], model: Model) -> dict[str, Registered]:
@@ -58,19 +60,21 @@ def _registered(cases: Sequence[Case], model: Model) -> dict[str, Registered]:
     return {one.case.id: one for one in results if isinstance(one, Registered)}
 
 
-def _figures(name: str, found: dict[str, Registered]) -> dict[str, Any]:
+def _figures(
+    name: str, found: Mapping[str, Registered], seen: Mapping[str, set[str]]
+) -> dict[str, Any]:
     """The errors of the levels that the camera sees, over all frames."""
     tre = np.array(
         [
             errors.tre_mm
-            for one in found.values()
-            for level, errors in one.errors["learnt"].by_level.items()
-            if level in visible_levels(one.case)
+            for case in seen
+            for level, errors in found[case].errors["learnt"].by_level.items()
+            if level in seen[case]
         ]
     )
     return {
         "model": name,
-        "frames": len(found),
+        "frames": len(seen),
         "levels": len(tre),
         "median_tre_mm": float(np.median(tre)) if len(tre) else None,
         "below_2mm": float(np.mean(tre < 2.0)) if len(tre) else None,

@@ -13,6 +13,10 @@ OPEN_END = 100_000
 """Steps of the learning rate's schedule. It is flat over an adaptation, so that one program does
 for every number of steps, and a longer adaptation goes on with a shorter one."""
 
+START_NOISE = 2.0
+"""Degrees and mm. From there ten steps with the true bone end at 1.1 mm, from the base's 4 degrees
+and 4 mm at 4.0 mm: a trained mask learns from what it does, not from how far the start was."""
+
 
 @dataclass(frozen=True)
 class AdaptationConfig:
@@ -73,9 +77,12 @@ def training_config(base: TrainingConfig, config: AdaptationConfig) -> TrainingC
         steps=OPEN_END,
         batch=config.batch,
         learning_rate=config.learning_rate,
+        start_noise_deg=START_NOISE,
+        start_noise_mm=START_NOISE,
         checkpoint_every=50,
     )
-    return replace(base, seed=config.seed, optimisation=optimisation)
+    schedule = replace(base.schedule, first_scale_mm=4.0, last_scale_mm=1.0)
+    return replace(base, seed=config.seed, schedule=schedule, optimisation=optimisation)
 
 
 def patient_scenes(

@@ -102,7 +102,9 @@ def run(options: Options) -> int:
     )
     settings = {
         **_same_places(options),
-        "parameters": checkpoints.digest(model.params),
+        "parameters": checkpoints.digest(
+            (model.params, *model.others) if model.others else model.params
+        ),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
     del settings["output"], settings["timings"], settings["again"]

@@ -20,8 +20,6 @@ TILT_DEG = 8.0
 """Standard deviation of the camera's tilt about each image axis, degrees."""
 COLOUR_NOISE = 0.15
 """Standard deviation of the logarithm of gain and contrast."""
-KEPT_COLOURS, MIXED_COLOURS = 0.5, 0.35
-"""Share of the scenes whose colours :func:`forget_colours` keeps, and mixes; others get one."""
 
 Augmentation: TypeAlias = Callable[[PRNGKey, Example], Example]
 """(key, example) -> example; it keeps all shapes, and moves the truth with the scene."""
@@ -75,37 +73,12 @@ def augment_colours(key: PRNGKey, colours: Float[Array, "n 3"]) -> Float[Array, 
     return jnp.clip(grey + saturation * (colours - grey), 0.0, 1.0)
 
 
-def forget_colours(key: PRNGKey, example: Example) -> Example:
-    """Gives the scene colours from which its material cannot be told; often none at all.
-
-    Half of the scenes stay as they are. The colours of the others are mixed, inverted and scaled by
-    channel, or all points get one colour. A network that sees such scenes has to know bone by its
-    shape.
-
-    Args:
-      key: consumed.
-      example: the scene.
-    """
-    k_mix, k_sign, k_gain, k_flat, k_kind = jax.random.split(key, 5)
-    colours = example.cloud.colors
-    mixture = jax.random.dirichlet(k_mix, jnp.full(3, 0.5), (3,))
-    inverted = jax.random.bernoulli(k_sign, 0.25, (3,))
-    mixed = jnp.matmul(colours, mixture.T)
-    mixed = jnp.where(inverted, 1.0 - mixed, mixed)
-    mixed = jnp.clip(mixed * jnp.exp(0.4 * jax.random.normal(k_gain, (3,))), 0.0, 1.0)
-    flat = jnp.broadcast_to(jax.random.uniform(k_flat, (3,)), colours.shape)
-    kind = jax.random.uniform(k_kind)
-    changed = jnp.where(kind < KEPT_COLOURS + MIXED_COLOURS, mixed, flat)
-    colours = jnp.where(kind < KEPT_COLOURS, colours, changed)
-    return example._replace(cloud=example.cloud._replace(colors=colours))
-
-
 def _rotation(vector: Float[Array, "3"]) -> Pose:
     """The rotation about the origin by a rotation vector, radians."""
     return Pose(poses.exp_rotation(vector), jnp.zeros(3))
 
 
 AUGMENTATIONS: Registry[Augmentation] = Registry(
-    "augmentation", {"view_and_colours": augment_example, "forget_colours": forget_colours}
+    "augmentation", {"view_and_colours": augment_example}
 )
 """All augmentations, by the name that a configuration gives."""

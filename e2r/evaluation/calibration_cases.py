@@ -91,12 +91,15 @@ def register_cases(
             yield fitted_case(result, foreign=result.case.id in foreign)
 
 
-def fitted_case(result: Registered, *, foreign: bool) -> FittedCase:
+def fitted_case(
+    result: Registered, *, foreign: bool, seen: Collection[str] | None = None
+) -> FittedCase:
     """What a registered case tells the calibration, under the learnt mask.
 
     Args:
       result: of a case with a truth, or with another specimen's model.
       foreign: whether its model is another specimen's.
+      seen: the levels that the camera sees, where they are known.
     """
     case, hypotheses = result.case, result.hypotheses["learnt"]
     rows = np.flatnonzero(hypotheses.distinct)
@@ -110,7 +113,7 @@ def fitted_case(result: Registered, *, foreign: bool) -> FittedCase:
             np.full(len(precision.inliers), np.nan),
         )
     targets = scored_targets(case)
-    seen = visible_levels(case) & set(targets)
+    seen = set(visible_levels(case) if seen is None else seen) & set(targets)
     found = [
         dict.fromkeys(case.model, jax.tree.map(lambda leaf, row=row: leaf[row], hypotheses.pose))
         for row in rows

@@ -15,7 +15,7 @@ from e2r.evaluation import calibration_fit
 from e2r.evaluation.models import read_model
 from e2r.geometry.lens_distortion import Lens
 from e2r.simulation.simulator import SimulationConfig
-from e2r.training import checkpoints, loop
+from e2r.training import checkpoints, held_out
 from e2r.training.trained_model import load_trained
 
 CONFIG = AdaptationConfig(steps=3, frames=4, specimens=1, held_out=4, batch=2, share=0.25)
@@ -108,18 +108,17 @@ def test_an_interrupted_adaptation_ends_with_the_same_bits(
 
 
 def test_the_steps_that_fit_are_measured_and_kept(base, surfaces, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(adaptation, "_steps_that_fit", lambda *_, **__: asked.append(1) or 1)
-    config = replace(CONFIG, steps=0, minutes=3.0)
+    monkeypatch.setattr(adaptation, "MEASURED_STEPS", 2)
+    config = replace(CONFIG, steps=0, minutes=1e-3)  # no time is left after those two
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(held_out, "watch", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             e2r.adapt(base, surfaces, output=tmp_path, config=config)
-    e2r.adapt(base, surfaces, output=tmp_path, config=config)
-    assert len(asked) == 1  # the second time, the file says how many
-    assert checkpoints.latest_step(tmp_path / "run") == 1
-    e2r.adapt(base, surfaces, output=tmp_path, config=replace(config, minutes=4.0))
-    assert len(asked) == 2 and checkpoints.latest_step(tmp_path / "run") == 2
+    for minutes, steps in ((1e-3, 2), (2e-3, 4)):  # more minutes: two more are measured
+        again = replace(config, minutes=minutes)
+        e2r.adapt(base, surfaces, output=tmp_path, config=again)
+        assert json.loads((tmp_path / "patient.json").read_text())["steps"] == steps
+        assert checkpoints.latest_step(tmp_path / "run") == steps
 
 
 def test_other_surfaces_settings_and_bases_are_refused(patient, base, surfaces, tmp_path):

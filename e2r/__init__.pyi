@@ -14,6 +14,7 @@ from .api.registering import RegistrationResult as RegistrationResult
 from .api.registering import find_cause as find_cause
 from .api.registering import register as register
 from .api.registering import view as view
+from .api.tracking import Tracker as Tracker
 from .api.training import train as train
 from .config import NAMED_CONFIGS as NAMED_CONFIGS
 from .config import EvaluationConfig as EvaluationConfig
@@ -25,6 +26,7 @@ from .datasets.case_folder import find_cases as find_cases
 from .datasets.case_folder import read_case as read_case
 from .datasets.case_folder import write_case as write_case
 from .evaluation.models import Model as Model
+from .formats.scenes import RgbdImage as RgbdImage
 from .geometry.poses import perturb as perturb
 from .geometry.procrustes import procrustes as procrustes
 from .geometry.surfaces import build_surface as build_surface
@@ -34,6 +36,7 @@ from .registration.global_search import SearchConfig as SearchConfig
 from .registration.schedule import Schedule as Schedule
 from .runtime.registry import plugin as plugin
 from .simulation.simulator import SimulationConfig as SimulationConfig
+from .tracking.settings import TrackerConfig as TrackerConfig
 from .types import Cloud as Cloud
 from .types import Example as Example
 from .types import Pose as Pose

@@ -17,6 +17,7 @@ STARTED = time.perf_counter()
 COMMANDS = {
     "simulate": "Write simulated cases: RGB-D frames of open spine surgery, models and truth.",
     "register": "Register cases: find the pose of every level in the camera frame.",
+    "track": "Follow the levels through a recording: poses of every level in each frame.",
     "train": "Train a mask network with nothing but the registration error.",
     "adapt": "Adapt a model to a patient before surgery, from the preoperative surfaces alone.",
     "evaluate": "Register many cases, measure the errors, write a report.",

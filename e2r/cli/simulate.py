@@ -11,11 +11,14 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from e2r.datasets import case_files, case_folder
+from e2r.datasets import case_files, case_folder, recordings
 from e2r.datasets.case import Case
+from e2r.datasets.recordings import RecordedFrame
 from e2r.formats import meshes
 from e2r.runtime import outputs
-from e2r.simulation import simulator, specimens
+from e2r.runtime.atomic_files import require_new_folder
+from e2r.simulation import sequences, simulator, specimens
+from e2r.simulation.sequence_paths import SequenceConfig
 from e2r.simulation.simulator import SimulationConfig
 
 
@@ -36,6 +39,9 @@ class Options:
     """folder of real surfaces (STL, PLY or OBJ, one a level, mm); without it, procedural spines"""
     frames: int = 1
     """frames of each procedural specimen"""
+    sequence: bool = False
+    """write recordings of a moving camera instead of single frames, a folder each"""
+    recording: SequenceConfig = SequenceConfig()
     simulation: Annotated[SimulationConfig, tyro.conf.arg(name="")] = SimulationConfig(
         wound_fraction=(0.2, 0.8), min_bone_fraction=0.02
     )
@@ -47,6 +53,8 @@ def run(options: Options) -> int:
         raise ValueError("--count and --frames must be 1 or more")
     outputs.require_folder(options.output)
     case_files.require_data_set(options.output)
+    if options.sequence:
+        return _write_recordings(options)
     written = 0
     with tqdm(total=options.count, desc="cases", unit="case") as bar:
         for group in _specimens(options):
@@ -55,6 +63,34 @@ def run(options: Options) -> int:
                 written += 1
                 bar.update()
     print(f"{written} cases in {options.output}")
+    return 0
+
+
+def _write_recordings(options: Options) -> int:
+    """Writes recordings, each of a specimen of its own, or all of the given surfaces."""
+    key, config = jax.random.key(options.seed), options.recording
+    for index in range(options.count):
+        folder = options.output / f"recording{options.seed}_{index:04d}"
+        require_new_folder(folder)
+        k_shape, k_frames = jax.random.split(jax.random.fold_in(key, index))
+        if options.anatomy is None:
+            specimen = specimens.procedural_specimen(k_shape, folder.name)
+        else:
+            surfaces = meshes.read_meshes(options.anatomy)
+            specimen = specimens.specimen_from_surfaces(surfaces, folder.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        meshes.write_meshes(specimen.model, folder / "model")
+        sequence = sequences.simulate_sequence(k_frames, specimen, config)
+        bar = tqdm(sequence.frames, total=config.frames, desc=folder.name, unit="frame")
+        frames = (
+            (
+                RecordedFrame(number, frame.seconds, frame.image(sequence.focal)),
+                frame.level_poses(sequence.levels),
+            )
+            for number, frame in enumerate(bar, 1)
+        )
+        recordings.write_recording(folder, frames)
+    print(f"{options.count} recordings in {options.output}")
     return 0
 
 

@@ -335,6 +335,17 @@ def _write_rgbd_image(image: RgbdImage, folder: Path) -> None:
     """Writes color.png, depth.png (16 bit) and camera.json."""
     depth_scale = max(1.0, min(DEPTH_SCALE, MAX_DEPTH_VALUE // float(image.depth.max(initial=1.0))))
     write_images(image, folder / "color.png", folder / "depth.png", depth_scale=depth_scale)
+    write_camera(image, folder / "camera.json", depth_scale=depth_scale)
+
+
+def write_camera(image: RgbdImage, path: PathLike, *, depth_scale: float) -> None:
+    """Writes the intrinsics of an RGB-D image as camera.json.
+
+    Args:
+      image: only its size and its intrinsics are written.
+      path: of the file.
+      depth_scale: depth units per mm.
+    """
     height, width = image.depth.shape
     camera = {
         "width": width,
@@ -345,7 +356,7 @@ def _write_rgbd_image(image: RgbdImage, folder: Path) -> None:
         "cy": image.cy,
         "depth_scale": depth_scale,
     }
-    (folder / "camera.json").write_text(json.dumps(camera, indent=1))
+    Path(path).write_text(json.dumps(camera, indent=1))
 
 
 def write_images(

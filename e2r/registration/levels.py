@@ -120,7 +120,7 @@ def refine_levels(
         share = jnp.where(neighbour, (inliers + MIN_NEIGHBOUR_INLIERS)[None], 0.0)
 
         def one(level: Array, pose: Pose, share: Array, middle: Array) -> tuple[Pose, jax.Array]:
-            carried = _mean_pose(several, share, middle, fallback=pose)
+            carried = mean_pose(several, share, middle, fallback=pose)
             queries = poses.apply_inverse(pose, cloud.points)
             own = correspondences.project(surface, queries).levels == level
             result = steps.symmetric(
@@ -231,8 +231,17 @@ def _repeat_pose(pose: Pose, count: int) -> Pose:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), pose)
 
 
-def _mean_pose(several: Pose, share: Array, point: Array, *, fallback: Pose) -> Pose:
-    """The weighted mean of poses (leading axis L), as they move a point, or the fallback."""
+def mean_pose(
+    several: Pose, share: Float[Array, "l"], point: Float[Array, "3"], *, fallback: Pose
+) -> Pose:
+    """The weighted mean of poses, as they move a point.
+
+    Args:
+      several: camera from model, leading axis L; less than 90 degrees apart.
+      share: weight of each.
+      point: mm, model frame.
+      fallback: returned where all weights are zero.
+    """
     total = jnp.sum(share)
     share = share / jnp.where(total > 0, total, 1.0)
     matrix = jnp.sum(share[:, None, None] * several.rotation, axis=0)

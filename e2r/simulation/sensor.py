@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from e2r.simulation.uniform_draws import UniformDraws
 from e2r.types import Array, Bool, Float, PRNGKey
@@ -15,7 +16,11 @@ BLUR_REACH = 5
 
 
 def sense_depth(
-    key: PRNGKey, depth: Float[Array, "h w"], shiny: Bool[Array, "h w"]
+    key: PRNGKey,
+    depth: Float[Array, "h w"],
+    shiny: Bool[Array, "h w"],
+    *,
+    steady: PRNGKey | None = None,
 ) -> Float[jax.Array, "h w"]:
     """A stereo camera's depth image in mm, 0 where it sees nothing.
 
@@ -27,11 +32,19 @@ def sense_depth(
       key: consumed.
       depth: mm, clean.
       shiny: metal.
+      steady: of a recording, whose frames share it: the loudness, the bias, the patches and half
+        of the noise then stay from frame to frame.
     """
     h, w = depth.shape
     keys = jax.random.split(key, 8)
+    if steady is not None:
+        kept = jax.random.split(steady, 8)
+        keys = keys.at[np.array([0, 2, 3, 6])].set(kept[np.array([0, 2, 3, 6])])
     gain = jnp.exp(jax.random.uniform(keys[0], (), minval=jnp.log(1.2e-6), maxval=jnp.log(3e-6)))
-    noise = gain * depth**2 * jax.random.normal(keys[1], (h, w))
+    draw = jax.random.normal(keys[1], (h, w))
+    if steady is not None:
+        draw = math.sqrt(0.5) * (draw + jax.random.normal(kept[1], (h, w)))
+    noise = gain * depth**2 * draw
     bias_size = jax.random.uniform(keys[2], (), minval=0.05, maxval=0.2)
     bias = bias_size * (depth / 500.0) ** 2 * _smooth_noise(keys[3], (h, w), (4, 5))
     edge, mixed = _mixed_edges(keys[5], depth)

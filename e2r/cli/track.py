@@ -1,0 +1,96 @@
+"""``e2r track``: follows the levels through a recording."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from e2r.api.models import load_model
+from e2r.api.tracking import Tracker
+from e2r.datasets import recordings
+from e2r.formats import meshes
+from e2r.formats.file_checks import Unit
+from e2r.runtime import outputs
+from e2r.runtime.atomic_files import require_new_folder
+from e2r.runtime.shutdown import stop_requested
+from e2r.tracking.settings import TrackerConfig
+from e2r.tracking.summary import Scored, choose_targets, frame_errors, summary_table
+from e2r.tracking.track_files import POSES_FILE, open_track
+
+
+@dataclass(frozen=True)
+class Options:
+    """Follow the levels through a recording: poses of every level in each frame.
+
+    Example: e2r track recording --output track
+    """
+
+    recording: Annotated[Path, tyro.conf.Positional]
+    """folder of frames: color_000001.png, depth_000001.png, camera.json"""
+    output: Path
+    """folder for poses.jsonl and the trajectories"""
+    model: Path | None = None
+    """folder of the patient's surfaces (one a level, mm); by default, model in the recording"""
+    checkpoint: Path | None = None
+    """output folder of e2r train or e2r adapt; by default, the model that comes with e2r"""
+    unit: Unit = "mm"
+    """of the depth"""
+    live: bool = False
+    """play at the recorded rate, register beside the frames, and drop those that come too soon"""
+    tracker: TrackerConfig = TrackerConfig()
+
+
+def run(options: Options) -> int:
+    """Runs ``e2r track``."""
+    recording = recordings.open_recording(options.recording, options.unit)
+    truth = recordings.read_truth(options.recording)
+    folder = options.model or options.recording / "model"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name the patient's surfaces with --model")
+    levels = meshes.read_meshes(folder)
+    outputs.require_folder(options.output)
+    require_new_folder(options.output)
+    targets = choose_targets(levels)
+    scored: list[Scored] = []
+    broken = 0
+    with (
+        Tracker(
+            load_model(options.checkpoint), levels, config=options.tracker, beside=options.live
+        ) as tracker,
+        stop_requested() as stop,
+    ):
+        options.output.mkdir(parents=True, exist_ok=True)
+        began: float | None = None
+        frames = recordings.read_frames(recording)
+        with (
+            open_track(options.output, list(levels)) as files,
+            tqdm(frames, total=len(recording.frames), desc="track", unit="frame") as bar,
+        ):
+            for frame in bar:
+                if stop():
+                    raise KeyboardInterrupt
+                if frame.image is None:
+                    broken += 1
+                    files.add_broken(frame.number, frame.seconds, frame.message)
+                    print(f"e2r: frame {frame.number}: {frame.message}", file=sys.stderr)
+                    continue
+                if options.live:
+                    first = recording.frames[0].seconds
+                    began = time.perf_counter() if began is None else began
+                    ahead = frame.seconds - first - (time.perf_counter() - began)
+                    if ahead < -1.0 / recordings.RATE:
+                        continue  # the camera has taken the next one already
+                    time.sleep(max(ahead, 0.0))
+                found = tracker.update(frame.image, frame.seconds)
+                errors = frame_errors(found, truth.get(frame.number, {}), targets)
+                files.add(found, number=frame.number, tre_mm=errors)
+                scored.append(Scored(found.state, found.accepted, found.latency, errors))
+    print(summary_table(scored, broken))
+    print(f"{options.output / POSES_FILE} and a trajectory of each level")
+    return 3 if broken else 0

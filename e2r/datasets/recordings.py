@@ -1,0 +1,253 @@
+"""Recordings: folders of RGB-D frames in the order in which a camera took them.
+
+The depth is aligned to the colour, and all frames have one lens::
+
+    color_000001.png   8-bit RGB (also rgb, image; .jpg, .tif, .bmp)
+    depth_000001.png   16 bit (also .tif, .pfm, .pgm), or depth_000001.npy, .npz, .exr
+    camera.json        (also intrinsics; .yaml, .xml, .conf); see e2r.formats.camera_files
+    timestamps.csv     number,seconds; without it, 30 frames a second
+    truth.jsonl        of a simulated recording: the true pose of each level, a line a frame
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from e2r.datasets import case_folder, rgbd
+from e2r.formats import camera_files, depth_files, depth_units, file_checks, pictures
+from e2r.formats.file_checks import PathLike, Unit
+from e2r.formats.scenes import RgbdImage
+from e2r.geometry import poses
+from e2r.geometry.lens_distortion import Lens
+from e2r.runtime.prefetch import prefetch
+from e2r.types import Pose
+
+RATE = 30.0
+"""Frames a second of a recording without timestamps."""
+TIMESTAMPS, TRUTH = "timestamps.csv", "truth.jsonl"
+DEPTH_SCALE = 50.0
+"""Depth units per mm of the recordings that e2r writes."""
+
+
+class FrameFiles(NamedTuple):
+    """The files of one frame."""
+
+    number: int
+    seconds: float
+    color: Path
+    depth: Path
+
+
+class RecordedFrame(NamedTuple):
+    """One frame of a recording."""
+
+    number: int
+    seconds: float
+    image: RgbdImage | None  # without distortion; None where it is broken
+    message: str = ""  # why it is broken, in one sentence
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording: its lens and the files of its frames."""
+
+    folder: Path
+    lens: Lens
+    frames: tuple[FrameFiles, ...]
+    mm_per_unit: float
+    """mm of one stored unit of depth"""
+
+
+def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
+    """Finds the frames of a recording, and reads its lens and its timestamps.
+
+    Args:
+      folder: see the module.
+      unit: of the depth, after its scale.
+
+    Raises:
+      ValueError: something is missing or broken; the message names it and the remedy.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give the folder of a recording")
+    colors = _numbered(folder, rgbd.COLOR_NAMES, rgbd.COLOR_SUFFIXES)
+    depths = _numbered(folder, rgbd.DEPTH_NAMES, rgbd.DEPTH_SUFFIXES)
+    numbers = sorted(colors.keys() & depths.keys())
+    if not numbers:
+        raise ValueError(
+            f"{folder}: holds no frame; name its pictures color_000001.png and depth_000001.png, "
+            "with one number a frame"
+        )
+    seconds = _read_timestamps(folder / TIMESTAMPS, numbers)
+    files = [FrameFiles(n, seconds[n], colors[n], depths[n]) for n in numbers]
+    first = next((one for one in files if _is_readable(one)), files[0])
+    color, values = pictures.read_color(first.color), depth_files.read_depth(first.depth)
+    size = (color.shape[1], color.shape[0])
+    lens = camera_files.read_lens(_find_lens(folder), size)
+    if lens.size is not None and lens.size != size:
+        raise ValueError(
+            f"{first.color}: is {size[0]}x{size[1]}, but the intrinsics are for "
+            f"{lens.size[0]}x{lens.size[1]}; give those of this size"
+        )
+    unseen = depth_files.unmeasured(values)
+    if unseen.all():
+        raise ValueError(f"{first.depth}: no pixel has a depth; is it the right picture?")
+    factor = depth_units.depth_mm_per_unit(
+        float(np.median(values[~unseen])),
+        lens.depth_scale,
+        unit,
+        whole=values.dtype.kind in "ui",
+        path=first.depth,
+        widths=values.shape[1] / lens.fx,
+    )
+    return Recording(folder, lens, tuple(files), factor / lens.depth_scale)
+
+
+def read_frames(recording: Recording) -> Iterator[RecordedFrame]:
+    """The frames in order, read ahead by threads; a broken one has a message and no image.
+
+    Args:
+      recording: of :func:`open_recording`.
+    """
+    yield from prefetch(partial(_read_frame, recording), recording.frames, workers=2)
+
+
+def read_truth(folder: PathLike) -> dict[int, dict[str, Pose]]:
+    """The true poses of a recording by frame and level; empty where it has none.
+
+    Args:
+      folder: of the recording.
+
+    Raises:
+      ValueError: a line is broken.
+    """
+    path = Path(folder) / TRUTH
+    if not path.is_file():
+        return {}
+    found: dict[int, dict[str, Pose]] = {}
+    for row, line in enumerate(path.read_text().splitlines(), 1):
+        where = f"{path}: line {row}"
+        try:
+            value = json.loads(line)
+            number, matrices = int(value["number"]), dict(value["T_camera_model"])
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{where}: is no object with a number and T_camera_model; delete the line"
+            ) from None
+        found[number] = {name: poses.from_matrix(m, where) for name, m in matrices.items()}
+    return found
+
+
+def write_recording(
+    folder: PathLike, frames: Iterable[tuple[RecordedFrame, Mapping[str, Pose]]]
+) -> int:
+    """Writes a recording with its truth.
+
+    Args:
+      folder: is there, and holds no recording.
+      frames: each with the true pose of each level.
+
+    Returns:
+      The number of frames.
+    """
+    folder, count = Path(folder), 0
+    with (folder / TIMESTAMPS).open("w", newline="") as times, (folder / TRUTH).open("w") as truth:
+        table = csv.writer(times)
+        table.writerow(["number", "seconds"])
+        for frame, levels in frames:
+            image = frame.image
+            if image is None:
+                continue
+            if not count:
+                case_folder.write_camera(image, folder / "camera.json", depth_scale=DEPTH_SCALE)
+            name = f"{frame.number:06d}.png"
+            case_folder.write_images(
+                image, folder / f"color_{name}", folder / f"depth_{name}", depth_scale=DEPTH_SCALE
+            )
+            table.writerow([frame.number, f"{frame.seconds:.6f}"])
+            matrices = {level: poses.to_matrix(pose).tolist() for level, pose in levels.items()}
+            truth.write(json.dumps({"number": frame.number, "T_camera_model": matrices}) + "\n")
+            count += 1
+    return count
+
+
+def _read_frame(recording: Recording, files: FrameFiles) -> RecordedFrame:
+    try:
+        color, values = pictures.read_color(files.color), depth_files.read_depth(files.depth)
+        if color.shape[:2] != values.shape:
+            raise ValueError(
+                f"{files.depth}: is {values.shape[1]}x{values.shape[0]}, but {files.color.name} is "
+                f"{color.shape[1]}x{color.shape[0]}"
+            )
+        unseen = depth_files.unmeasured(values)
+        depth = np.where(unseen, 0.0, values * recording.mm_per_unit)
+        image = rgbd.undistort_image(color, depth, recording.lens)
+    except (ValueError, OSError) as error:
+        return RecordedFrame(files.number, files.seconds, None, file_checks.one_line(error, 300))
+    return RecordedFrame(files.number, files.seconds, image)
+
+
+def _is_readable(files: FrameFiles) -> bool:
+    try:
+        pictures.read_color(files.color)
+        return not depth_files.unmeasured(depth_files.read_depth(files.depth)).all()
+    except (ValueError, OSError):
+        return False
+
+
+def _numbered(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """The files whose name is one of some names and a number, by the number."""
+    pattern = re.compile(rf"(?:{'|'.join(names)})[_-]?(\d+)", re.IGNORECASE)
+    found: dict[int, Path] = {}
+    for path in sorted(file_checks.visible(folder.iterdir())):
+        match = pattern.fullmatch(path.stem)
+        if match is None or path.suffix.lower() not in suffixes:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise ValueError(
+                f"{path}: frame {number} is {found[number].name} already; keep one of the two"
+            )
+        found[number] = path
+    return found
+
+
+def _find_lens(folder: Path) -> Path:
+    inside = {path.name.lower(): path for path in folder.iterdir()}
+    for name in ("camera", *rgbd.LENS_NAMES):
+        for suffix in rgbd.LENS_SUFFIXES:
+            if name + suffix in inside:
+                return inside[name + suffix]
+    raise ValueError(f"{folder / 'camera.json'}: no such file; put the camera's intrinsics there")
+
+
+def _read_timestamps(path: Path, numbers: list[int]) -> dict[int, float]:
+    """Seconds of each frame; 30 frames a second where there is no file."""
+    if not path.is_file():
+        return {number: (number - numbers[0]) / RATE for number in numbers}
+    found: dict[int, float] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                found[int(row["number"])] = float(row["seconds"])
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    f"{path}: must have the columns number and seconds, with a number in each row"
+                ) from None
+    missing = [number for number in numbers if number not in found]
+    if missing:
+        raise ValueError(f"{path}: has no time of frame {missing[0]}; add it, or delete the file")
+    times = np.array([found[number] for number in numbers])
+    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        raise ValueError(f"{path}: the seconds must be finite and grow from frame to frame")
+    return {number: float(value) for number, value in zip(numbers, times, strict=True)}

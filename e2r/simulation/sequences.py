@@ -1,0 +1,285 @@
+"""Recordings of one wound by a moving camera, with hands that come and go.
+
+The scene is traced once, from a camera that sees more of it. Each frame is then drawn from the
+points of that picture: a point goes to the pixels around its projection, the foremost one wins, and
+the pixel's ray is cut with the point's plane. So a frame costs no tracing, and has no rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r.formats.scenes import RgbdImage
+from e2r.geometry import poses
+from e2r.runtime.compile_cache import CachedProgram
+from e2r.simulation import sequence_paths
+from e2r.simulation.bone_grids import BoneGrids, bend_spine
+from e2r.simulation.camera import Camera, rays, sample_camera
+from e2r.simulation.rendering import render
+from e2r.simulation.sensor import sense_depth
+from e2r.simulation.sequence_paths import SequenceConfig
+from e2r.simulation.specimens import Specimen
+from e2r.simulation.tracing import image_normals
+from e2r.simulation.wound import sample_scene
+from e2r.types import Array, Float, Pose, PRNGKey
+
+MARGIN = 1.3
+"""Width of the traced picture over that of a frame, as angles."""
+DENSITY = 1.3
+"""Pixels of the traced picture over those of a frame, along each axis, for the same angle."""
+HAND = (
+    ((0.0, 0.0, 0.0), (38.0, 14.0, 45.0)),
+    *(((-27.0 + 18.0 * i, -4.0, 70.0), (9.0, 9.0, 42.0)) for i in range(4)),
+)
+"""Palm and fingers: centres and half axes of ellipsoids, mm."""
+GLOVE = (0.75, 0.8, 0.85)
+"""Colour of the glove."""
+COLOUR_NOISE = 0.01
+"""Of each frame, standard deviation; the traced picture has its own."""
+MIN_SLANT, NEAR_PLANE_MM = 0.05, 3.0
+"""A pixel's ray is cut with its point's plane unless it nearly lies in it, or is cut far away."""
+
+
+class SequenceFrame(NamedTuple):
+    """One frame of a recording, on the host, with the facts that only a simulator knows."""
+
+    seconds: float
+    color: np.ndarray  # (H, W, 3) uint8
+    depth: np.ndarray  # (H, W) mm, 0 where unseen
+    pose: Pose  # of each level, leading axis L, camera from model
+    visible: float  # share of the wound's picture that no hand covers, and no cut hides
+
+    def image(self, focal: float) -> RgbdImage:
+        """The frame as an image.
+
+        Args:
+          focal: of the recording, pixels.
+        """
+        height, width = self.depth.shape
+        return RgbdImage(
+            self.color, self.depth, focal, focal, 0.5 * (width - 1), 0.5 * (height - 1)
+        )
+
+    def level_poses(self, levels: Iterable[str]) -> dict[str, Pose]:
+        """Level -> true pose, camera from model.
+
+        Args:
+          levels: names, in the order of the specimen.
+        """
+        return {
+            name: jax.tree.map(lambda leaf, i=i: leaf[i], self.pose)
+            for i, name in enumerate(levels)
+        }
+
+
+class Sequence(NamedTuple):
+    """A recording: its camera, and its frames, drawn when they are asked for."""
+
+    focal: float  # pixels
+    levels: tuple[str, ...]
+    exposed: tuple[str, ...]
+    frames: Iterator[SequenceFrame]
+
+
+class _Backdrop(NamedTuple):
+    """The points of the traced picture, P of them, canonical frame."""
+
+    points: Float[Array, "p 3"]
+    normals: Float[Array, "p 3"]
+    colors: Float[Array, "p 3"]
+
+
+class _Traced(NamedTuple):
+    backdrop: _Backdrop
+    camera: Camera  # of a frame at the first place
+    posture: Pose  # of each level
+    look_at: Float[Array, "3"]
+    exposed: Array
+
+
+def simulate_sequence(key: PRNGKey, specimen: Specimen, config: SequenceConfig) -> Sequence:
+    """A recording of one wound of a specimen.
+
+    Args:
+      key: consumed.
+      specimen: a spine.
+      config: length, path, hands and cuts.
+    """
+    k_scene, k_path, k_sensor = jax.random.split(key, 3)
+    traced = jax.tree.map(np.asarray, _trace_program(config)(k_scene, specimen.bones))
+    names = tuple(specimen.model)
+    exposed = tuple(name for name, seen in zip(names, traced.exposed, strict=True) if seen)
+    frames = _frames(k_path, k_sensor, specimen, traced, config)
+    return Sequence(float(traced.camera.focal), names, exposed, frames)
+
+
+@cache
+def _trace_program(config: SequenceConfig) -> CachedProgram[_Traced]:
+    return CachedProgram(partial(_trace, config=config), fast_compile=True)
+
+
+def _trace(key: PRNGKey, bones: BoneGrids, *, config: SequenceConfig) -> _Traced:
+    """The wound as a wide and dense picture shows it."""
+    k_scene, k_camera, k_render, k_bend = jax.random.split(key, 4)
+    bones, posture = bend_spine(k_bend, bones, degrees=config.posture_degrees, mm=config.posture_mm)
+    scene = sample_scene(k_scene, bones)
+    camera = sample_camera(
+        k_camera,
+        scene.look_at,
+        scene.opening,
+        width=config.width,
+        height=config.height,
+        wound_fraction=config.wound_fraction,
+        tilt=15.0,
+    )
+    width, height = (4 * math.ceil(MARGIN * DENSITY * n / 4) for n in (config.width, config.height))
+    dense = camera._replace(focal=DENSITY * camera.focal)
+    frame = render(k_render, scene, dense, posture=posture, width=width, height=height)
+    origin, directions = rays(dense, width, height)
+    points = origin[None] + frame.clean.reshape(-1, 1) * directions
+    normals = image_normals(points.reshape(height, width, 3)).reshape(-1, 3)
+    backdrop = _Backdrop(points, normals, frame.color.reshape(-1, 3))
+    return _Traced(backdrop, camera, posture, scene.look_at, scene.exposed)
+
+
+def _frames(
+    k_path: PRNGKey, k_sensor: PRNGKey, specimen: Specimen, traced: _Traced, config: SequenceConfig
+) -> Iterator[SequenceFrame]:
+    """The frames, one after the other."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(k_path)))
+    times = np.arange(config.frames) / config.rate
+    cuts, hidden = sequence_paths.draw_cuts(rng, times, config)
+    base, look_at = traced.camera.pose, np.asarray(traced.look_at)
+    views = sequence_paths.camera_path(rng, times, cuts, base=base, look_at=look_at, config=config)
+    hands = sequence_paths.hand_path(rng, times, look_at, config)
+    draw = _draw_program(config)
+    steady, fresh = jax.random.split(k_sensor)
+    in_levels = [
+        poses.compose(jax.tree.map(lambda leaf, i=i: leaf[i], traced.posture), specimen.canonical)
+        for i in range(len(specimen.model))
+    ]
+    levels = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_levels)
+    place = jax.jit(jax.vmap(poses.compose, (None, 0)))
+    for number, seconds in enumerate(times):
+        view = jax.tree.map(lambda leaf, n=number: leaf[n], views)
+        color, depth, covered = draw(
+            jax.random.fold_in(fresh, number),
+            steady,
+            traced.backdrop,
+            traced.camera.focal,
+            (view, hands[number]),
+        )
+        color, depth = np.asarray(color), np.asarray(depth)
+        if hidden[number]:
+            color, depth = np.zeros_like(color), np.zeros_like(depth)
+        yield SequenceFrame(
+            float(seconds),
+            color,
+            depth,
+            jax.tree.map(np.asarray, place(view, levels)),
+            0.0 if hidden[number] else 1.0 - float(covered),
+        )
+
+
+@cache
+def _draw_program(config: SequenceConfig) -> CachedProgram:
+    return CachedProgram(partial(_draw, width=config.width, height=config.height))
+
+
+def _draw(
+    key: PRNGKey,
+    steady: PRNGKey,
+    backdrop: _Backdrop,
+    focal: Float[Array, ""],
+    shot: tuple[Pose, Float[Array, "4"]],
+    *,
+    width: int,
+    height: int,
+) -> tuple[Array, Array, Array]:
+    """Colour (uint8), depth (mm) and the covered share of the middle of one frame."""
+    view, hand = shot
+    clean, owner = _project(backdrop, focal, view, width=width, height=height)
+    color = jnp.where((clean > 0)[..., None], backdrop.colors[owner], 0.0)
+    glove, shade = _hand_depth(hand, Camera(focal, view), width=width, height=height)
+    held = (glove > 0) & ((clean == 0) | (glove < clean))
+    clean = jnp.where(held, glove, clean)
+    color = jnp.where(held[..., None], shade[..., None] * jnp.array(GLOVE), color)
+    y, x = height // 4, width // 4
+    covered = jnp.mean(held[y:-y, x:-x].astype(jnp.float32))
+    seen = sense_depth(key, clean, jnp.zeros_like(held), steady=steady)
+    noise = jax.random.normal(jax.random.fold_in(key, 1), color.shape)
+    color = jnp.clip(color + COLOUR_NOISE * noise, 0.0, 1.0)
+    return (
+        jnp.round(255.0 * color).astype(jnp.uint8),
+        jnp.where((clean > 0) & (seen > 0), seen, 0.0),
+        covered,
+    )
+
+
+def _project(
+    backdrop: _Backdrop, focal: Float[Array, ""], view: Pose, *, width: int, height: int
+) -> tuple[jax.Array, jax.Array]:
+    """Depth of each pixel, mm, 0 where no point projects; and the row of its point."""
+    points = poses.apply(view, backdrop.points)
+    normals = poses.rotate(view, backdrop.normals)
+    cx, cy = 0.5 * (width - 1), 0.5 * (height - 1)
+    z = jnp.maximum(points[:, 2], 1.0)
+    left = jnp.floor(focal * points[:, 0] / z + cx)
+    top = jnp.floor(focal * points[:, 1] / z + cy)
+    around = ((0, 0), (0, 1), (1, 0), (1, 1))
+    columns = jnp.concatenate([left + i for i, _ in around])
+    rows = jnp.concatenate([top + j for _, j in around])
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    pixel = jnp.where(inside, rows * width + columns, width * height).astype(jnp.int32)
+    normal = jnp.tile(normals, (4, 1))
+    slant = normal[:, 0] * (columns - cx) / focal + normal[:, 1] * (rows - cy) / focal
+    slant = slant + normal[:, 2]
+    exact = jnp.tile(jnp.sum(points * normals, axis=1), 4)
+    exact = exact / jnp.where(jnp.abs(slant) > MIN_SLANT, slant, jnp.inf)
+    near = jnp.tile(z, 4)
+    depth = jnp.where(jnp.abs(exact - near) < NEAR_PLANE_MM, exact, near)
+    depth = jnp.where(inside, depth, jnp.inf)
+    front = jnp.full(width * height + 1, jnp.inf).at[pixel].min(depth)
+    number = jnp.tile(jnp.arange(points.shape[0], dtype=jnp.int32), 4)
+    first = jnp.where(inside & (depth <= front[pixel]), number, -1)
+    owner = jnp.full(width * height + 1, -1, jnp.int32).at[pixel].max(first)
+    found = owner[:-1].reshape(height, width)
+    return jnp.where(found >= 0, front[:-1].reshape(height, width), 0.0), found
+
+
+def _hand_depth(
+    hand: Float[Array, "4"], camera: Camera, *, width: int, height: int
+) -> tuple[jax.Array, jax.Array]:
+    """Depth of a gloved hand, mm, 0 where it is not; and how bright its glove is, 0 to 1.
+
+    Args:
+      hand: its place (mm, canonical frame), and 1 where it is there.
+      camera: of the frame.
+      width: pixels.
+      height: pixels.
+    """
+    origin, directions = rays(camera, width, height)
+    best, shade = jnp.full(directions.shape[0], jnp.inf), jnp.zeros(directions.shape[0])
+    for centre, radii in HAND:
+        start = (origin - hand[:3] - jnp.array(centre)) / jnp.array(radii)
+        way = directions / jnp.array(radii)
+        a, b = jnp.sum(way * way, 1), jnp.matmul(way, start, precision="highest")
+        square = b * b - a * (jnp.sum(start * start) - 1.0)
+        hit = (square > 0) & (hand[3] > 0)
+        depth = jnp.where(hit, (-b - jnp.sqrt(jnp.where(hit, square, 1.0))) / a, jnp.inf)
+        normal = (start + depth[:, None] * way) / jnp.array(radii)
+        facing = -jnp.sum(normal * directions, 1)
+        facing = facing / jnp.sqrt(jnp.sum(normal * normal, 1) * jnp.sum(directions**2, 1))
+        nearer = depth < best
+        best = jnp.where(nearer, depth, best)
+        shade = jnp.where(nearer, facing, shade)
+    there = jnp.isfinite(best)
+    depth = jnp.where(there, best, 0.0).reshape(height, width)
+    return depth, jnp.where(there, shade, 0.0).reshape(height, width)

@@ -1,0 +1,40 @@
+"""The settings of a tracker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from e2r.registration.tracking import TrackingSettings
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """When a tracker registers anew, and what it takes for lost."""
+
+    check_seconds: float = 3.0
+    """while a pose is accepted, a registration of a whole frame checks it so often"""
+    retry_seconds: float = 0.3
+    """without an accepted pose, a frame is registered so often"""
+    tracking_share: float = 0.5
+    """a frame is tracked while so much of the bone agrees that agreed at the registration"""
+    accept_share: float = 0.7
+    """its pose is accepted from this share on"""
+    occluded_share: float = 0.4
+    """the wound counts as occluded where something covers so much of the remembered bone"""
+    lost_seconds: float = 0.2
+    """the track is lost when nothing agrees for so long, and nothing covers the wound"""
+    agree_mm: float = 3.0
+    """a registration confirms a track whose levels it finds so near, mm"""
+    points: int = 2048
+    """scene points that are remembered"""
+    tracking: TrackingSettings = TrackingSettings()
+
+    def __post_init__(self) -> None:
+        for name in ("check_seconds", "retry_seconds", "lost_seconds", "agree_mm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"tracker.{name} is {getattr(self, name)}; use more than 0")
+        for name in ("tracking_share", "accept_share", "occluded_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"tracker.{name} is {getattr(self, name)}; use 0 to 1")
+        if not 64 <= self.points <= 2**15:
+            raise ValueError(f"tracker.points is {self.points}; use 64 to 32768")

@@ -1,0 +1,79 @@
+"""Scores the frames of a track, and sums them up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import trimesh
+
+from e2r.datasets.case import MAX_TARGETS
+from e2r.evaluation.text_table import text_table
+from e2r.geometry import poses
+from e2r.tracking.tracker import TrackedFrame
+from e2r.types import Float, Pose
+
+WRONG_MM = 5.0
+"""A level is wrong from this TRE on."""
+
+
+class Scored(NamedTuple):
+    """What the summary keeps of one frame."""
+
+    state: str
+    accepted: bool
+    latency: float  # s
+    tre_mm: Mapping[str, float]  # empty without a truth, or without poses
+
+
+def choose_targets(levels: Mapping[str, trimesh.Trimesh]) -> dict[str, Float[np.ndarray, "_ 3"]]:
+    """The points at which a track is scored: some vertices of each level, mm, model frame."""
+    vertices = {name: np.asarray(mesh.vertices) for name, mesh in levels.items()}
+    return {name: rows[:: max(1, len(rows) // MAX_TARGETS)] for name, rows in vertices.items()}
+
+
+def frame_errors(
+    frame: TrackedFrame, truth: Mapping[str, Pose], targets: Mapping[str, Float[np.ndarray, "_ 3"]]
+) -> dict[str, float]:
+    """TRE of each followed level, mm.
+
+    Args:
+      frame: what the tracker says.
+      truth: level -> true pose, camera from model.
+      targets: level -> points, mm, model frame.
+    """
+    found = {}
+    for name, level in frame.levels.items():
+        if name in truth:
+            apart = poses.apply_host(level.pose, targets[name])
+            apart = apart - poses.apply_host(truth[name], targets[name])
+            found[name] = float(np.linalg.norm(apart, axis=1).mean())
+    return found
+
+
+def summary_table(frames: list[Scored], broken: int) -> str:
+    """States, acceptance, latency and errors of a track, as a table.
+
+    Args:
+      frames: those that were read.
+      broken: number of those that were not.
+    """
+    states = Counter(frame.state for frame in frames)
+    latency = 1e3 * np.array([frame.latency for frame in frames] or [np.nan])
+    rows = [["frames", str(len(frames) + broken)]]
+    rows += [[state, str(count)] for state, count in states.most_common()]
+    rows += [["not readable", str(broken)]] if broken else []
+    rows.append(["accepted", str(sum(frame.accepted for frame in frames))])
+    rows.append(["latency, median (ms)", f"{np.median(latency):.1f}"])
+    rows.append(["latency, 95 % (ms)", f"{np.quantile(latency, 0.95):.1f}"])
+    errors = [value for frame in frames for value in frame.tre_mm.values()]
+    if errors:
+        wrong = sum(
+            frame.accepted and max(frame.tre_mm.values(), default=0.0) >= WRONG_MM
+            for frame in frames
+        )
+        rows.append(["median TRE (mm)", f"{np.median(errors):.2f}"])
+        rows.append([f"accepted, a level {WRONG_MM:g} mm off or more", str(wrong)])
+    return text_table(["", ""], rows)

@@ -1,0 +1,123 @@
+"""The files of a track: ``poses.jsonl``, one line a frame, and a TUM trajectory of each level.
+
+A line is whole or not there, so an interrupted track keeps all its frames.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from e2r.geometry import poses
+from e2r.tracking.tracker import TrackedFrame
+from e2r.types import Pose
+
+POSES_FILE = "poses.jsonl"
+
+
+class TrackFiles:
+    """Writes the frames of a track, each at once.
+
+    Args:
+      folder: is there.
+      levels: names of the levels.
+    """
+
+    def __init__(self, folder: Path, levels: list[str]) -> None:
+        self._lines = (folder / POSES_FILE).open("a")
+        self._trajectories = {
+            name: (folder / f"trajectory_{name}.txt").open("a") for name in levels
+        }
+
+    def add(self, frame: TrackedFrame, *, number: int, tre_mm: Mapping[str, float]) -> None:
+        """Writes a frame.
+
+        Args:
+          frame: what the tracker says.
+          number: of the frame in its recording.
+          tre_mm: level -> target registration error; empty without a truth.
+        """
+        self._write(frame_json(frame, number=number, tre_mm=tre_mm))
+        for name, level in frame.levels.items():
+            self._trajectories[name].write(tum_line(frame.seconds, level.pose))
+            self._trajectories[name].flush()
+
+    def add_broken(self, number: int, seconds: float, message: str) -> None:
+        """Writes the line of a frame that cannot be read.
+
+        Args:
+          number: of the frame in its recording.
+          seconds: when it was taken.
+          message: why, in one sentence.
+        """
+        self._write({"number": number, "seconds": seconds, "error": message})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+
+    def close(self) -> None:
+        """Closes all files."""
+        for file in (self._lines, *self._trajectories.values()):
+            file.close()
+
+
+@contextmanager
+def open_track(folder: Path, levels: list[str]) -> Iterator[TrackFiles]:
+    """The files of a track in a folder, closed at the end.
+
+    Args:
+      folder: is there.
+      levels: names of the levels.
+    """
+    files = TrackFiles(folder, levels)
+    try:
+        yield files
+    finally:
+        files.close()
+
+
+def frame_json(frame: TrackedFrame, *, number: int, tre_mm: Mapping[str, float]) -> dict[str, Any]:
+    """A frame as JSON values.
+
+    Args:
+      frame: what the tracker says.
+      number: of the frame in its recording.
+      tre_mm: level -> target registration error; empty without a truth.
+    """
+    return {
+        "number": number,
+        "seconds": frame.seconds,
+        "state": frame.state,
+        "accepted": frame.accepted,
+        "agreeing": round(frame.agreeing, 4),
+        "covered": round(frame.covered, 4),
+        "latency_ms": round(1e3 * frame.latency, 3),
+        "levels": {
+            name: {
+                "T_camera_model": poses.to_matrix(level.pose).tolist(),
+                "expected_tre_mm": level.expected_tre_mm,
+                "bound95_mm": level.bound95_mm,
+                **({"tre_mm": tre_mm[name]} if name in tre_mm else {}),
+            }
+            for name, level in frame.levels.items()
+        },
+    }
+
+
+def tum_line(seconds: float, pose: Pose) -> str:
+    """A line of a TUM trajectory: time (s), translation (m) and quaternion (x y z w).
+
+    Args:
+      seconds: when the frame was taken.
+      pose: camera from model, mm.
+    """
+    rotation = Rotation.from_matrix(np.asarray(pose.rotation, np.float64)).as_quat(canonical=True)
+    values = [*(1e-3 * np.asarray(pose.translation, np.float64)), *rotation]
+    return f"{seconds:.6f} " + " ".join(f"{value:.7f}" for value in values) + "\n"

@@ -1,0 +1,327 @@
+"""The tracker: registers a frame once, follows the next ones, and knows when it is lost."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e2r.formats.scenes import RgbdImage
+from e2r.geometry import poses
+from e2r.geometry.depth_pixels import Pinhole
+from e2r.registration import tracking
+from e2r.registration.tracking import Evidence, TrackState
+from e2r.tracking.finder import Finder, Found
+from e2r.tracking.settings import TrackerConfig
+from e2r.types import Pose
+
+State: TypeAlias = Literal["searching", "tracking", "occluded", "lost"]
+"""``searching``: nothing was found yet. ``tracking``: the levels are followed. ``occluded``:
+something covers the wound. ``lost``: the levels are not where they were."""
+HISTORY = 120
+"""Frames that are kept for a registration that began with one of them."""
+WORSE = 0.9
+"""A registration that is not accepted replaces another one if its evidence is no worse than so much
+of the other's."""
+
+
+class TrackedLevel(NamedTuple):
+    """One level in one frame."""
+
+    pose: Pose  # camera from model
+    expected_tre_mm: float | None  # None without a calibration, or where the level is not seen
+    bound95_mm: float | None  # a larger TRE has a chance of 5 %
+
+
+class TrackedFrame(NamedTuple):
+    """What the tracker says of one frame."""
+
+    number: int
+    seconds: float
+    state: State
+    levels: Mapping[str, TrackedLevel]  # empty unless the levels are followed
+    accepted: bool  # whether the poses may be used
+    agreeing: float  # share of the remembered bone that lies on the model
+    covered: float  # share that something covers
+    latency: float  # seconds from the frame to its poses
+
+
+class _Past(NamedTuple):
+    """A frame that was followed, for registrations that began with it."""
+
+    number: int
+    seconds: float
+    depth: np.ndarray
+    pose: Pose | None  # of each level; None where they were not followed
+
+
+class Tracker:
+    """Follows a patient's levels from frame to frame.
+
+    Frames may come from any camera whose picture has no distortion. Use it as a context manager,
+    or call :meth:`close`.
+
+    Args:
+      finder: registers whole frames.
+      config: thresholds and times.
+      beside: register beside the frames, in a thread, as a live camera needs it; otherwise a
+        frame waits for its registration, and the results depend on the frames alone.
+    """
+
+    def __init__(
+        self, finder: Finder, *, config: TrackerConfig = TrackerConfig(), beside: bool = True
+    ) -> None:
+        self._config, self._names = config, list(finder.levels)
+        self._finder = finder
+        self._follow = jax.jit(partial(tracking.track_frame, settings=config.tracking))
+        self._pool = ThreadPoolExecutor(1) if beside else None
+        self._pending: Future[Found | None] | None = None
+        self._past: deque[_Past] = deque(maxlen=HISTORY)
+        self._track: TrackState | None = None
+        self._found: Found | None = None  # the registration behind the track
+        self._reference = 1.0  # share of the bone that agreed in the first frame after it
+        self._registered = -np.inf  # seconds of the frame that was last registered
+        self._agreed = -np.inf  # seconds of the last frame that agreed
+        self._state: State = "searching"
+        self._number = 0
+        self._seconds = 0.0
+        self._camera = Pinhole(*(jnp.zeros(()),) * 4)
+
+    def __enter__(self) -> Tracker:
+        """The tracker itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def close(self) -> None:
+        """Waits for a registration that still runs beside."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def update(self, image: RgbdImage, seconds: float) -> TrackedFrame:
+        """Takes the next frame.
+
+        Args:
+          image: without distortion.
+          seconds: when it was taken; later than the frame before.
+
+        Raises:
+          ValueError: the frame is not later than the one before.
+        """
+        began = time.perf_counter()
+        if self._number and not seconds > self._seconds:
+            raise ValueError(
+                f"frame {self._number}: was taken at {seconds} s, and the frame before at "
+                f"{self._seconds} s; give the frames in order"
+            )
+        self._camera = Pinhole(
+            *(jnp.float32(value) for value in (image.fx, image.fy, image.cx, image.cy))
+        )
+        depth = np.asarray(image.depth, np.float32)
+        if not self._number:
+            self._seconds = seconds
+        self._take_result()
+        state, evidence = self._advance(depth, seconds)
+        self._remember(depth, seconds, state)
+        if self._wants_registration(state, seconds):
+            self._register(image, seconds)
+            if self._pool is None and self._take_result():
+                self._past.pop()
+                self._seconds = seconds  # the new track has come to this frame
+                state, evidence = self._advance(depth, seconds)
+                self._remember(depth, seconds, state)
+        followed = self._track is not None and state in ("tracking", "occluded")
+        pose = jax.tree.map(np.asarray, self._track.pose) if followed and self._track else None
+        self._number, self._seconds, self._state = self._number + 1, seconds, state
+        return self._report(state, evidence, pose, seconds=seconds, began=began)
+
+    def _remember(self, depth: np.ndarray, seconds: float, state: State) -> None:
+        """Keeps a frame for the registrations that begin with it."""
+        here = None
+        if self._track is not None and state == "tracking":
+            here = jax.tree.map(np.asarray, self._track.pose)
+        self._past.append(_Past(self._number, seconds, depth, here))
+
+    def _advance(self, depth: np.ndarray, seconds: float) -> tuple[State, Evidence | None]:
+        """Follows the levels into a frame."""
+        if self._track is None:
+            return ("searching" if self._found is None else "lost"), None
+        passed = jnp.float32(seconds - self._seconds)
+        self._track, _, evidence = self._follow(
+            self._track, depth, passed, camera=self._camera, surface=self._finder.surface
+        )
+        evidence = jax.tree.map(float, evidence)
+        config = self._config
+        if evidence.agreeing >= config.tracking_share * self._reference:
+            self._agreed = seconds
+            return "tracking", evidence
+        if evidence.covered >= config.occluded_share:
+            self._agreed = seconds  # the time counts from when it is uncovered
+            return "occluded", evidence
+        # The rest is judged by what is not covered.
+        if evidence.agreeing >= config.tracking_share * self._reference * (1.0 - evidence.covered):
+            self._agreed = seconds
+            return "tracking", evidence
+        if seconds - self._agreed > config.lost_seconds:
+            self._track = None
+            return "lost", evidence
+        return "occluded", evidence
+
+    def _wants_registration(self, state: State, seconds: float) -> bool:
+        if self._pending is not None:
+            return False
+        accepted = self._found is not None and self._found.prediction.accepted
+        calm = state == "tracking" and accepted
+        period = self._config.check_seconds if calm else self._config.retry_seconds
+        return seconds - self._registered >= period
+
+    def _register(self, image: RgbdImage, seconds: float) -> None:
+        """Registers a frame, beside the next ones or at once."""
+        self._registered = seconds
+        if self._pool is not None:
+            self._pending = self._pool.submit(self._finder.find, image, self._number)
+            return
+        self._pending = Future()
+        self._pending.set_result(self._finder.find(image, self._number))
+
+    def _take_result(self) -> bool:
+        """Takes a registration that is done; whether it begins or moves the track."""
+        if self._pending is None or not self._pending.done():
+            return False
+        found, self._pending = self._pending.result(), None
+        if found is None:
+            return False
+        past = next((one for one in self._past if one.number == found.number), None)
+        if past is None:
+            return False
+        if self._track is None or self._state != "tracking":
+            return self._begin(found, past)
+        if past.pose is None:  # it was covered then, and is followed now
+            return False
+        apart = self._distance(past.pose, found)
+        if apart <= self._config.agree_mm:
+            return self._confirm(found, past.pose)
+        if found.prediction.accepted or (
+            self._found is not None
+            and not self._found.prediction.accepted
+            and found.evidence > self._found.evidence
+        ):
+            return self._begin(found, past)
+        return False
+
+    def _begin(self, found: Found, past: _Past) -> bool:
+        """Begins a track with a registration, and follows it to the latest frame."""
+        before = self._found
+        if (
+            before is not None
+            and not found.prediction.accepted
+            # A hand, or what is left of the wound, is worse evidence than the wound was.
+            and (before.prediction.accepted or found.evidence < WORSE * before.evidence)
+        ):
+            return False
+        track = tracking.start_track(jax.tree.map(jnp.asarray, found.pose), found.bone)
+        last, seconds = None, past.seconds
+        for one in self._past:
+            if one.number < found.number:
+                continue
+            track, _, last = self._follow(
+                track,
+                one.depth,
+                jnp.float32(one.seconds - seconds),
+                camera=self._camera,
+                surface=self._finder.surface,
+            )
+            seconds = one.seconds
+            if one.number == found.number:
+                self._reference = max(float(last.agreeing), 1e-3)
+        agreeing = 0.0 if last is None else float(last.agreeing)
+        if agreeing < self._config.tracking_share * self._reference:
+            return False
+        self._track, self._found, self._agreed = track, found, seconds
+        return True
+
+    def _confirm(self, found: Found, then: Pose) -> bool:
+        """Takes bone and posture of a registration that agrees with the track."""
+        assert self._track is not None
+        level = int(np.argmax(self._weights(found)))
+
+        def motion(now: Pose, before: Pose) -> Pose:
+            first, second = (
+                jax.tree.map(lambda leaf: jnp.asarray(leaf)[level], one) for one in (now, before)
+            )
+            return poses.compose(first, poses.inverse(second))
+
+        moved = motion(self._track.pose, then)
+        posture = jax.vmap(lambda one: poses.compose(moved, one))(
+            jax.tree.map(jnp.asarray, found.pose)
+        )
+        if found.prediction.accepted or not (self._found and self._found.prediction.accepted):
+            self._track = self._track._replace(posture=posture, bone=found.bone)
+            self._found = found
+        return False
+
+    def _weights(self, found: Found) -> np.ndarray:
+        """Weight of each level's remembered bone."""
+        return np.bincount(
+            np.asarray(found.bone.levels),
+            np.asarray(found.bone.weights),
+            minlength=len(self._names),
+        )
+
+    def _distance(self, pose: Pose, found: Found) -> float:
+        """Mean distance of the remembered bone between a track's poses and a registration, mm."""
+        levels, points = np.asarray(found.bone.levels), np.asarray(found.bone.points)
+        weights = np.asarray(found.bone.weights)
+
+        def placed(one: Pose) -> np.ndarray:
+            turned = np.einsum("nij,nj->ni", np.asarray(one.rotation)[levels], points)
+            return turned + np.asarray(one.translation)[levels]
+
+        apart = np.linalg.norm(placed(pose) - placed(found.pose), axis=1)
+        return float(np.sum(weights * apart) / max(weights.sum(), 1e-6))
+
+    def _report(
+        self,
+        state: State,
+        evidence: Evidence | None,
+        pose: Pose | None,
+        *,
+        seconds: float,
+        began: float,
+    ) -> TrackedFrame:
+        """The answer for a frame."""
+        agreeing = 0.0 if evidence is None else float(evidence.agreeing)
+        found, levels = self._found, {}
+        if pose is not None and found is not None:
+            for i, name in enumerate(self._names):
+                known = found.prediction.levels.get(name)
+                levels[name] = TrackedLevel(
+                    jax.tree.map(lambda leaf, i=i: leaf[i], pose),
+                    None if known is None else known.expected_tre_mm,
+                    None if known is None else known.bound95_mm,
+                )
+        accepted = (
+            state == "tracking"
+            and found is not None
+            and found.prediction.accepted
+            and agreeing >= self._config.accept_share * self._reference
+        )
+        return TrackedFrame(
+            number=self._number - 1,
+            seconds=seconds,
+            state=state,
+            levels=levels,
+            accepted=accepted,
+            agreeing=agreeing,
+            covered=0.0 if evidence is None else float(evidence.covered),
+            latency=time.perf_counter() - began,
+        )

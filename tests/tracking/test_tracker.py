@@ -1,0 +1,153 @@
+"""The tracker's states: what it says of each frame, and when it registers anew."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from e2r.evaluation.predictions import LevelEstimate, Prediction
+from e2r.geometry import surfaces
+from e2r.registration import tracking as following
+from e2r.tracking import tracker
+from e2r.tracking.finder import Found
+from e2r.tracking.settings import TrackerConfig
+from tests import ellipsoid_scene as scene
+from tests.registration.test_tracking import seen_cloud
+
+HERE = scene.level_poses(bend=0.05)
+CONFIG = TrackerConfig(check_seconds=0.5, retry_seconds=0.1)
+
+
+class FakeFinder:
+    """Finds what a test tells it."""
+
+    levels = scene.LEVELS
+    surface = surfaces.build_surface(scene.model(), seed=0, nodes=2**17, exact=False)
+
+    def __init__(self):
+        self.answers, self.accepts = [HERE], [True]  # the last one of each for ever
+        self.asked, self.wait = [], threading.Event()
+        self.wait.set()
+
+    def find(self, image, number):
+        self.wait.wait(20)
+        pick = lambda values: values.pop(0) if len(values) > 1 else values[0]  # noqa: E731
+        pose, accepted = pick(self.answers), pick(self.accepts)
+        self.asked.append(number)
+        if pose is None:
+            return None
+        bone = following.remember_bone(seen_cloud(scene.depth_image(pose)), self.surface, pose)
+        levels = dict.fromkeys(scene.LEVELS, LevelEstimate(300.0, 0.5, 1.2))
+        prediction = Prediction("f", {}, accepted, 0.5, (), 0.1, levels=levels)
+        return Found(number, pose, bone, prediction, 1.0 if accepted else 0.5)
+
+
+@pytest.fixture
+def finder():
+    return FakeFinder()
+
+
+@pytest.fixture
+def follow(finder):
+    """A tracker, and a function that shows it depths at 30 frames a second."""
+    with tracker.Tracker(finder, config=CONFIG, beside=False) as one:
+        number = iter(range(10_000))
+        yield lambda depth: one.update(scene.image(depth), next(number) / 30)
+
+
+SEEN = scene.depth_image(HERE)
+COVERED = np.full_like(SEEN, 300.0)
+AWAY = scene.depth_image(scene.level_poses(shift=(900.0, 0.0, 0.0)))
+
+
+def test_a_found_frame_is_tracked_and_accepted(follow, finder):
+    frames = [follow(SEEN) for _ in range(20)]
+    assert {frame.state for frame in frames} == {"tracking"} and all(f.accepted for f in frames)
+    assert [frame.number for frame in frames] == list(range(20))
+    assert finder.asked == [0, 15]  # every half second
+    last = frames[-1].levels["L2"]
+    assert (last.expected_tre_mm, last.bound95_mm) == (0.5, 1.2)
+    found = jax.tree.map(
+        lambda *leaves: np.stack(leaves), *(frames[-1].levels[name].pose for name in scene.LEVELS)
+    )
+    assert scene.apart(found, HERE).max() < 0.2
+
+
+def test_it_searches_until_something_is_found(follow, finder):
+    finder.answers = [None, None, HERE]
+    states = [follow(SEEN).state for _ in range(12)]
+    assert states[:4] == ["searching"] * 4 and states[-1] == "tracking"
+    assert finder.asked[:3] == [0, 3, 6]
+
+
+def test_what_was_not_accepted_is_tracked_but_not_accepted(follow, finder):
+    finder.accepts = [False, False, True]
+    frames = [follow(SEEN) for _ in range(10)]
+    assert {frame.state for frame in frames} == {"tracking"}
+    assert [frame.accepted for frame in frames] == [False] * 6 + [True] * 4
+
+
+def test_a_covered_wound_is_occluded_and_comes_back(follow):
+    assert follow(SEEN).accepted
+    covered = [follow(COVERED) for _ in range(30)]
+    assert {frame.state for frame in covered} == {"occluded"}
+    assert not any(frame.accepted for frame in covered)
+    again = follow(SEEN)
+    assert again.state == "tracking" and again.accepted
+
+
+def test_a_wound_that_is_gone_is_lost_and_found(follow, finder):
+    assert follow(SEEN).accepted
+    finder.answers = [None]
+    states = [follow(AWAY).state for _ in range(15)]
+    assert states[-1] == "lost" and states[0] != "tracking"
+    assert follow(AWAY).levels == {}
+    finder.answers = [scene.level_poses(shift=(-30.0, 10.0, -20.0), bend=0.05)]
+    moved = scene.depth_image(finder.answers[0])
+    frames = [follow(moved) for _ in range(6)]
+    assert frames[-1].state == "tracking" and frames[-1].accepted
+
+
+def test_a_registration_elsewhere_moves_the_track_only_if_it_is_accepted(follow, finder):
+    wrong = scene.level_poses(shift=(8.0, 0.0, 0.0), bend=0.05)
+    finder.answers, finder.accepts = [HERE, wrong], [True, False]
+    frames = [follow(SEEN) for _ in range(20)]
+    assert finder.asked == [0, 15] and frames[-1].accepted
+    assert abs(float(frames[-1].levels["L1"].pose.translation[0])) < 0.3
+
+
+def test_a_wrong_beginning_is_corrected(follow, finder):
+    wrong = scene.level_poses(turn=(0.0, 0.0, 0.3), bend=0.05)
+    finder.answers, finder.accepts = [wrong, HERE], [False, True]
+    frames = [follow(SEEN) for _ in range(12)]
+    assert frames[-1].state == "tracking" and frames[-1].accepted
+    assert not frames[0].accepted
+    found = frames[-1].levels["L3"].pose
+    np.testing.assert_allclose(found.translation, HERE.translation[2], atol=1.0)
+
+
+def test_frames_are_not_held_up_by_a_registration_beside(finder):
+    finder.wait.clear()
+    with tracker.Tracker(finder, config=CONFIG) as one:
+        early = [one.update(scene.image(SEEN), number / 30) for number in range(5)]
+        assert {frame.state for frame in early} == {"searching"}
+        finder.wait.set()
+        one._pending.result(30)
+        late = one.update(scene.image(SEEN), 6 / 30)
+        assert late.state == "tracking" and late.accepted and finder.asked[0] == 0
+
+
+def test_frames_out_of_order_are_refused(finder):
+    with tracker.Tracker(finder, config=CONFIG, beside=False) as one:
+        one.update(scene.image(SEEN), 1.0)
+        with pytest.raises(ValueError, match=r"taken at 1.0 s, and the frame before at 1.0 s"):
+            one.update(scene.image(SEEN), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("check_seconds", 0.0), ("accept_share", 1.5), ("points", 3)]
+)
+def test_settings_out_of_range_are_refused(field, value):
+    with pytest.raises(ValueError, match=rf"tracker\.{field} is {value}"):
+        TrackerConfig(**{field: value})

@@ -27,6 +27,7 @@ def run(
     job: EvaluationConfig,
     programs: Programs | None = None,
     surface_file: Path | None = None,
+    surfaces: SharedSurfaces | None = None,
 ) -> Iterator[Registered | Failed]:
     """Evaluates cases in batches; a broken case yields a :class:`Failed` and does not stop the job.
 
@@ -40,6 +41,7 @@ def run(
       job: initial poses, schedule, masks.
       programs: programs to use instead of those of :func:`compile_programs`.
       surface_file: keeps the surface between runs; for cases of one model.
+      surfaces: keeps the surfaces between jobs of this process.
 
     Raises:
       ValueError: the initial pose cannot be read, or the batch not be divided among the devices.
@@ -51,7 +53,8 @@ def run(
         job=job,
         given_poses=read_initial_poses(job.start),
         programs=programs,
-        surfaces=SharedSurfaces(
+        surfaces=surfaces
+        or SharedSurfaces(
             exact=job.program.schedule.correspondence == "closest", file=surface_file
         ),
         patient=model.patient,

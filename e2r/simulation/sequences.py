@@ -210,7 +210,7 @@ def _draw(
     glove, shade = _hand_depth(hand, Camera(focal, view), width=width, height=height)
     held = (glove > 0) & ((clean == 0) | (glove < clean))
     clean = jnp.where(held, glove, clean)
-    color = jnp.where(held[..., None], shade[..., None] * jnp.array(GLOVE), color)
+    color = jnp.where(held[..., None], shade[..., None] * jnp.array([[GLOVE]]), color)
     y, x = height // 4, width // 4
     covered = jnp.mean(held[y:-y, x:-x].astype(jnp.float32))
     seen = sense_depth(key, clean, jnp.zeros_like(held), steady=steady)
@@ -269,12 +269,12 @@ def _hand_depth(
     best, shade = jnp.full(directions.shape[0], jnp.inf), jnp.zeros(directions.shape[0])
     for centre, radii in HAND:
         start = (origin - hand[:3] - jnp.array(centre)) / jnp.array(radii)
-        way = directions / jnp.array(radii)
+        way = directions / jnp.array(radii)[None]
         a, b = jnp.sum(way * way, 1), jnp.matmul(way, start, precision="highest")
         square = b * b - a * (jnp.sum(start * start) - 1.0)
         hit = (square > 0) & (hand[3] > 0)
         depth = jnp.where(hit, (-b - jnp.sqrt(jnp.where(hit, square, 1.0))) / a, jnp.inf)
-        normal = (start + depth[:, None] * way) / jnp.array(radii)
+        normal = (start[None] + depth[:, None] * way) / jnp.array(radii)[None]
         facing = -jnp.sum(normal * directions, 1)
         facing = facing / jnp.sqrt(jnp.sum(normal * normal, 1) * jnp.sum(directions**2, 1))
         nearer = depth < best

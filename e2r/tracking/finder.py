@@ -15,6 +15,7 @@ from e2r.datasets.case import make_case
 from e2r.evaluation import runner
 from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import Prediction, make_prediction
+from e2r.evaluation.preparation import SharedSurfaces
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Registered
 from e2r.formats.scenes import RgbdImage
@@ -34,7 +35,7 @@ class Found(NamedTuple):
 
     number: int  # of the frame
     pose: Pose  # of each level, leading axis L, camera from model
-    bone: SeenBone
+    bone: SeenBone  # always of the same number of points
     prediction: Prediction
     evidence: float  # of the registration
 
@@ -75,9 +76,9 @@ class ModelFinder:
         self._programs = compile_programs(
             model.config.network, SINGLE_FRAME.program, batch=SINGLE_FRAME.batch
         )
-        built = surfaces.build_surface(levels, seed=0, nodes=surfaces.PROJECTION_NODES, exact=False)
-        self.surface: Surface = jax.tree.map(jnp.asarray, surfaces.stack([built], shared=True))
-        self.surface = jax.tree.map(lambda leaf: leaf[0], self.surface)
+        self._shared = SharedSurfaces(exact=False)
+        stacked = surfaces.stack([self._shared.get(levels)], shared=True)
+        self.surface: Surface = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
         self._remember = jax.jit(remember_bone)
 
     def find(self, image: RgbdImage, number: int) -> Found | None:
@@ -90,7 +91,9 @@ class ModelFinder:
         if not (image.depth > 0).any():
             return None
         case = make_case(image, id=f"frame{number}", model=self._meshes)
-        (result,) = runner.run([case], self._model, job=SINGLE_FRAME, programs=self._programs)
+        (result,) = runner.run(
+            [case], self._model, job=SINGLE_FRAME, programs=self._programs, surfaces=self._shared
+        )
         if not isinstance(result, Registered):
             return None
         poses = jax.tree.map(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,17 @@ from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
 from e2r.geometry.depth_pixels import Pinhole
 from e2r.registration import tracking
-from e2r.registration.tracking import Evidence, TrackState
+from e2r.registration.tracking import Evidence, TrackingSettings, TrackState
+from e2r.runtime.compile_cache import CachedProgram
 from e2r.tracking.finder import Finder, Found
 from e2r.tracking.settings import TrackerConfig
-from e2r.types import Pose
+from e2r.types import Array, Pose, Surface
 
 State: TypeAlias = Literal["searching", "tracking", "occluded", "lost"]
 """``searching``: nothing was found yet. ``tracking``: the levels are followed. ``occluded``:
 something covers the wound. ``lost``: the levels are not where they were."""
+STRIDE = 3
+"""Of the frames that came during a registration, so many are taken as one."""
 HISTORY = 120
 """Frames that are kept for a registration that began with one of them."""
 WORSE = 0.9
@@ -62,6 +66,30 @@ class _Past(NamedTuple):
     pose: Pose | None  # of each level; None where they were not followed
 
 
+@lru_cache(maxsize=4)
+def _program(settings: TrackingSettings) -> CachedProgram[tuple[TrackState, Evidence]]:
+    def follow(
+        track: TrackState, depth: Array, seconds: Array, camera: Pinhole, surface: Surface
+    ) -> tuple[TrackState, Evidence]:
+        after, _, evidence = tracking.track_frame(
+            track, depth, seconds, camera=camera, surface=surface, settings=settings
+        )
+        return after, evidence
+
+    return CachedProgram(follow)
+
+
+class _Caught(NamedTuple):
+    """A registration, followed to a later frame."""
+
+    found: Found
+    track: TrackState
+    reference: float  # share of the bone that agreed in the frame of the registration
+    agreeing: float  # share that agrees in the frame that was reached
+    number: int  # of that frame
+    seconds: float
+
+
 class Tracker:
     """Follows a patient's levels from frame to frame.
 
@@ -80,10 +108,11 @@ class Tracker:
     ) -> None:
         self._config, self._names = config, list(finder.levels)
         self._finder = finder
-        self._follow = jax.jit(partial(tracking.track_frame, settings=config.tracking))
+        self._compiled: tuple[tuple[int, ...], Callable[..., Any]] | None = None
         self._pool = ThreadPoolExecutor(1) if beside else None
-        self._pending: Future[Found | None] | None = None
+        self._pending: Future[_Caught | None] | None = None
         self._past: deque[_Past] = deque(maxlen=HISTORY)
+        self._lock = threading.Lock()  # of the past frames
         self._track: TrackState | None = None
         self._found: Found | None = None  # the registration behind the track
         self._reference = 1.0  # share of the bone that agreed in the first frame after it
@@ -135,7 +164,8 @@ class Tracker:
         if self._wants_registration(state, seconds):
             self._register(image, seconds)
             if self._pool is None and self._take_result():
-                self._past.pop()
+                with self._lock:
+                    self._past.pop()
                 self._seconds = seconds  # the new track has come to this frame
                 state, evidence = self._advance(depth, seconds)
                 self._remember(depth, seconds, state)
@@ -149,16 +179,15 @@ class Tracker:
         here = None
         if self._track is not None and state == "tracking":
             here = jax.tree.map(np.asarray, self._track.pose)
-        self._past.append(_Past(self._number, seconds, depth, here))
+        with self._lock:
+            self._past.append(_Past(self._number, seconds, depth, here))
 
     def _advance(self, depth: np.ndarray, seconds: float) -> tuple[State, Evidence | None]:
         """Follows the levels into a frame."""
         if self._track is None:
             return ("searching" if self._found is None else "lost"), None
         passed = jnp.float32(seconds - self._seconds)
-        self._track, _, evidence = self._follow(
-            self._track, depth, passed, camera=self._camera, surface=self._finder.surface
-        )
+        self._track, evidence = self._follow(self._track, depth, passed)
         evidence = jax.tree.map(float, evidence)
         config = self._config
         if evidence.agreeing >= config.tracking_share * self._reference:
@@ -176,6 +205,17 @@ class Tracker:
             return "lost", evidence
         return "occluded", evidence
 
+    def _follow(
+        self, track: TrackState, depth: np.ndarray, seconds: jax.Array
+    ) -> tuple[TrackState, Evidence]:
+        """Takes a track into a frame, by the program for frames of its size."""
+        arguments = track, depth, seconds, self._camera, self._finder.surface
+        if self._compiled is None or self._compiled[0] != depth.shape:
+            program = _program(self._config.tracking)
+            self._compiled = depth.shape, program.prepare(*arguments)
+        found: tuple[TrackState, Evidence] = self._compiled[1](*arguments)
+        return found
+
     def _wants_registration(self, state: State, seconds: float) -> bool:
         if self._pending is not None:
             return False
@@ -188,39 +228,68 @@ class Tracker:
         """Registers a frame, beside the next ones or at once."""
         self._registered = seconds
         if self._pool is not None:
-            self._pending = self._pool.submit(self._finder.find, image, self._number)
+            self._pending = self._pool.submit(self._search, image, self._number)
             return
         self._pending = Future()
-        self._pending.set_result(self._finder.find(image, self._number))
+        self._pending.set_result(self._search(image, self._number))
+
+    def _search(self, image: RgbdImage, number: int) -> _Caught | None:
+        """Registers a frame, and follows its levels through the frames that came since."""
+        found = self._finder.find(image, number)
+        if found is None:
+            return None
+        first = next((one for one in self._frames() if one.number == number), None)
+        if first is None:
+            return None
+        track = tracking.start_track(jax.tree.map(jnp.asarray, found.pose), found.bone)
+        track, evidence = self._follow(track, first.depth, jnp.float32(0.0))
+        reference = max(float(evidence.agreeing), 1e-3)
+        caught = _Caught(found, track, reference, reference, number, first.seconds)
+        return caught if self._state == "tracking" else self._catch_up(caught)
+
+    def _catch_up(self, caught: _Caught) -> _Caught:
+        """Follows a registration to the latest frame, and leaves most of those between out."""
+        while later := [one for one in self._frames() if one.number > caught.number]:
+            one = later[min(STRIDE, len(later)) - 1]
+            passed = jnp.float32(one.seconds - caught.seconds)
+            track, evidence = self._follow(caught.track, one.depth, passed)
+            caught = caught._replace(
+                track=track,
+                agreeing=float(evidence.agreeing),
+                number=one.number,
+                seconds=one.seconds,
+            )
+        return caught
+
+    def _frames(self) -> list[_Past]:
+        with self._lock:
+            return list(self._past)
 
     def _take_result(self) -> bool:
-        """Takes a registration that is done; whether it begins or moves the track."""
+        """Takes a registration that is done; whether a track begins with it."""
         if self._pending is None or not self._pending.done():
             return False
-        found, self._pending = self._pending.result(), None
-        if found is None:
-            return False
-        past = next((one for one in self._past if one.number == found.number), None)
-        if past is None:
+        caught, self._pending = self._pending.result(), None
+        if caught is None:
             return False
         if self._track is None or self._state != "tracking":
-            return self._begin(found, past)
-        if past.pose is None:  # it was covered then, and is followed now
+            return self._begin(caught)
+        found = caught.found
+        then = next((one.pose for one in self._frames() if one.number == found.number), None)
+        if then is None:  # it was covered then, and is followed now
             return False
-        apart = self._distance(past.pose, found)
-        if apart <= self._config.agree_mm:
-            return self._confirm(found, past.pose)
-        if found.prediction.accepted or (
-            self._found is not None
-            and not self._found.prediction.accepted
-            and found.evidence > self._found.evidence
-        ):
-            return self._begin(found, past)
+        if self._distance(then, found) <= self._config.agree_mm:
+            self._confirm(found, then)
+            return False
+        known = self._found.prediction.accepted if self._found else False
+        better = self._found is None or found.evidence > self._found.evidence
+        if found.prediction.accepted or (better and not known):
+            return self._begin(caught)
         return False
 
-    def _begin(self, found: Found, past: _Past) -> bool:
-        """Begins a track with a registration, and follows it to the latest frame."""
-        before = self._found
+    def _begin(self, caught: _Caught) -> bool:
+        """Begins a track with a registration, unless one of before is worth more."""
+        before, found = self._found, caught.found
         if (
             before is not None
             and not found.prediction.accepted
@@ -228,28 +297,14 @@ class Tracker:
             and (before.prediction.accepted or found.evidence < WORSE * before.evidence)
         ):
             return False
-        track = tracking.start_track(jax.tree.map(jnp.asarray, found.pose), found.bone)
-        last, seconds = None, past.seconds
-        for one in self._past:
-            if one.number < found.number:
-                continue
-            track, _, last = self._follow(
-                track,
-                one.depth,
-                jnp.float32(one.seconds - seconds),
-                camera=self._camera,
-                surface=self._finder.surface,
-            )
-            seconds = one.seconds
-            if one.number == found.number:
-                self._reference = max(float(last.agreeing), 1e-3)
-        agreeing = 0.0 if last is None else float(last.agreeing)
-        if agreeing < self._config.tracking_share * self._reference:
+        caught = self._catch_up(caught)
+        if caught.agreeing < self._config.tracking_share * caught.reference:
             return False
-        self._track, self._found, self._agreed = track, found, seconds
+        self._track, self._found, self._agreed = caught.track, found, caught.seconds
+        self._reference = caught.reference
         return True
 
-    def _confirm(self, found: Found, then: Pose) -> bool:
+    def _confirm(self, found: Found, then: Pose) -> None:
         """Takes bone and posture of a registration that agrees with the track."""
         assert self._track is not None
         level = int(np.argmax(self._weights(found)))
@@ -267,7 +322,6 @@ class Tracker:
         if found.prediction.accepted or not (self._found and self._found.prediction.accepted):
             self._track = self._track._replace(posture=posture, bone=found.bone)
             self._found = found
-        return False
 
     def _weights(self, found: Found) -> np.ndarray:
         """Weight of each level's remembered bone."""

@@ -60,7 +60,9 @@ def test_a_broken_frame_is_one_line_and_not_the_end(recording, checkpoint, tmp_p
     words = ["track", str(broken), "--output", str(tmp_path / "out"), "--live"]
     assert main([*words, "--checkpoint", str(checkpoint)]) == 3
     assert "frame 3: " in capsys.readouterr().err
-    lines = [json.loads(line) for line in (tmp_path / "out" / "poses.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "out" / "poses.jsonl").read_text().splitlines()
+    ]
     assert [line["number"] for line in lines if "error" in line] == [3]
 
 

@@ -37,7 +37,11 @@ class FakeFinder:
         self.asked.append(number)
         if pose is None:
             return None
-        bone = following.remember_bone(seen_cloud(scene.depth_image(pose)), self.surface, pose)
+        cloud = seen_cloud(scene.depth_image(pose))
+        spread = np.random.default_rng(0).choice(len(cloud.weights), 600, replace=False)
+        bone = following.remember_bone(
+            jax.tree.map(lambda leaf: leaf[spread], cloud), self.surface, pose
+        )
         levels = dict.fromkeys(scene.LEVELS, LevelEstimate(300.0, 0.5, 1.2))
         prediction = Prediction("f", {}, accepted, 0.5, (), 0.1, levels=levels)
         return Found(number, pose, bone, prediction, 1.0 if accepted else 0.5)

@@ -26,7 +26,6 @@ from .datasets.case_folder import find_cases as find_cases
 from .datasets.case_folder import read_case as read_case
 from .datasets.case_folder import write_case as write_case
 from .evaluation.models import Model as Model
-from .formats.scenes import RgbdImage as RgbdImage
 from .geometry.poses import perturb as perturb
 from .geometry.procrustes import procrustes as procrustes
 from .geometry.surfaces import build_surface as build_surface
@@ -36,7 +35,6 @@ from .registration.global_search import SearchConfig as SearchConfig
 from .registration.schedule import Schedule as Schedule
 from .runtime.registry import plugin as plugin
 from .simulation.simulator import SimulationConfig as SimulationConfig
-from .tracking.settings import TrackerConfig as TrackerConfig
 from .types import Cloud as Cloud
 from .types import Example as Example
 from .types import Pose as Pose

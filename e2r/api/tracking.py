@@ -19,11 +19,11 @@ from e2r.tracking.settings import TrackerConfig
 class Tracker(tracker.Tracker):
     """Follows a patient's levels in the frames of a camera, live or recorded.
 
-    A live camera is five lines::
+    A live camera is five lines, with ``e2r.formats.scenes.RgbdImage``::
 
         with e2r.Tracker(e2r.load_model(), "patient/model") as tracker:
             for seconds, color, depth in camera:
-                image = e2r.RgbdImage(color, depth, fx, fy, cx, cy)
+                image = RgbdImage(color, depth, fx, fy, cx, cy)
                 print(tracker.update(image, seconds))
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ from tqdm import tqdm
 
 from e2r.api.models import load_model
 from e2r.api.tracking import Tracker
-from e2r.datasets import recordings
+from e2r.datasets import bags, recordings
+from e2r.datasets.recordings import Recording
 from e2r.formats import meshes
 from e2r.formats.file_checks import Unit
 from e2r.runtime import outputs
-from e2r.runtime.atomic_files import require_new_folder
+from e2r.runtime.atomic_files import atomic_write, require_new_folder
 from e2r.runtime.shutdown import stop_requested
 from e2r.tracking.settings import TrackerConfig
 from e2r.tracking.summary import Scored, choose_targets, frame_errors, summary_table
 from e2r.tracking.track_files import POSES_FILE, open_track
+
+PAGE = "timeline.html"
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,17 @@ class Options:
     """
 
     recording: Annotated[Path, tyro.conf.Positional]
-    """folder of frames: color_000001.png, depth_000001.png, camera.json"""
+    """folder of frames (color_000001.png, depth_000001.png, camera.json); or a bag of ROS"""
     output: Path
-    """folder for poses.jsonl and the trajectories"""
+    """folder for poses.jsonl, the trajectories and timeline.html"""
     model: Path | None = None
     """folder of the patient's surfaces (one a level, mm); by default, model in the recording"""
     checkpoint: Path | None = None
     """output folder of e2r train or e2r adapt; by default, the model that comes with e2r"""
     unit: Unit = "mm"
     """of the depth"""
+    topics: tuple[str, str] | None = None
+    """of a bag: the topics of colour and aligned depth, where there are several"""
     live: bool = False
     """play at the recorded rate, register beside the frames, and drop those that come too soon"""
     tracker: TrackerConfig = TrackerConfig()
@@ -48,7 +54,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs ``e2r track``."""
-    recording = recordings.open_recording(options.recording, options.unit)
+    recording = _open(options)
     truth = recordings.read_truth(options.recording)
     folder = options.model or options.recording / "model"
     if not folder.is_dir():
@@ -67,10 +73,10 @@ def run(options: Options) -> int:
     ):
         options.output.mkdir(parents=True, exist_ok=True)
         began: float | None = None
-        frames = recordings.read_frames(recording)
+        frames = recording.read()
         with (
             open_track(options.output, list(levels)) as files,
-            tqdm(frames, total=len(recording.frames), desc="track", unit="frame") as bar,
+            tqdm(frames, total=recording.count, desc="track", unit="frame") as bar,
         ):
             for frame in bar:
                 if stop():
@@ -81,7 +87,7 @@ def run(options: Options) -> int:
                     print(f"e2r: frame {frame.number}: {frame.message}", file=sys.stderr)
                     continue
                 if options.live:
-                    first = recording.frames[0].seconds
+                    first = recording.first_seconds
                     began = time.perf_counter() if began is None else began
                     ahead = frame.seconds - first - (time.perf_counter() - began)
                     if ahead < -1.0 / recordings.RATE:
@@ -91,6 +97,26 @@ def run(options: Options) -> int:
                 errors = frame_errors(found, truth.get(frame.number, {}), targets)
                 files.add(found, number=frame.number, tre_mm=errors)
                 scored.append(Scored(found.state, found.accepted, found.latency, errors))
+    _write_page(options)
     print(summary_table(scored, broken))
-    print(f"{options.output / POSES_FILE} and a trajectory of each level")
+    print(f"{options.output / POSES_FILE}, {PAGE} and a trajectory of each level")
     return 3 if broken else 0
+
+
+def _open(options: Options) -> Recording:
+    if not bags.is_bag(options.recording):
+        return recordings.open_recording(options.recording, options.unit)
+    if not options.recording.exists():
+        raise ValueError(f"{options.recording}: no such file; give a bag")
+    return bags.open_bag(options.recording, options.topics or ())
+
+
+def _write_page(options: Options) -> None:
+    """Writes the timeline of the track as a page."""
+    from e2r.visualisation import pages, timeline  # a second of imports
+
+    lines = (options.output / POSES_FILE).read_text().splitlines()
+    figure = timeline.timeline([json.loads(line) for line in lines])
+    page = pages.figures_page(f"Track of {options.recording.name}", {"timeline": figure})
+    with atomic_write(options.output / PAGE) as part:
+        part.write_text(page)

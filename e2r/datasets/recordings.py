@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,13 +58,23 @@ class RecordedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording: its lens and the files of its frames."""
+    """A recording, opened: its lens and its times are checked, its frames are not read yet."""
 
-    folder: Path
+    path: Path
+    count: int
+    """number of frames"""
+    read: Callable[[], Iterator[RecordedFrame]]
+    """the frames in order; a broken one has a message and no image"""
+    first_seconds: float
+    """when the first frame was taken"""
+
+
+class _Folder(NamedTuple):
+    """A folder of frames."""
+
     lens: Lens
     frames: tuple[FrameFiles, ...]
-    mm_per_unit: float
-    """mm of one stored unit of depth"""
+    mm_per_unit: float  # of the stored depth
 
 
 def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
@@ -110,16 +120,13 @@ def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
         path=first.depth,
         widths=values.shape[1] / lens.fx,
     )
-    return Recording(folder, lens, tuple(files), factor / lens.depth_scale)
-
-
-def read_frames(recording: Recording) -> Iterator[RecordedFrame]:
-    """The frames in order, read ahead by threads; a broken one has a message and no image.
-
-    Args:
-      recording: of :func:`open_recording`.
-    """
-    yield from prefetch(partial(_read_frame, recording), recording.frames, workers=2)
+    found = _Folder(lens, tuple(files), factor / lens.depth_scale)
+    return Recording(
+        folder,
+        len(files),
+        lambda: prefetch(partial(_read_frame, found), files, workers=2),
+        first_seconds=files[0].seconds,
+    )
 
 
 def read_truth(folder: PathLike) -> dict[int, dict[str, Pose]]:
@@ -181,7 +188,7 @@ def write_recording(
     return count
 
 
-def _read_frame(recording: Recording, files: FrameFiles) -> RecordedFrame:
+def _read_frame(recording: _Folder, files: FrameFiles) -> RecordedFrame:
     try:
         color, values = pictures.read_color(files.color), depth_files.read_depth(files.depth)
         if color.shape[:2] != values.shape:

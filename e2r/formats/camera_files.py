@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,27 @@ def read_lens(
     Raises:
       ValueError: the file or a field is missing or wrong; the message names it and the remedy.
     """
-    document = documents.read_document(path)
+    return lens_of_document(documents.read_document(path), path, size, unchecked=unchecked)
+
+
+def lens_of_document(
+    document: dict[str, Any],
+    path: PathLike,
+    size: tuple[int, int] | None = None,
+    *,
+    unchecked: bool = False,
+) -> Lens:
+    """Intrinsics and distortion of a document that was read already.
+
+    Args:
+      document: names and values, as :func:`e2r.formats.cameras.documents.read_document` gives them.
+      path: that messages name.
+      size: as in :func:`read_lens`.
+      unchecked: as in :func:`read_lens`.
+
+    Raises:
+      ValueError: a field is missing or wrong; the message names it and the remedy.
+    """
     if devices.is_azure(document):
         given = devices.read_azure(document, path, size)
     elif devices.is_zed(document):

@@ -279,7 +279,7 @@ class Tracker:
         if then is None:  # it was covered then, and is followed now
             return False
         if self._distance(then, found) <= self._config.agree_mm:
-            self._confirm(found, then)
+            self._confirm(caught, then)
             return False
         known = self._found.prediction.accepted if self._found else False
         better = self._found is None or found.evidence > self._found.evidence
@@ -290,13 +290,12 @@ class Tracker:
     def _begin(self, caught: _Caught) -> bool:
         """Begins a track with a registration, unless one of before is worth more."""
         before, found = self._found, caught.found
-        if (
-            before is not None
-            and not found.prediction.accepted
+        if before is not None and not found.prediction.accepted:
             # A hand, or what is left of the wound, is worse evidence than the wound was.
-            and (before.prediction.accepted or found.evidence < WORSE * before.evidence)
-        ):
-            return False
+            worse = found.evidence < WORSE * before.evidence
+            held = self._track is not None and before.prediction.accepted
+            if worse or held:
+                return False
         caught = self._catch_up(caught)
         if caught.agreeing < self._config.tracking_share * caught.reference:
             return False
@@ -304,9 +303,10 @@ class Tracker:
         self._reference = caught.reference
         return True
 
-    def _confirm(self, found: Found, then: Pose) -> None:
+    def _confirm(self, caught: _Caught, then: Pose) -> None:
         """Takes bone and posture of a registration that agrees with the track."""
         assert self._track is not None
+        found = caught.found
         level = int(np.argmax(self._weights(found)))
 
         def motion(now: Pose, before: Pose) -> Pose:
@@ -321,7 +321,7 @@ class Tracker:
         )
         if found.prediction.accepted or not (self._found and self._found.prediction.accepted):
             self._track = self._track._replace(posture=posture, bone=found.bone)
-            self._found = found
+            self._found, self._reference = found, caught.reference
 
     def _weights(self, found: Found) -> np.ndarray:
         """Weight of each level's remembered bone."""

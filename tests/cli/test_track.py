@@ -28,7 +28,7 @@ def recording(simulated_cases, tmp_path_factory):
 
 
 def test_the_recording_knows_its_truth(recording):
-    found = list(recordings.read_frames(recordings.open_recording(recording)))
+    found = list(recordings.open_recording(recording).read())
     truth = recordings.read_truth(recording)
     assert len(found) == len(truth) == FRAMES
     surfaces = meshes.read_meshes(recording / "model")
@@ -51,6 +51,7 @@ def test_it_is_tracked_with_one_command(recording, checkpoint, tmp_path, capsys)
     assert "latency, median (ms)" in said and str(out / "poses.jsonl") in said
     lines = [json.loads(line) for line in (out / "poses.jsonl").read_text().splitlines()]
     assert [line["number"] for line in lines] == list(range(1, FRAMES + 1))
+    assert "latency (ms)" in (out / "timeline.html").read_text()
     refused(capsys, "is not empty", *words)
 
 
@@ -74,7 +75,7 @@ def test_a_recording_without_surfaces_is_refused(recording, tmp_path, capsys):
 
 def test_a_camera_is_tracked_in_a_few_lines(recording, checkpoint):
     with e2r.Tracker(e2r.load_model(checkpoint), recording / "model", beside=False) as tracker:
-        for frame in recordings.read_frames(recordings.open_recording(recording)):
+        for frame in recordings.open_recording(recording).read():
             found = tracker.update(frame.image, frame.seconds)
     assert found.number == FRAMES - 1 and found.state in ("searching", "tracking", "lost")
 

@@ -31,8 +31,7 @@ def folder(tmp_path):
 
 
 def test_what_was_written_is_read(folder):
-    recording = recordings.open_recording(folder)
-    found = list(recordings.read_frames(recording))
+    found = list(recordings.open_recording(folder).read())
     for one, (wanted, _) in zip(found, frames(), strict=True):
         assert (one.number, one.message) == (wanted.number, "")
         assert one.seconds == pytest.approx(wanted.seconds)
@@ -54,7 +53,7 @@ def test_other_names_and_numbers_without_times(folder):
     camera = json.loads((folder / "camera.json").read_text()) | {"depth_scale": 1.0}
     (folder / "camera.json").unlink()
     (folder / "intrinsics.json").write_text(json.dumps(camera))
-    found = list(recordings.read_frames(recordings.open_recording(folder)))
+    found = list(recordings.open_recording(folder).read())
     assert [one.seconds for one in found] == pytest.approx([0, 1 / 30, 2 / 30])
     assert 350 <= found[0].image.depth.mean() <= 450
 
@@ -65,20 +64,20 @@ def test_metres_are_millimetres_in_all_frames(folder):
         path.unlink()
     camera = json.loads((folder / "camera.json").read_text()) | {"depth_scale": 1.0}
     (folder / "camera.json").write_text(json.dumps(camera))
-    found = list(recordings.read_frames(recordings.open_recording(folder, "m")))
+    found = list(recordings.open_recording(folder, "m").read())
     assert all(350 <= one.image.depth.mean() <= 450 for one in found)
 
 
 def test_a_broken_frame_is_told_and_the_others_are_read(folder):
     (folder / "depth_000002.png").write_bytes(b"no picture")
-    found = list(recordings.read_frames(recordings.open_recording(folder)))
+    found = list(recordings.open_recording(folder).read())
     assert [one.image is None for one in found] == [False, True, False]
     assert "depth_000002.png" in found[1].message and "\n" not in found[1].message
 
 
 def test_a_frame_of_another_size_is_broken(folder):
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(folder / "color_000003.png")
-    *_, last = recordings.read_frames(recordings.open_recording(folder))
+    *_, last = recordings.open_recording(folder).read()
     assert last.image is None and "is 64x48, but color_000003.png is 32x24" in last.message
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from e2r.geometry import poses
-from e2r.tracking.summary import Scored, choose_targets, frame_errors, summary_table
+from e2r.tracking.summary import Scored, choose_targets, frame_errors, seen_errors, summary_table
 from e2r.tracking.track_files import open_track, tum_line
 from e2r.tracking.tracker import TrackedFrame, TrackedLevel
 from e2r.types import Pose
@@ -49,6 +49,14 @@ def test_errors_are_those_of_the_levels_with_a_truth():
     }
 
 
+def test_a_level_that_is_not_seen_is_not_scored():
+    one = frame()
+    hidden = one._replace(levels={**one.levels, "L2": TrackedLevel(POSE, None, None)})
+    assert seen_errors(hidden, {"L1": 1.0, "L2": 9.0}) == {"L1": 1.0}
+    unknown = one._replace(levels={"L2": TrackedLevel(POSE, None, None)})
+    assert seen_errors(unknown, {"L2": 9.0}) == {"L2": 9.0}  # without a calibration
+
+
 def test_the_summary_counts_what_is_accepted_and_wrong():
     rows = [
         Scored("tracking", True, 0.01, {"L1": 6.0}),
@@ -58,6 +66,6 @@ def test_the_summary_counts_what_is_accepted_and_wrong():
     text = summary_table(rows, broken=2)
     found = {line.rsplit(None, 1)[0]: line.rsplit(None, 1)[1] for line in text.splitlines()[1:]}
     assert found["frames"] == "5" and found["not readable"] == "2" and found["tracking"] == "2"
-    assert found["accepted, a level 5 mm off or more"] == "1"
+    assert found["accepted, a seen level 5 mm off or more"] == "1"
     assert found["latency, median (ms)"] == "20.0" and found["median TRE (mm)"] == "3.50"
     assert "TRE" not in summary_table(rows[2:], broken=0)

@@ -23,14 +23,23 @@ class TrackerConfig:
     """the wound counts as occluded where something covers so much of the remembered bone"""
     lost_seconds: float = 0.2
     """the track is lost when nothing agrees for so long, and nothing covers the wound"""
+    occluded_seconds: float = 3.0
+    """and when the wound is covered for so long"""
     agree_mm: float = 3.0
-    """a registration confirms a track whose levels it finds so near, mm"""
+    """a registration confirms a track whose levels it finds so near, mm; no pose is accepted before
+    one did"""
     points: int = 2048
     """scene points that are remembered"""
     tracking: TrackingSettings = TrackingSettings()
 
     def __post_init__(self) -> None:
-        for name in ("check_seconds", "retry_seconds", "lost_seconds", "agree_mm"):
+        for name in (
+            "check_seconds",
+            "retry_seconds",
+            "lost_seconds",
+            "occluded_seconds",
+            "agree_mm",
+        ):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"tracker.{name} is {getattr(self, name)}; use more than 0")
         for name in ("tracking_share", "accept_share", "occluded_share"):

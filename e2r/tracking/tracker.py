@@ -27,6 +27,8 @@ from e2r.types import Array, Pose, Surface
 State: TypeAlias = Literal["searching", "tracking", "occluded", "lost"]
 """``searching``: nothing was found yet. ``tracking``: the levels are followed. ``occluded``:
 something covers the wound. ``lost``: the levels are not where they were."""
+MIN_REFERENCE = 0.5
+"""A registration is dropped unless so much of the bone that it saw agrees in its own frame."""
 STRIDE = 3
 """Of the frames that came during a registration, so many are taken as one."""
 HISTORY = 120
@@ -117,7 +119,9 @@ class Tracker:
         self._found: Found | None = None  # the registration behind the track
         self._reference = 1.0  # share of the bone that agreed in the first frame after it
         self._registered = -np.inf  # seconds of the frame that was last registered
+        self._confirmed = False  # whether a second registration agreed
         self._agreed = -np.inf  # seconds of the last frame that agreed
+        self._covered = -np.inf  # seconds of the last frame that was covered
         self._state: State = "searching"
         self._number = 0
         self._seconds = 0.0
@@ -190,20 +194,21 @@ class Tracker:
         self._track, evidence = self._follow(self._track, depth, passed)
         evidence = jax.tree.map(float, evidence)
         config = self._config
-        if evidence.agreeing >= config.tracking_share * self._reference:
+        covered = evidence.covered >= config.occluded_share
+        # What is covered cannot agree; it only counts against the track where it is most.
+        least = config.tracking_share * self._reference
+        least *= 1.0 if covered else 1.0 - evidence.covered
+        if evidence.agreeing >= least:
             self._agreed = seconds
             return "tracking", evidence
-        if evidence.covered >= config.occluded_share:
-            self._agreed = seconds  # the time counts from when it is uncovered
-            return "occluded", evidence
-        # The rest is judged by what is not covered.
-        if evidence.agreeing >= config.tracking_share * self._reference * (1.0 - evidence.covered):
-            self._agreed = seconds
-            return "tracking", evidence
-        if seconds - self._agreed > config.lost_seconds:
+        if covered:
+            self._covered = seconds
+            gone = seconds - self._agreed > config.occluded_seconds
+        else:
+            gone = seconds - max(self._agreed, self._covered) > config.lost_seconds
+        if gone:
             self._track = None
-            return "lost", evidence
-        return "occluded", evidence
+        return ("lost" if gone else "occluded"), evidence
 
     def _follow(
         self, track: TrackState, depth: np.ndarray, seconds: jax.Array
@@ -219,8 +224,7 @@ class Tracker:
     def _wants_registration(self, state: State, seconds: float) -> bool:
         if self._pending is not None:
             return False
-        accepted = self._found is not None and self._found.prediction.accepted
-        calm = state == "tracking" and accepted
+        calm = state == "tracking" and self._confirmed and self._is_known()
         period = self._config.check_seconds if calm else self._config.retry_seconds
         return seconds - self._registered >= period
 
@@ -243,7 +247,9 @@ class Tracker:
             return None
         track = tracking.start_track(jax.tree.map(jnp.asarray, found.pose), found.bone)
         track, evidence = self._follow(track, first.depth, jnp.float32(0.0))
-        reference = max(float(evidence.agreeing), 1e-3)
+        reference = float(evidence.agreeing)
+        if reference < MIN_REFERENCE:
+            return None
         caught = _Caught(found, track, reference, reference, number, first.seconds)
         return caught if self._state == "tracking" else self._catch_up(caught)
 
@@ -272,35 +278,36 @@ class Tracker:
         caught, self._pending = self._pending.result(), None
         if caught is None:
             return False
-        if self._track is None or self._state != "tracking":
-            return self._begin(caught)
         found = caught.found
+        if self._track is None:
+            # A hand, or what is left of the wound, is worse evidence than the wound was.
+            before = self._found.evidence if self._found else -np.inf
+            worse = found.evidence < WORSE * before and not found.prediction.accepted
+            return not worse and self._begin(caught)
+        if self._state != "tracking":
+            return found.prediction.accepted and self._begin(caught)
         then = next((one.pose for one in self._frames() if one.number == found.number), None)
         if then is None:  # it was covered then, and is followed now
             return False
         if self._distance(then, found) <= self._config.agree_mm:
             self._confirm(caught, then)
             return False
-        known = self._found.prediction.accepted if self._found else False
         better = self._found is None or found.evidence > self._found.evidence
-        if found.prediction.accepted or (better and not known):
+        if found.prediction.accepted or (better and not self._is_known()):
             return self._begin(caught)
         return False
 
+    def _is_known(self) -> bool:
+        """Whether the registration behind the track was accepted."""
+        return self._found is not None and self._found.prediction.accepted
+
     def _begin(self, caught: _Caught) -> bool:
-        """Begins a track with a registration, unless one of before is worth more."""
-        before, found = self._found, caught.found
-        if before is not None and not found.prediction.accepted:
-            # A hand, or what is left of the wound, is worse evidence than the wound was.
-            worse = found.evidence < WORSE * before.evidence
-            held = self._track is not None and before.prediction.accepted
-            if worse or held:
-                return False
+        """Begins a track with a registration, if it can be followed to the latest frame."""
         caught = self._catch_up(caught)
         if caught.agreeing < self._config.tracking_share * caught.reference:
             return False
-        self._track, self._found, self._agreed = caught.track, found, caught.seconds
-        self._reference = caught.reference
+        self._track, self._found, self._agreed = caught.track, caught.found, caught.seconds
+        self._reference, self._confirmed = caught.reference, False
         return True
 
     def _confirm(self, caught: _Caught, then: Pose) -> None:
@@ -319,7 +326,8 @@ class Tracker:
         posture = jax.vmap(lambda one: poses.compose(moved, one))(
             jax.tree.map(jnp.asarray, found.pose)
         )
-        if found.prediction.accepted or not (self._found and self._found.prediction.accepted):
+        self._confirmed = True
+        if found.prediction.accepted or not self._is_known():
             self._track = self._track._replace(posture=posture, bone=found.bone)
             self._found, self._reference = found, caught.reference
 
@@ -365,8 +373,8 @@ class Tracker:
                 )
         accepted = (
             state == "tracking"
-            and found is not None
-            and found.prediction.accepted
+            and self._confirmed
+            and self._is_known()
             and agreeing >= self._config.accept_share * self._reference
         )
         return TrackedFrame(

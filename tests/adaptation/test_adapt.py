@@ -143,20 +143,25 @@ def test_settings_out_of_range_are_refused_by_name(wrong):
         AdaptationConfig(**wrong)
 
 
-def test_time_decides_how_many_steps_are_taken(base, bank, monkeypatch):
-    from e2r.training import batches
+def test_time_decides_how_many_steps_are_taken(base, bank, tmp_path, monkeypatch):
+    from e2r.training import batches, loop
 
     training = training_config(base.config, CONFIG)
-    clock = iter([100.0, 110.0, 113.0])  # before compiling, after it, after three steps
+    inputs = loop.RunInputs(training, batches.uniform_batches(training, bank))
+    clock = iter([110.0, 111.0, 112.0, 114.0])  # after the step that compiled, and after others
+    monkeypatch.setattr(adaptation, "MEASURED_STEPS", 4)
     monkeypatch.setattr(adaptation.time, "perf_counter", lambda: next(clock))
-    steps = adaptation._steps_that_fit(
-        training,
-        base.params,
-        batches.uniform_batches(training, bank),
-        replace(CONFIG, minutes=3.0, held_out=10),
-        began=13.0,
-    )
-    assert steps == 80 - 50  # 180 s less 100 s, a second a step, less 5 for each of 10 frames
+
+    def four_steps(inputs, run, *, stop_after, log_options):
+        assert stop_after == 4 and log_options.log_every == 1
+        for number in range(stop_after):
+            log_options.on_log({"step": number + 1})
+
+    monkeypatch.setattr(loop, "train", four_steps)
+    settings = replace(CONFIG, minutes=3.0, held_out=10)
+    steps = adaptation._steps_that_fit(inputs, tmp_path, settings, began=14.0)
+    # 180 s less 100 s, a second a step, less 5 for each of 10 frames, beside the 4 that are done.
+    assert steps == 4 + 80 - 50
 
 
 def test_the_rooms_camera_sets_the_frame_and_its_zoom():

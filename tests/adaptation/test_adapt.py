@@ -114,11 +114,10 @@ def test_the_steps_that_fit_are_measured_and_kept(base, surfaces, tmp_path, monk
         patch.setattr(held_out, "watch", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             e2r.adapt(base, surfaces, output=tmp_path, config=config)
-    for minutes, steps in ((1e-3, 2), (2e-3, 4)):  # more minutes: two more are measured
-        again = replace(config, minutes=minutes)
-        e2r.adapt(base, surfaces, output=tmp_path, config=again)
-        assert json.loads((tmp_path / "patient.json").read_text())["steps"] == steps
-        assert checkpoints.latest_step(tmp_path / "run") == steps
+    # More minutes: two more steps are measured, after the two that are done.
+    e2r.adapt(base, surfaces, output=tmp_path, config=replace(config, minutes=2e-3))
+    assert json.loads((tmp_path / "patient.json").read_text())["steps"] == 4
+    assert checkpoints.latest_step(tmp_path / "run") == 4
 
 
 def test_other_surfaces_settings_and_bases_are_refused(patient, base, surfaces, tmp_path):

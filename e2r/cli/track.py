@@ -15,6 +15,7 @@ from tqdm import tqdm
 from e2r.api.models import load_model
 from e2r.api.tracking import Tracker
 from e2r.datasets import bags, recordings
+from e2r.datasets.case import vertex_targets
 from e2r.datasets.recordings import Recording
 from e2r.formats import meshes
 from e2r.formats.file_checks import Unit
@@ -22,7 +23,7 @@ from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write, require_new_folder
 from e2r.runtime.shutdown import stop_requested
 from e2r.tracking.settings import TrackerConfig
-from e2r.tracking.summary import Scored, choose_targets, frame_errors, seen_errors, summary_table
+from e2r.tracking.summary import Scored, frame_errors, seen_errors, summary_table
 from e2r.tracking.track_files import POSES_FILE, open_track
 
 PAGE = "timeline.html"
@@ -62,7 +63,7 @@ def run(options: Options) -> int:
     levels = meshes.read_meshes(folder)
     outputs.require_folder(options.output)
     require_new_folder(options.output)
-    targets = choose_targets(levels)
+    targets = vertex_targets(levels)
     scored: list[Scored] = []
     broken = 0
     with (

@@ -141,7 +141,16 @@ def scored_targets(case: Case) -> dict[str, Float[np.ndarray, "_ 3"]]:
         return {}
     if case.targets:
         return {name: np.asarray(points) for name, points in case.targets.items()}
-    vertices = {name: np.asarray(case.model[name].vertices) for name in case.truth}
+    return vertex_targets({name: case.model[name] for name in case.truth})
+
+
+def vertex_targets(model: Mapping[str, trimesh.Trimesh]) -> dict[str, Float[np.ndarray, "_ 3"]]:
+    """Some vertices of each level as its targets, mm, model frame.
+
+    Args:
+      model: level -> surface, mm, model frame.
+    """
+    vertices = {name: np.asarray(mesh.vertices) for name, mesh in model.items()}
     return {name: rows[:: max(1, len(rows) // MAX_TARGETS)] for name, rows in vertices.items()}
 
 

@@ -34,8 +34,6 @@ from e2r.types import Pose
 RATE = 30.0
 """Frames a second of a recording without timestamps."""
 TIMESTAMPS, TRUTH = "timestamps.csv", "truth.jsonl"
-DEPTH_SCALE = 50.0
-"""Depth units per mm of the recordings that e2r writes."""
 
 
 class FrameFiles(NamedTuple):
@@ -70,10 +68,9 @@ class Recording:
 
 
 class _Folder(NamedTuple):
-    """A folder of frames."""
+    """What the frames of a folder share."""
 
     lens: Lens
-    frames: tuple[FrameFiles, ...]
     mm_per_unit: float  # of the stored depth
 
 
@@ -120,7 +117,7 @@ def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
         path=first.depth,
         widths=values.shape[1] / lens.fx,
     )
-    found = _Folder(lens, tuple(files), factor / lens.depth_scale)
+    found = _Folder(lens, factor / lens.depth_scale)
     return Recording(
         folder,
         len(files),
@@ -176,11 +173,11 @@ def write_recording(
             if image is None:
                 continue
             if not count:
-                case_folder.write_camera(image, folder / "camera.json", depth_scale=DEPTH_SCALE)
+                case_folder.write_camera(
+                    image, folder / "camera.json", depth_scale=case_folder.DEPTH_SCALE
+                )
             name = f"{frame.number:06d}.png"
-            case_folder.write_images(
-                image, folder / f"color_{name}", folder / f"depth_{name}", depth_scale=DEPTH_SCALE
-            )
+            case_folder.write_images(image, folder / f"color_{name}", folder / f"depth_{name}")
             table.writerow([frame.number, f"{frame.seconds:.6f}"])
             matrices = {level: poses.to_matrix(pose).tolist() for level, pose in levels.items()}
             truth.write(json.dumps({"number": frame.number, "T_camera_model": matrices}) + "\n")

@@ -94,7 +94,7 @@ def case_errors(
     by_level = {}
     for name, points in targets.items():
         found, true = predicted[name], truth[name]
-        apart = _distances_apart(found, true, points)
+        apart = distances_apart(found, true, points)
         off_surface = is_deep(model[name], points)
         centroid = np.asarray(model[name].centroid)[None]
         relative = np.asarray(found.rotation, np.float64) @ np.asarray(true.rotation, np.float64).T
@@ -102,7 +102,7 @@ def case_errors(
             apart,
             off_surface,
             rotation_deg=float(np.rad2deg(poses.rotation_angle(relative))),
-            translation_mm=float(_distances_apart(found, true, centroid)[0]),
+            translation_mm=float(distances_apart(found, true, centroid)[0]),
         )
         distances.append(apart)
         deep.append(off_surface)
@@ -116,8 +116,14 @@ def case_errors(
     return CaseErrors(**whole.to_json(), by_level=by_level)
 
 
-def _distances_apart(a: Pose, b: Pose, points: np.ndarray) -> np.ndarray:
-    """Distance between the places where two poses put each point."""
+def distances_apart(a: Pose, b: Pose, points: np.ndarray) -> np.ndarray:
+    """Distance between the places where two poses put each point, mm.
+
+    Args:
+      a: a pose.
+      b: another one.
+      points: mm, in the frame that both map from.
+    """
     return np.linalg.norm(poses.apply_host(a, points) - poses.apply_host(b, points), axis=1)
 
 

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import trimesh
 
-from e2r.datasets.case import MAX_TARGETS
+from e2r.evaluation.metrics import distances_apart
 from e2r.evaluation.text_table import text_table
-from e2r.geometry import poses
 from e2r.tracking.tracker import TrackedFrame
 from e2r.types import Float, Pose
 
@@ -28,12 +26,6 @@ class Scored(NamedTuple):
     tre_mm: Mapping[str, float]  # of the levels that are seen; empty without a truth or poses
 
 
-def choose_targets(levels: Mapping[str, trimesh.Trimesh]) -> dict[str, Float[np.ndarray, "_ 3"]]:
-    """The points at which a track is scored: some vertices of each level, mm, model frame."""
-    vertices = {name: np.asarray(mesh.vertices) for name, mesh in levels.items()}
-    return {name: rows[:: max(1, len(rows) // MAX_TARGETS)] for name, rows in vertices.items()}
-
-
 def frame_errors(
     frame: TrackedFrame, truth: Mapping[str, Pose], targets: Mapping[str, Float[np.ndarray, "_ 3"]]
 ) -> dict[str, float]:
@@ -47,9 +39,7 @@ def frame_errors(
     found = {}
     for name, level in frame.levels.items():
         if name in truth:
-            apart = poses.apply_host(level.pose, targets[name])
-            apart = apart - poses.apply_host(truth[name], targets[name])
-            found[name] = float(np.linalg.norm(apart, axis=1).mean())
+            found[name] = float(distances_apart(level.pose, truth[name], targets[name]).mean())
     return found
 
 

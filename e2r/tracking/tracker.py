@@ -290,7 +290,7 @@ class Tracker:
         if then is None:  # it was covered then, and is followed now
             return False
         if self._distance(then, found) <= self._config.agree_mm:
-            self._confirm(caught, then)
+            self._track = self._confirm(self._track, caught, then)
             return False
         better = self._found is None or found.evidence > self._found.evidence
         if found.prediction.accepted or (better and not self._is_known()):
@@ -310,9 +310,8 @@ class Tracker:
         self._reference, self._confirmed = caught.reference, False
         return True
 
-    def _confirm(self, caught: _Caught, then: Pose) -> None:
-        """Takes bone and posture of a registration that agrees with the track."""
-        assert self._track is not None
+    def _confirm(self, track: TrackState, caught: _Caught, then: Pose) -> TrackState:
+        """The track with bone and posture of a registration that agrees with it."""
         found = caught.found
         level = int(np.argmax(self._weights(found)))
 
@@ -322,14 +321,15 @@ class Tracker:
             )
             return poses.compose(first, poses.inverse(second))
 
-        moved = motion(self._track.pose, then)
+        moved = motion(track.pose, then)
         posture = jax.vmap(lambda one: poses.compose(moved, one))(
             jax.tree.map(jnp.asarray, found.pose)
         )
         self._confirmed = True
-        if found.prediction.accepted or not self._is_known():
-            self._track = self._track._replace(posture=posture, bone=found.bone)
-            self._found, self._reference = found, caught.reference
+        if self._is_known() and not found.prediction.accepted:
+            return track
+        self._found, self._reference = found, caught.reference
+        return track._replace(posture=posture, bone=found.bone)
 
     def _weights(self, found: Found) -> np.ndarray:
         """Weight of each level's remembered bone."""

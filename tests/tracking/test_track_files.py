@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from e2r.datasets.case import vertex_targets
 from e2r.geometry import poses
-from e2r.tracking.summary import Scored, choose_targets, frame_errors, seen_errors, summary_table
+from e2r.tracking.summary import Scored, frame_errors, seen_errors, summary_table
 from e2r.tracking.track_files import open_track, tum_line
 from e2r.tracking.tracker import TrackedFrame, TrackedLevel
 from e2r.types import Pose
@@ -43,7 +44,7 @@ def test_each_frame_is_a_line_at_once(tmp_path):
 
 def test_errors_are_those_of_the_levels_with_a_truth():
     moved = POSE._replace(translation=POSE.translation + np.float32([0, 3, 4]))
-    targets = choose_targets(scene.model())
+    targets = vertex_targets(scene.model())
     assert frame_errors(frame(), {"L1": moved, "L2": moved}, targets) == {
         "L1": pytest.approx(5.0, abs=1e-4)
     }

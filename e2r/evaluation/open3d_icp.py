@@ -5,10 +5,16 @@ Open3D is no dependency of e2r. It is imported when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import trimesh
+
+from e2r.geometry import anatomical_frame
+
+MODEL_SAMPLES = 40_000
+"""Points that a peer's model has before the half that faces forwards is left out."""
 
 
 class PeerModel(NamedTuple):
@@ -16,6 +22,19 @@ class PeerModel(NamedTuple):
 
     points: np.ndarray  # (S, 3) mm, model frame
     normals: np.ndarray  # (S, 3) unit, outward
+
+
+def sample_model(meshes: Mapping[str, trimesh.Trimesh]) -> PeerModel:
+    """Samples the half of a model's surface that faces backwards.
+
+    Args:
+      meshes: level -> surface, mm, model frame.
+    """
+    spine = trimesh.util.concatenate(list(meshes.values()))
+    points, faces = trimesh.sample.sample_surface(spine, MODEL_SAMPLES, seed=4)
+    normals = spine.face_normals[faces]
+    posterior = normals @ anatomical_frame.estimate_frame(meshes).rotation[1] > 0.0
+    return PeerModel(points[posterior], normals[posterior])
 
 
 def open3d_icp(

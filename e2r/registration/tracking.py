@@ -133,7 +133,7 @@ def remember_bone(
 
 def start_track(levels: Pose, bone: SeenBone) -> TrackState:
     """The state after a registration, of a camera at rest."""
-    rest = jnp.zeros(6, jnp.asarray(levels.translation).dtype)
+    rest = np.zeros(6, levels.translation.dtype)
     return TrackState(levels, levels, rest, bone)
 
 

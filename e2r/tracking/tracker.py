@@ -11,11 +11,9 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from e2r.formats.scenes import RgbdImage
-from e2r.geometry import poses
 from e2r.geometry.depth_pixels import Pinhole
 from e2r.registration import tracking
 from e2r.registration.tracking import Evidence, TrackingSettings, TrackState
@@ -125,7 +123,7 @@ class Tracker:
         self._state: State = "searching"
         self._number = 0
         self._seconds = 0.0
-        self._camera = Pinhole(*(jnp.zeros(()),) * 4)
+        self._camera = Pinhole(*(np.zeros((), np.float32),) * 4)
 
     def __enter__(self) -> Tracker:
         """The tracker itself."""
@@ -157,7 +155,7 @@ class Tracker:
                 f"{self._seconds} s; give the frames in order"
             )
         self._camera = Pinhole(
-            *(jnp.float32(value) for value in (image.fx, image.fy, image.cx, image.cy))
+            *(np.asarray(value, np.float32) for value in (image.fx, image.fy, image.cx, image.cy))
         )
         depth = np.asarray(image.depth, np.float32)
         if not self._number:
@@ -165,7 +163,7 @@ class Tracker:
         self._take_result()
         state, evidence = self._advance(depth, seconds)
         self._remember(depth, seconds, state)
-        if self._wants_registration(state, seconds):
+        if (depth > 0).any() and self._wants_registration(state, seconds):
             self._register(image, seconds)
             if self._pool is None and self._take_result():
                 with self._lock:
@@ -190,7 +188,7 @@ class Tracker:
         """Follows the levels into a frame."""
         if self._track is None:
             return ("searching" if self._found is None else "lost"), None
-        passed = jnp.float32(seconds - self._seconds)
+        passed = seconds - self._seconds
         self._track, evidence = self._follow(self._track, depth, passed)
         evidence = jax.tree.map(float, evidence)
         config = self._config
@@ -211,10 +209,11 @@ class Tracker:
         return ("lost" if gone else "occluded"), evidence
 
     def _follow(
-        self, track: TrackState, depth: np.ndarray, seconds: jax.Array
+        self, track: TrackState, depth: np.ndarray, seconds: float
     ) -> tuple[TrackState, Evidence]:
         """Takes a track into a frame, by the program for frames of its size."""
-        arguments = track, depth, seconds, self._camera, self._finder.surface
+        passed = np.asarray(seconds, np.float32)
+        arguments = track, depth, passed, self._camera, self._finder.surface
         if self._compiled is None or self._compiled[0] != depth.shape:
             program = _program(self._config.tracking)
             self._compiled = depth.shape, program.prepare(*arguments)
@@ -245,8 +244,8 @@ class Tracker:
         first = next((one for one in self._frames() if one.number == number), None)
         if first is None:
             return None
-        track = tracking.start_track(jax.tree.map(jnp.asarray, found.pose), found.bone)
-        track, evidence = self._follow(track, first.depth, jnp.float32(0.0))
+        track = tracking.start_track(found.pose, found.bone)
+        track, evidence = self._follow(track, first.depth, 0.0)
         reference = float(evidence.agreeing)
         if reference < MIN_REFERENCE:
             return None
@@ -257,7 +256,7 @@ class Tracker:
         """Follows a registration to the latest frame, and leaves most of those between out."""
         while later := [one for one in self._frames() if one.number > caught.number]:
             one = later[min(STRIDE, len(later)) - 1]
-            passed = jnp.float32(one.seconds - caught.seconds)
+            passed = one.seconds - caught.seconds
             track, evidence = self._follow(caught.track, one.depth, passed)
             caught = caught._replace(
                 track=track,
@@ -314,16 +313,14 @@ class Tracker:
         """The track with bone and posture of a registration that agrees with it."""
         found = caught.found
         level = int(np.argmax(self._weights(found)))
-
-        def motion(now: Pose, before: Pose) -> Pose:
-            first, second = (
-                jax.tree.map(lambda leaf: jnp.asarray(leaf)[level], one) for one in (now, before)
-            )
-            return poses.compose(first, poses.inverse(second))
-
-        moved = motion(track.pose, then)
-        posture = jax.vmap(lambda one: poses.compose(moved, one))(
-            jax.tree.map(jnp.asarray, found.pose)
+        # On the host: an operation of JAX by itself is compiled, and holds up a frame for a second.
+        now, before = (
+            Pose(*(np.asarray(leaf)[level] for leaf in pose)) for pose in (track.pose, then)
+        )
+        turn = now.rotation @ before.rotation.T
+        posture = Pose(
+            turn @ found.pose.rotation,
+            (found.pose.translation - before.translation) @ turn.T + now.translation,
         )
         self._confirmed = True
         if self._is_known() and not found.prediction.accepted:

@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trimesh
 from tqdm import tqdm
 
 from e2r.cli.errors import parse_options, run_command
@@ -42,11 +41,11 @@ from e2r.datasets import case_folder
 from e2r.datasets.case import Case, scored_targets
 from e2r.evaluation import metrics, runner
 from e2r.evaluation.models import Model
-from e2r.evaluation.open3d_icp import PeerModel, open3d_cloud, open3d_icp
+from e2r.evaluation.open3d_icp import PeerModel, open3d_cloud, open3d_icp, sample_model
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table, with_range
-from e2r.geometry import anatomical_frame, poses, surface_cache
+from e2r.geometry import poses, surface_cache
 from e2r.pipeline import ProgramConfig
 from e2r.runtime.provenance import versions
 from e2r.simulation import simulator
@@ -56,7 +55,6 @@ from e2r.types import Params
 Register = Callable[[np.ndarray], np.ndarray]
 """Scene points (N, 3) mm, camera frame -> camera from model, 4x4."""
 Errors = list[metrics.TargetErrors]
-MODEL_SAMPLES = 40_000
 ICP_DISTANCES_MM = (8.0, 3.0, 1.5)
 """Farthest correspondence of each round of the refinement."""
 MIN_POINTS = 10
@@ -90,19 +88,6 @@ class Peers:
     def __post_init__(self) -> None:
         if self.specimens < 1 or self.validation < 1 or not self.voxels or min(self.voxels) <= 0:
             raise ValueError("--specimens and --validation are 1 or more, --voxels above 0")
-
-
-def sample_model(meshes: Mapping[str, trimesh.Trimesh]) -> PeerModel:
-    """Samples the half of a model's surface that faces backwards.
-
-    Args:
-      meshes: level -> surface, mm, model frame.
-    """
-    spine = trimesh.util.concatenate(list(meshes.values()))
-    points, faces = trimesh.sample.sample_surface(spine, MODEL_SAMPLES, seed=4)
-    normals = spine.face_normals[faces]
-    posterior = normals @ anatomical_frame.estimate_frame(meshes).rotation[1] > 0.0
-    return PeerModel(points[posterior], normals[posterior])
 
 
 def open3d_ransac(model: PeerModel, voxel: float) -> Register:

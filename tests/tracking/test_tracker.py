@@ -167,3 +167,25 @@ def test_frames_out_of_order_are_refused(finder):
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=rf"tracker\.{field} is {value}"):
         TrackerConfig(**{field: value})
+
+
+def test_one_program_serves_all_frames(finder):
+    answer = finder.find(None, 0)
+
+    class Stored(FakeFinder):
+        def find(self, image, number):
+            return answer._replace(number=number)
+
+    def track(count):
+        with tracker.Tracker(Stored(), config=CONFIG, beside=False) as one:
+            return [one.update(scene.image(SEEN), number / 30) for number in range(count)]
+
+    track(1)  # compiles the program
+    jax.clear_caches()  # of operations by themselves
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compiled.append(event) if "compile_duration" in event else None
+    )
+    frames = track(8)
+    assert frames[-1].accepted  # a second registration agreed
+    assert not compiled

@@ -1,0 +1,146 @@
+"""What is measured of a played recording: errors, recoveries, jitter and lag of its track."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import trimesh
+
+from e2r.datasets.case import vertex_targets
+from e2r.evaluation.metrics import distances_apart
+from e2r.formats.scenes import RgbdImage
+from e2r.geometry import poses
+from e2r.simulation.sequence_paths import SequenceConfig
+from e2r.simulation.sequences import SequenceFrame
+from e2r.tracking.finder import Found, ModelFinder
+from e2r.tracking.summary import WRONG_MM, frame_errors, seen_errors
+from e2r.tracking.tracker import TrackedFrame
+
+VISIBLE = 0.95
+"""The wound is visible while so much of its picture is."""
+RIGHT_FRAMES = 3
+"""The levels are found again once they are right in so many frames in a row."""
+RECOVERY_SECONDS = 1.0
+
+
+class Played(NamedTuple):
+    """A recording, and what the tracker said of it."""
+
+    frames: list[SequenceFrame]
+    images: list[RgbdImage]
+    model: dict[str, trimesh.Trimesh]
+    exposed: tuple[str, ...]
+    config: SequenceConfig
+    tracked: list[TrackedFrame | None]  # None: dropped, for the one before took too long
+    first: Found | None  # a registration of the first frame
+
+
+def errors_of(played: Played) -> list[dict[str, float]]:
+    """TRE of the seen levels in each frame, mm; empty where nothing is said."""
+    targets = vertex_targets(played.model)
+    found: list[dict[str, float]] = []
+    for frame, tracked in zip(played.frames, played.tracked, strict=True):
+        truth = frame.level_poses(played.model)
+        if tracked is None or tracked.state != "tracking":
+            found.append({})
+        else:
+            found.append(seen_errors(tracked, frame_errors(tracked, truth, targets)))
+    return found
+
+
+def alone_errors(
+    played: Played, finder: ModelFinder, every: int
+) -> tuple[list[float], list[int], list[float]]:
+    """Frames by themselves: TRE of the exposed levels (mm), their numbers, and seconds."""
+    targets, names = vertex_targets(played.model), list(played.model)
+    values: list[float] = []
+    numbers: list[int] = []
+    seconds: list[float] = []
+    for number in range(every // 2, len(played.frames), every):
+        if played.frames[number].visible < VISIBLE:
+            continue
+        began = time.perf_counter()
+        found = finder.find(played.images[number], number)
+        seconds.append(time.perf_counter() - began)
+        if found is None:
+            continue
+        truth = played.frames[number].level_poses(names)
+        errors = []
+        for name in played.exposed:
+            level = names.index(name)
+            pose = jax.tree.map(lambda leaf, i=level: leaf[i], found.pose)
+            errors.append(distances_apart(pose, truth[name], targets[name]).mean())
+        values.append(float(np.mean(errors)))
+        numbers.append(number)
+    return values, numbers, seconds
+
+
+def recoveries(played: Played, errors: Sequence[dict[str, float]]) -> list[tuple[str, float]]:
+    """Kind and seconds of each recovery; infinite where the levels are not found again."""
+    visible = np.array([frame.visible for frame in played.frames])
+    right = np.array([bool(e) and max(e.values()) < WRONG_MM for e in errors])
+    found = []
+    for number in range(1, len(visible)):
+        if not (visible[number] >= VISIBLE > visible[number - 1]):
+            continue
+        until = number
+        while until < len(visible) and visible[until] >= VISIBLE:
+            until += 1
+        if until - number < played.config.rate * RECOVERY_SECONDS and until < len(visible):
+            continue  # hidden again within the second
+        if len(visible) - number < played.config.rate * RECOVERY_SECONDS:
+            continue
+        was_cut = (visible[max(number - 15, 0) : number] == 0.0).any()
+        rows = range(number, until - RIGHT_FRAMES + 1)
+        first = next((row for row in rows if right[row : row + RIGHT_FRAMES].all()), None)
+        seconds = np.inf if first is None else (first - number) / played.config.rate
+        found.append(("cut" if was_cut else "hand", float(seconds)))
+    return found
+
+
+def middles(played: Played) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of tracked frames, and the levels' middles as tracked and in truth, (F, L, 3) mm."""
+    names = played.exposed
+    centre = {name: np.asarray(played.model[name].vertices).mean(0) for name in names}
+    rows, ours, truth = [], [], []
+    for row, (frame, tracked) in enumerate(zip(played.frames, played.tracked, strict=True)):
+        if tracked is None or tracked.state != "tracking":
+            continue
+        levels = frame.level_poses(played.model)
+        rows.append(row)
+        ours.append([poses.apply_host(tracked.levels[n].pose, centre[n][None])[0] for n in names])
+        truth.append([poses.apply_host(levels[n], centre[n][None])[0] for n in names])
+    return np.array(rows), np.array(ours), np.array(truth)
+
+
+def jitter_mm(played: Played) -> float:
+    """RMS of the levels' middles around their mean over a second, mm; of a still recording."""
+    rows, ours, _ = middles(played)
+    parts = [ours[(rows >= a) & (rows < a + 30)] for a in range(0, len(played.frames), 30)]
+    squares = [((p - p.mean(0)) ** 2).sum(-1).mean() for p in parts if len(p) > 15]
+    return float(np.sqrt(np.mean(squares))) if squares else np.nan
+
+
+def lag_frames(played: Played) -> float:
+    """Delay of the track, frames, at which it fits the truth best; of a moving recording."""
+    rows, ours, truth = middles(played)
+    whole = np.zeros((len(played.frames), *truth.shape[1:]))
+    levels = [frame.level_poses(played.model) for frame in played.frames]
+    for i, name in enumerate(played.exposed):
+        centre = np.asarray(played.model[name].vertices).mean(0)[None]
+        whole[:, i] = [poses.apply_host(level[name], centre)[0] for level in levels]
+    shifts = np.arange(-2.0, 3.01, 0.05)
+
+    def misfit(shift: float) -> float:
+        at = np.clip(rows - shift, 0, len(whole) - 1)
+        low = np.minimum(at.astype(int), len(whole) - 2)
+        then = whole[low] + (at - low)[:, None, None] * (whole[low + 1] - whole[low])
+        apart = ours - then
+        apart = apart - np.median(apart, axis=0)
+        return float(np.median((apart**2).sum(-1)))
+
+    return float(min(shifts, key=misfit))

@@ -23,7 +23,7 @@ from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write, require_new_folder
 from e2r.runtime.shutdown import stop_requested
 from e2r.tracking.settings import TrackerConfig
-from e2r.tracking.summary import Scored, frame_errors, seen_errors, summary_table
+from e2r.tracking.summary import Scored, frame_errors, score, summary_table
 from e2r.tracking.track_files import POSES_FILE, open_track
 
 PAGE = "timeline.html"
@@ -97,8 +97,7 @@ def run(options: Options) -> int:
                 found = tracker.update(frame.image, frame.seconds)
                 errors = frame_errors(found, truth.get(frame.number, {}), targets)
                 files.add(found, number=frame.number, tre_mm=errors)
-                seen = seen_errors(found, errors)
-                scored.append(Scored(found.state, found.accepted, found.latency, seen))
+                scored.append(score(found, errors))
     _write_page(options)
     print(summary_table(scored, broken))
     print(f"{options.output / POSES_FILE}, {PAGE} and a trajectory of each level")

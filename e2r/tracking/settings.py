@@ -27,7 +27,7 @@ class TrackerConfig:
     """and when the wound is covered for so long"""
     agree_mm: float = 3.0
     """a registration confirms a track whose levels it finds so near, mm; no pose is accepted before
-    one did"""
+    one did, nor while one of the last three finds its level farther away, or expects more"""
     points: int = 2048
     """scene points that are remembered"""
     tracking: TrackingSettings = TrackingSettings()

@@ -104,6 +104,7 @@ def frame_json(frame: TrackedFrame, *, number: int, tre_mm: Mapping[str, float])
                 "T_camera_model": poses.to_matrix(level.pose).tolist(),
                 "expected_tre_mm": level.expected_tre_mm,
                 "bound95_mm": level.bound95_mm,
+                "accepted": level.accepted,
                 **({"tre_mm": tre_mm[name]} if name in tre_mm else {}),
             }
             for name, level in frame.levels.items()

@@ -29,6 +29,8 @@ MIN_REFERENCE = 0.5
 """A registration is dropped unless so much of the bone that it saw agrees in its own frame."""
 STRIDE = 3
 """Of the frames that came during a registration, so many are taken as one."""
+REMEMBERED = 3
+"""A level is doubted by the worst of so many registrations: one alone may be sure and wrong."""
 HISTORY = 120
 """Frames that are kept for a registration that began with one of them."""
 WORSE = 0.9
@@ -42,6 +44,7 @@ class TrackedLevel(NamedTuple):
     pose: Pose  # camera from model
     expected_tre_mm: float | None  # None without a calibration, or where the level is not seen
     bound95_mm: float | None  # a larger TRE has a chance of 5 %
+    accepted: bool = False  # whether the pose may be used
 
 
 class TrackedFrame(NamedTuple):
@@ -51,7 +54,7 @@ class TrackedFrame(NamedTuple):
     seconds: float
     state: State
     levels: Mapping[str, TrackedLevel]  # empty unless the levels are followed
-    accepted: bool  # whether the poses may be used
+    accepted: bool  # whether the pose of some level may be used
     agreeing: float  # share of the remembered bone that lies on the model
     covered: float  # share that something covers
     latency: float  # seconds from the frame to its poses
@@ -118,6 +121,7 @@ class Tracker:
         self._reference = 1.0  # share of the bone that agreed in the first frame after it
         self._registered = -np.inf  # seconds of the frame that was last registered
         self._confirmed = False  # whether a second registration agreed
+        self._doubts: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
         self._agreed = -np.inf  # seconds of the last frame that agreed
         self._covered = -np.inf  # seconds of the last frame that was covered
         self._state: State = "searching"
@@ -288,8 +292,12 @@ class Tracker:
         then = next((one.pose for one in self._frames() if one.number == found.number), None)
         if then is None:  # it was covered then, and is followed now
             return False
-        if self._distance(then, found) <= self._config.agree_mm:
+        apart = self._apart(then, found)
+        weights = self._weights(found)
+        if float(np.sum(weights * apart) / max(weights.sum(), 1e-6)) <= self._config.agree_mm:
             self._track = self._confirm(self._track, caught, then)
+            expected = self._expected(found) if found.prediction.accepted else apart
+            self._doubts.append(np.fmax(apart, expected))
             return False
         better = self._found is None or found.evidence > self._found.evidence
         if found.prediction.accepted or (better and not self._is_known()):
@@ -307,6 +315,8 @@ class Tracker:
             return False
         self._track, self._found, self._agreed = caught.track, caught.found, caught.seconds
         self._reference, self._confirmed = caught.reference, False
+        self._doubts.clear()
+        self._doubts.append(self._expected(caught.found))
         return True
 
     def _confirm(self, track: TrackState, caught: _Caught, then: Pose) -> TrackState:
@@ -336,17 +346,25 @@ class Tracker:
             minlength=len(self._names),
         )
 
-    def _distance(self, pose: Pose, found: Found) -> float:
-        """Mean distance of the remembered bone between a track's poses and a registration, mm."""
-        levels, points = np.asarray(found.bone.levels), np.asarray(found.bone.points)
-        weights = np.asarray(found.bone.weights)
+    def _expected(self, found: Found) -> np.ndarray:
+        """Expected TRE of each level, mm; NaN of a level that is not seen."""
+        estimates = [found.prediction.levels.get(name) for name in self._names]
+        values = [one.expected_tre_mm if one else None for one in estimates]
+        return np.array([np.nan if value is None else value for value in values])
+
+    def _apart(self, pose: Pose, found: Found) -> np.ndarray:
+        """Mean distance of each level's surface between a track's poses and a registration, mm."""
+        surface = self._finder.surface
+        levels, points = np.asarray(surface.levels), np.asarray(surface.points)
 
         def placed(one: Pose) -> np.ndarray:
             turned = np.einsum("nij,nj->ni", np.asarray(one.rotation)[levels], points)
             return turned + np.asarray(one.translation)[levels]
 
         apart = np.linalg.norm(placed(pose) - placed(found.pose), axis=1)
-        return float(np.sum(weights * apart) / max(weights.sum(), 1e-6))
+        count = len(self._names)
+        sums = np.bincount(levels, apart, minlength=count)
+        return sums / np.maximum(np.bincount(levels, minlength=count), 1)
 
     def _report(
         self,
@@ -359,27 +377,30 @@ class Tracker:
     ) -> TrackedFrame:
         """The answer for a frame."""
         agreeing = 0.0 if evidence is None else float(evidence.agreeing)
-        found, levels = self._found, {}
-        if pose is not None and found is not None:
-            for i, name in enumerate(self._names):
-                known = found.prediction.levels.get(name)
-                levels[name] = TrackedLevel(
-                    jax.tree.map(lambda leaf, i=i: leaf[i], pose),
-                    None if known is None else known.expected_tre_mm,
-                    None if known is None else known.bound95_mm,
-                )
-        accepted = (
+        usable = (
             state == "tracking"
             and self._confirmed
             and self._is_known()
             and agreeing >= self._config.accept_share * self._reference
         )
+        found, levels = self._found, {}
+        if pose is not None and found is not None:
+            doubts = np.fmax.reduce(list(self._doubts))
+            for i, name in enumerate(self._names):
+                known = found.prediction.levels.get(name)
+                seen = known is not None and known.expected_tre_mm is not None
+                levels[name] = TrackedLevel(
+                    jax.tree.map(lambda leaf, i=i: leaf[i], pose),
+                    float(doubts[i]) if seen else None,
+                    known.bound95_mm if known is not None else None,
+                    usable and seen and bool(doubts[i] <= self._config.agree_mm),
+                )
         return TrackedFrame(
             number=self._number - 1,
             seconds=seconds,
             state=state,
             levels=levels,
-            accepted=accepted,
+            accepted=any(level.accepted for level in levels.values()),
             agreeing=agreeing,
             covered=0.0 if evidence is None else float(evidence.covered),
             latency=time.perf_counter() - began,

@@ -54,7 +54,7 @@ from e2r.tracking.measures import (
 )
 from e2r.tracking.peers import PEERS, follow_by_peer
 from e2r.tracking.settings import TrackerConfig
-from e2r.tracking.summary import WRONG_MM
+from e2r.tracking.summary import WRONG_MM, score
 from e2r.tracking.tracker import TrackedFrame, Tracker
 from e2r.training.trained_model import PACKAGED
 
@@ -147,8 +147,7 @@ def record_of(
     played, finder = play(model, number, config, options.seed)
     errors, said = errors_of(played), [t for t in played.tracked if t is not None]
     wrong = sum(
-        bool(t is not None and t.accepted and max(e.values(), default=0.0) >= WRONG_MM)
-        for t, e in zip(played.tracked, errors, strict=True)
+        score(t, e).wrong for t, e in zip(played.tracked, errors, strict=True) if t is not None
     )
     lost = [t for t, f in zip(played.tracked, played.frames, strict=True) if f.visible >= VISIBLE]
     record: dict[str, Any] = {
@@ -233,7 +232,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[list[str]]:
         ["latency, median (ms)", f"{np.median(latency):.1f}"],
         ["latency, 95 % (ms)", f"{np.quantile(latency, 0.95):.1f}"],
         ["accepted", str(sum(record["accepted"] for record in records))],
-        [f"accepted, {WRONG_MM:g} mm off", str(sum(r["accepted_wrong"] for r in records))],
+        [f"an accepted level {WRONG_MM:g} mm off", str(sum(r["accepted_wrong"] for r in records))],
         ["median TRE, tracked (mm)", f"{np.median(beside):.2f}"],
         ["median TRE, the same frames alone (mm)", f"{np.median(alone):.2f}"],
         ["a frame alone / tracked", f"{np.median(gather('alone_ms')) / np.median(latency):.1f} x"],

@@ -7,7 +7,7 @@ import pytest
 
 from e2r.datasets.case import vertex_targets
 from e2r.geometry import poses
-from e2r.tracking.summary import Scored, frame_errors, seen_errors, summary_table
+from e2r.tracking.summary import Scored, frame_errors, score, seen_errors, summary_table
 from e2r.tracking.track_files import open_track, tum_line
 from e2r.tracking.tracker import TrackedFrame, TrackedLevel
 from e2r.types import Pose
@@ -58,15 +58,22 @@ def test_a_level_that_is_not_seen_is_not_scored():
     assert seen_errors(unknown, {"L2": 9.0}) == {"L2": 9.0}  # without a calibration
 
 
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_frame_is_wrong_where_an_accepted_level_is(accepted):
+    one = frame()._replace(levels={"L1": TrackedLevel(POSE, 0.5, 1.0, accepted)})
+    assert score(one, {"L1": 6.0}).wrong is accepted
+    assert not score(one, {"L1": 4.0}).wrong
+
+
 def test_the_summary_counts_what_is_accepted_and_wrong():
     rows = [
-        Scored("tracking", True, 0.01, {"L1": 6.0}),
-        Scored("tracking", True, 0.03, {"L1": 1.0}),
-        Scored("lost", False, 0.02, {}),
+        Scored("tracking", True, 0.01, {"L1": 6.0}, wrong=True),
+        Scored("tracking", True, 0.03, {"L1": 1.0}, wrong=False),
+        Scored("lost", False, 0.02, {}, wrong=False),
     ]
     text = summary_table(rows, broken=2)
     found = {line.rsplit(None, 1)[0]: line.rsplit(None, 1)[1] for line in text.splitlines()[1:]}
     assert found["frames"] == "5" and found["not readable"] == "2" and found["tracking"] == "2"
-    assert found["accepted, a seen level 5 mm off or more"] == "1"
+    assert found["an accepted level 5 mm off or more"] == "1"
     assert found["latency, median (ms)"] == "20.0" and found["median TRE (mm)"] == "3.50"
     assert "TRE" not in summary_table(rows[2:], broken=0)

@@ -189,3 +189,15 @@ def test_one_program_serves_all_frames(finder):
     frames = track(8)
     assert frames[-1].accepted  # a second registration agreed
     assert not compiled
+
+
+def test_a_level_that_a_registration_finds_elsewhere_is_not_accepted(follow, finder):
+    bent = scene.level_poses(bend=0.05)
+    bent.translation[0] += np.array([4.0, 0.0, 0.0], bent.translation.dtype)
+    finder.answers = [HERE, HERE, bent, HERE]
+    frames = [follow(SEEN) for _ in range(80)]
+    accepted = [{k for k, level in frame.levels.items() if level.accepted} for frame in frames]
+    assert accepted[10] == set(scene.LEVELS)
+    assert accepted[20] == set(scene.LEVELS) - {"L1"} and frames[20].accepted
+    assert frames[20].levels["L1"].expected_tre_mm == pytest.approx(4.0, abs=0.5)
+    assert accepted[-1] == set(scene.LEVELS)  # three more agreed

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from e2r.api.models import load_model
 from e2r.api.tracking import Tracker
-from e2r.datasets import bags, recordings
+from e2r.datasets import recordings
+from e2r.datasets.any_recording import open_any
 from e2r.datasets.case import vertex_targets
-from e2r.datasets.recordings import Recording
 from e2r.formats import meshes
 from e2r.formats.file_checks import Unit
 from e2r.runtime import outputs
@@ -55,7 +55,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs ``e2r track``."""
-    recording = _open(options)
+    recording = open_any(options.recording, options.unit, options.topics or ())
     truth = recordings.read_truth(options.recording)
     folder = options.model or options.recording / "model"
     if not folder.is_dir():
@@ -103,14 +103,6 @@ def run(options: Options) -> int:
     print(summary_table(scored, broken))
     print(f"{options.output / POSES_FILE}, {PAGE} and a trajectory of each level")
     return 3 if broken else 0
-
-
-def _open(options: Options) -> Recording:
-    if not bags.is_bag(options.recording):
-        return recordings.open_recording(options.recording, options.unit)
-    if not options.recording.exists():
-        raise ValueError(f"{options.recording}: no such file; give a bag")
-    return bags.open_bag(options.recording, options.topics or ())
 
 
 def _write_page(options: Options) -> None:

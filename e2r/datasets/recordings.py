@@ -80,16 +80,15 @@ class Recording:
         return self.read_frames(self.numbers if numbers is None else numbers)
 
     def first_image(self) -> RgbdImage:
-        """The image of the first frame that can be read.
+        """The image of the first frame that can be read and has a depth.
 
         Raises:
-          ValueError: no frame can be read.
+          ValueError: there is none.
         """
-        frames = (frame.image for frame in self.read() if frame.image is not None)
-        image = next(frames, None)
-        if image is None:
-            raise ValueError(f"{self.path}: no frame can be read; record it again")
-        return image
+        for frame in self.read():
+            if frame.image is not None and (frame.image.depth > 0).any():
+                return frame.image
+        raise ValueError(f"{self.path}: no frame with a depth can be read; record it again")
 
 
 class _Folder(NamedTuple):

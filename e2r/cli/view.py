@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from e2r.formats.file_checks import Unit
+
 
 @dataclass(frozen=True)
 class Options:
-    """View a registration in the browser, its steps and its layers; or a track, frame by frame.
+    """View a registration or a track in the browser: its steps and its layers.
 
     Example: e2r view cases/seed0_0000_000
     """
@@ -22,6 +24,10 @@ class Options:
     """output folder of e2r track, of a recording; without it, the recording is tracked now"""
     model: Path | None = None
     """folder of the patient's surfaces, of a recording; by default, model in the recording"""
+    unit: Unit = "mm"
+    """of the depth of a recording"""
+    topics: tuple[str, str] | None = None
+    """of a bag: the topics of colour and aligned depth, where there are several"""
     checkpoint: Path | None = None
     """output folder of e2r train, for a case or a recording; by default, the model that comes with
     e2r"""
@@ -64,7 +70,7 @@ def _view_track(options: Options) -> int:
     from e2r.visualisation.track_pictures import ShownFrame
     from e2r.visualisation.track_viewer import TrackViewer
 
-    recording = open_any(options.source)
+    recording = open_any(options.source, options.unit, options.topics or ())
     levels = read_surfaces(options.source, options.model)
     truth = recordings.read_truth(options.source)
     if options.track is not None:

@@ -132,10 +132,13 @@ def test_a_live_frame_never_waits_for_the_viewer(live, frame, monkeypatch):
     assert x_mm(live.nodes["L1"]) - before == pytest.approx(2 * made_up_track.STEP_MM, abs=1e-3)
 
 
-def test_a_live_scene_changes_at_most_ten_times_a_second(live, frame):
+def test_a_live_scene_changes_no_more_often_than_it_may(live, frame, monkeypatch):
     one = frame(1)
+    monkeypatch.setattr(track_viewer, "LIVE_SECONDS", 1000.0)
     assert live.offer(one)
-    live.say("")
-    assert not live.offer(one) or live._shown_at - time.perf_counter() > -1.0
+    live.say("Shown.")  # so that it is not busy
+    assert not live.offer(one)
+    monkeypatch.setattr(track_viewer, "LIVE_SECONDS", 0.0)
+    assert live.offer(one)
     with pytest.raises(ValueError, match="no frames to read"):
         live.show_place(0)

@@ -22,7 +22,7 @@ COMMANDS = {
     "adapt": "Adapt a model to a patient before surgery, from the preoperative surfaces alone.",
     "evaluate": "Register many cases, measure the errors, write a report.",
     "export": "Export a prediction: transforms for ITK and 3D Slicer, surfaces, markups.",
-    "view": "View a registration in the browser: its steps and its layers.",
+    "view": "View a registration or a track in the browser: its steps and its layers.",
     "convert": "Convert other formats: CT label maps, data sets, frames of any RGB-D camera.",
 }
 """Command -> its summary. The module of this name holds its ``Options`` and ``run(options)``, and

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import trimesh
 import tyro
 from tqdm import tqdm
 
 from e2r.api.models import load_model
 from e2r.api.tracking import Tracker
-from e2r.datasets import bags, recordings
+from e2r.datasets import recordings
+from e2r.datasets.any_recording import open_any
 from e2r.datasets.case import vertex_targets
 from e2r.datasets.recordings import Recording
 from e2r.formats import meshes
@@ -22,11 +24,16 @@ from e2r.formats.file_checks import Unit
 from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write, require_new_folder
 from e2r.runtime.shutdown import stop_requested
+from e2r.tracking.following import follow
 from e2r.tracking.settings import TrackerConfig
-from e2r.tracking.summary import Scored, frame_errors, score, summary_table
-from e2r.tracking.track_files import POSES_FILE, open_track
+from e2r.tracking.summary import Scored, score, summary_table
+from e2r.tracking.track_files import POSES_FILE, open_track, read_track
+from e2r.types import Pose
 
-PAGE = "timeline.html"
+if TYPE_CHECKING:
+    from e2r.visualisation.track_viewer import TrackViewer
+
+PAGE, FILM = "timeline.html", "track.webp"
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,10 @@ class Options:
     """
 
     recording: Annotated[Path, tyro.conf.Positional]
-    """folder of frames (color_000001.png, depth_000001.png, camera.json); or a bag of ROS"""
+    """folder of frames (color_000001.png, depth_000001.png, camera.json); or a bag of ROS or of the
+    RealSense SDK"""
     output: Path
-    """folder for poses.jsonl, the trajectories and timeline.html"""
+    """folder for poses.jsonl, the trajectories, timeline.html and track.webp"""
     model: Path | None = None
     """folder of the patient's surfaces (one a level, mm); by default, model in the recording"""
     checkpoint: Path | None = None
@@ -50,74 +58,122 @@ class Options:
     """of a bag: the topics of colour and aligned depth, where there are several"""
     live: bool = False
     """play at the recorded rate, register beside the frames, and drop those that come too soon"""
+    film: bool = True
+    """draw the film track.webp at the end"""
+    view: bool = False
+    """show the frames in the browser while they are tracked"""
+    host: str = "127.0.0.1"
+    """address to show them at; 0.0.0.0 admits other machines"""
+    port: int = 8080
+    """port to show them at; 0: any free one"""
     tracker: TrackerConfig = TrackerConfig()
 
 
 def run(options: Options) -> int:
     """Runs ``e2r track``."""
-    recording = _open(options)
+    recording = open_any(options.recording, options.unit, options.topics or ())
     truth = recordings.read_truth(options.recording)
-    folder = options.model or options.recording / "model"
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; name the patient's surfaces with --model")
-    levels = meshes.read_meshes(folder)
+    levels = read_surfaces(options.recording, options.model)
     outputs.require_folder(options.output)
     require_new_folder(options.output)
-    targets = vertex_targets(levels)
+    with ExitStack() as stack:
+        viewer = _open_viewer(options, recording, levels, has_truth=bool(truth))
+        if viewer is not None:
+            stack.callback(viewer.close)
+        scored, broken = _track(options, recording, levels, truth=truth, viewer=viewer)
+        if viewer is not None:
+            viewer.say("The recording has ended.")
+        _draw(options, recording, levels)
+    print(summary_table(scored, broken))
+    film = f", {FILM}" if options.film else ""
+    print(f"{options.output / POSES_FILE}, {PAGE}{film} and a trajectory of each level")
+    return 3 if broken else 0
+
+
+def read_surfaces(recording: Path, model: Path | None) -> dict[str, trimesh.Trimesh]:
+    """Reads the patient's surfaces, which may lie in the recording.
+
+    Args:
+      recording: file or folder.
+      model: folder of the surfaces; by default, ``model`` in the recording.
+
+    Raises:
+      ValueError: there are none, or they cannot be read.
+    """
+    folder = model or recording / "model"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name the patient's surfaces with --model")
+    return meshes.read_meshes(folder)
+
+
+def _track(
+    options: Options,
+    recording: Recording,
+    levels: Mapping[str, trimesh.Trimesh],
+    *,
+    truth: Mapping[int, Mapping[str, Pose]],
+    viewer: TrackViewer | None,
+) -> tuple[list[Scored], int]:
+    """Follows the levels and writes their poses; returns the scores, and how many are broken."""
+    from e2r.visualisation.track_pictures import ShownFrame
+
     scored: list[Scored] = []
     broken = 0
+    model = load_model(options.checkpoint)
     with (
-        Tracker(
-            load_model(options.checkpoint), levels, config=options.tracker, beside=options.live
-        ) as tracker,
+        Tracker(model, levels, config=options.tracker, beside=options.live) as tracker,
         stop_requested() as stop,
     ):
         options.output.mkdir(parents=True, exist_ok=True)
-        began: float | None = None
-        frames = recording.read()
+        targets = vertex_targets(levels)
+        frames = follow(recording, tracker, truth=truth, targets=targets, live=options.live)
         with (
             open_track(options.output, list(levels)) as files,
             tqdm(frames, total=recording.count, desc="track", unit="frame") as bar,
         ):
-            for frame in bar:
+            for one in bar:
                 if stop():
                     raise KeyboardInterrupt
-                if frame.image is None:
+                frame, found = one.recorded, one.tracked
+                if viewer is not None:
+                    true = truth.get(frame.number, {})
+                    viewer.offer(ShownFrame(frame.image, one.line(), true))
+                if found is None:
                     broken += 1
                     files.add_broken(frame.number, frame.seconds, frame.message)
                     print(f"e2r: frame {frame.number}: {frame.message}", file=sys.stderr)
                     continue
-                if options.live:
-                    first = recording.first_seconds
-                    began = time.perf_counter() if began is None else began
-                    ahead = frame.seconds - first - (time.perf_counter() - began)
-                    if ahead < -1.0 / recordings.RATE:
-                        continue  # the camera has taken the next one already
-                    time.sleep(max(ahead, 0.0))
-                found = tracker.update(frame.image, frame.seconds)
-                errors = frame_errors(found, truth.get(frame.number, {}), targets)
-                files.add(found, number=frame.number, tre_mm=errors)
-                scored.append(score(found, errors))
-    _write_page(options)
-    print(summary_table(scored, broken))
-    print(f"{options.output / POSES_FILE}, {PAGE} and a trajectory of each level")
-    return 3 if broken else 0
+                files.add(found, number=frame.number, tre_mm=one.tre_mm)
+                scored.append(score(found, one.tre_mm))
+    return scored, broken
 
 
-def _open(options: Options) -> Recording:
-    if not bags.is_bag(options.recording):
-        return recordings.open_recording(options.recording, options.unit)
-    if not options.recording.exists():
-        raise ValueError(f"{options.recording}: no such file; give a bag")
-    return bags.open_bag(options.recording, options.topics or ())
+def _open_viewer(
+    options: Options,
+    recording: Recording,
+    levels: Mapping[str, trimesh.Trimesh],
+    *,
+    has_truth: bool,
+) -> TrackViewer | None:
+    """A viewer that follows along, if one is wanted."""
+    if not options.view:
+        return None
+    from e2r.visualisation.track_viewer import TrackViewer
+
+    viewer = TrackViewer(
+        levels, recording.first_image(), has_truth=has_truth, host=options.host, port=options.port
+    )
+    print(f"http://{options.host}:{viewer.port} shows the frames that are tracked", flush=True)
+    return viewer
 
 
-def _write_page(options: Options) -> None:
-    """Writes the timeline of the track as a page."""
-    from e2r.visualisation import pages, timeline  # a second of imports
+def _draw(options: Options, recording: Recording, levels: Mapping[str, trimesh.Trimesh]) -> None:
+    """Writes the timeline as a page, and the film."""
+    from e2r.visualisation import film, track_page  # a second of imports
 
-    lines = (options.output / POSES_FILE).read_text().splitlines()
-    figure = timeline.timeline([json.loads(line) for line in lines])
-    page = pages.figures_page(f"Track of {options.recording.name}", {"timeline": figure})
+    lines = read_track(options.output)
+    page = track_page.track_page(f"Track of {options.recording.name}", recording, lines, levels)
     with atomic_write(options.output / PAGE) as part:
         part.write_text(page)
+    if options.film:
+        film.write_film(options.output / FILM, recording, lines, levels)

@@ -1,13 +1,14 @@
 """Recordings of ROS: bags of ROS 1 and folders of ROS 2, MCAP among them. ROS is not needed.
 
 The depth must be aligned to the colour (``aligned_depth_to_color`` of a RealSense). Frames are
-paired by the stamps in their headers, not by the order in which a bag plays them.
+paired by the stamps in their headers, not by the order in which a bag plays them. Bags of the
+RealSense SDK are those of :mod:`e2r.datasets.realsense_bags`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,9 +34,20 @@ COMPRESSED_DEPTH_HEADER = 12
 """Bytes before the PNG of a compressed depth."""
 
 
-class _Topics(NamedTuple):
+class Topics(NamedTuple):
+    """Topics of the images."""
+
     color: str
     depth: str
+
+
+class FramePair(NamedTuple):
+    """Colour and depth of one frame: their times by one clock, and those of the bag, ns."""
+
+    color: int
+    depth: int
+    first: int  # when the bag has the earlier one
+    last: int
 
 
 def is_bag(path: Path) -> bool:
@@ -63,27 +75,41 @@ def open_bag(path: Path, topics: Sequence[str] = ()) -> Recording:
         raise ValueError(f"{path}: no colour and depth were taken at the same time; see its stamps")
     return Recording(
         path,
-        len(pairs),
-        lambda: _read_frames(path, chosen, lens, pairs),
-        first_seconds=pairs[0][1] / 1e9,
+        range(1, len(pairs) + 1),
+        lambda numbers: _read_frames(path, chosen, lens, {n: pairs[n - 1] for n in numbers}),
+        first_seconds=pairs[0].depth / 1e9,
     )
 
 
 @contextmanager
 def _reader(path: Path) -> Iterator[Any]:
     """A reader of the bag; what it says of a broken one is one sentence."""
-    try:
+    with told(path):
         from rosbags.highlevel import AnyReader  # noqa: PLC0415 - an extra
         from rosbags.typesys import Stores, get_typestore  # noqa: PLC0415
+
+        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+            yield reader
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Says in one sentence what rosbags says of a broken bag, or that rosbags is not there.
+
+    Args:
+      path: of the bag.
+
+    Raises:
+      ValueError: the block failed.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
     except ImportError:
         raise ValueError(
             f"{path}: reading a bag needs rosbags; install it by pip install 'e2r[recordings]'"
         ) from None
-    try:
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
-            yield reader
-    except ValueError:
-        raise
     except Exception as error:  # of rosbags, sqlite, zstd or mcap
         raise ValueError(
             f"{path}: cannot be read as a bag ({file_checks.one_line(error)}); give a .bag of "
@@ -91,7 +117,7 @@ def _reader(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _choose_topics(reader: Any, path: Path, given: Sequence[str]) -> _Topics:
+def _choose_topics(reader: Any, path: Path, given: Sequence[str]) -> Topics:
     """The topics of colour and depth."""
     images = {c.topic: c for c in reader.connections if c.msgtype in IMAGES}
     for topic in given:
@@ -99,7 +125,7 @@ def _choose_topics(reader: Any, path: Path, given: Sequence[str]) -> _Topics:
             there = ", ".join(sorted(images)) or "none"
             raise ValueError(f"{path}: has no images on {topic}; its topics of images are {there}")
     if given:
-        return _Topics(*given)
+        return Topics(*given)
     colors, depths = [], []
     for topic, connection in sorted(images.items()):
         for found, _, raw in reader.messages(connections=[connection]):
@@ -116,10 +142,10 @@ def _choose_topics(reader: Any, path: Path, given: Sequence[str]) -> _Topics:
                 f"{path}: has several topics of {what}, {', '.join(found)}; name that of the "
                 "colour and that of the depth with --topics"
             )
-    return _Topics(colors[0], aligned[0])
+    return Topics(colors[0], aligned[0])
 
 
-def _read_lens(reader: Any, topics: _Topics, path: Path) -> Lens:
+def _read_lens(reader: Any, topics: Topics, path: Path) -> Lens:
     """The lens of the colour; a depth with another one is not aligned."""
     infos = {}
     for topic in topics:
@@ -144,15 +170,28 @@ def _read_lens(reader: Any, topics: _Topics, path: Path) -> Lens:
                 f"{path}: {topics.depth} has another lens than {topics.color}; record the depth "
                 "that is aligned to the colour"
             )
+    return lens_of_info(info, path / topics.color.strip("/"))
+
+
+def lens_of_info(info: Any, where: Path) -> Lens:
+    """The lens of a ``CameraInfo``.
+
+    Args:
+      info: the message, of ROS 1 or 2.
+      where: that messages name.
+
+    Raises:
+      ValueError: a field is wrong.
+    """
+    size = (int(info.width), int(info.height))
     document = {
-        "image_width": int(info.width),
-        "image_height": int(info.height),
+        "image_width": size[0],
+        "image_height": size[1],
         "camera_matrix": {"rows": 3, "cols": 3, "data": _matrix(info).tolist()},
         "distortion_model": info.distortion_model or "plumb_bob",
         "distortion_coefficients": {"data": np.asarray(_field(info, "d")).tolist() or [0.0] * 5},
     }
-    size = (int(info.width), int(info.height))
-    return camera_files.lens_of_document(document, path / topics.color.strip("/"), size)
+    return camera_files.lens_of_document(document, where, size)
 
 
 def _field(info: Any, name: str) -> Any:
@@ -171,53 +210,98 @@ def _encoding(message: Any) -> str:
     return "compressedDepth" if "compressedDepth" in message.format else "compressed"
 
 
-def _stamp(message: Any) -> int:
-    """Nanoseconds in the header."""
+def stamp_ns(message: Any) -> int:
+    """Nanoseconds in the header of a message."""
     stamp = message.header.stamp
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def _messages(reader: Any, topics: _Topics) -> Iterator[tuple[str, Any]]:
-    """Topic and message of each image."""
+def _messages(
+    reader: Any, topics: Topics, first: int | None = None, last: int | None = None
+) -> Iterator[tuple[str, int, Any]]:
+    """Topic, time in the bag and message of each image; those of a stretch of time, ns."""
     connections = [c for c in reader.connections if c.topic in topics and c.msgtype in IMAGES]
-    for connection, _, raw in reader.messages(connections=connections):
-        yield connection.topic, reader.deserialize(raw, connection.msgtype)
+    stop = None if last is None else last + 1
+    for connection, time, raw in reader.messages(connections=connections, start=first, stop=stop):
+        yield connection.topic, time, reader.deserialize(raw, connection.msgtype)
 
 
-def _pairs(reader: Any, topics: _Topics) -> list[tuple[int, int]]:
-    """Stamps of colour and depth of each frame, in order of the depth's."""
-    stamps: dict[str, set[int]] = {topic: set() for topic in topics}
-    for topic, message in _messages(reader, topics):
-        stamps[topic].add(_stamp(message))
-    colors = np.array(sorted(stamps[topics.color]), np.int64)
+def _pairs(reader: Any, topics: Topics) -> list[FramePair]:
+    """The frames, in order of the depth's stamps."""
+    times: dict[str, dict[int, int]] = {topic: {} for topic in topics}
+    for topic, time, message in _messages(reader, topics):
+        times[topic].setdefault(stamp_ns(message), time)
+    return nearest_pairs(times[topics.color], times[topics.depth])
+
+
+def nearest_pairs(colors: Mapping[int, int], depths: Mapping[int, int]) -> list[FramePair]:
+    """Pairs each depth with the colour that was taken at nearly the same time.
+
+    Args:
+      colors: time by the clock that pairs them -> time in the bag, ns.
+      depths: the same of the depth.
+
+    Returns:
+      The pairs in order of the depth; each time is in one of them at most.
+    """
+    known = np.array(sorted(colors), np.int64)
     pairs, used = [], set()
-    for depth in sorted(stamps[topics.depth]) if len(colors) else ():
-        nearest = int(colors[np.argmin(np.abs(colors - depth))])
+    for depth in sorted(depths) if len(known) else ():
+        nearest = int(known[np.argmin(np.abs(known - depth))])
         if abs(nearest - depth) <= PAIR_SECONDS * 1e9 and nearest not in used:
             used.add(nearest)
-            pairs.append((nearest, depth))
+            both = colors[nearest], depths[depth]
+            pairs.append(FramePair(nearest, depth, min(both), max(both)))
     return pairs
 
 
-def _read_frames(
-    path: Path, topics: _Topics, lens: Lens, pairs: list[tuple[int, int]]
-) -> Iterator[RecordedFrame]:
-    """The frames in order; a message waits for its partner."""
-    wanted = {topics.color: {c for c, _ in pairs}, topics.depth: {d for _, d in pairs}}
+def wait_for_partners(
+    messages: Iterable[tuple[str, int, Any]], topics: Topics, pairs: Mapping[int, FramePair]
+) -> Iterator[tuple[int, FramePair, Any, Any]]:
+    """Number, pair, colour and depth of frames in order; a message waits for its partner.
+
+    Args:
+      messages: topic, time by the clock that pairs them, and message.
+      topics: of the images.
+      pairs: number of a frame -> its times; in order.
+    """
+    wanted = {
+        topics.color: {pair.color for pair in pairs.values()},
+        topics.depth: {pair.depth for pair in pairs.values()},
+    }
     waiting: dict[str, dict[int, Any]] = {topic: {} for topic in topics}
-    number = 0
+    left = list(pairs.items())[::-1]
+    for topic, time, message in messages:
+        if time in wanted[topic]:
+            waiting[topic].setdefault(time, message)
+        colors, depths = waiting[topics.color], waiting[topics.depth]
+        while left and left[-1][1].color in colors and left[-1][1].depth in depths:
+            number, pair = left.pop()
+            yield number, pair, colors.pop(pair.color), depths.pop(pair.depth)
+
+
+def stretch(pairs: Mapping[int, FramePair]) -> tuple[int, int]:
+    """First and last time of some frames in the bag, ns.
+
+    Args:
+      pairs: number of a frame -> its times; one at least.
+    """
+    return min(pair.first for pair in pairs.values()), max(pair.last for pair in pairs.values())
+
+
+def _read_frames(
+    path: Path, topics: Topics, lens: Lens, pairs: Mapping[int, FramePair]
+) -> Iterator[RecordedFrame]:
+    """The frames of some numbers in order."""
+    if not pairs:
+        return
     with _reader(path) as reader:
-        for topic, message in _messages(reader, topics):
-            stamp = _stamp(message)
-            if stamp in wanted[topic]:
-                waiting[topic].setdefault(stamp, message)
-            while number < len(pairs):
-                color, depth = pairs[number]
-                if color not in waiting[topics.color] or depth not in waiting[topics.depth]:
-                    break
-                both = waiting[topics.color].pop(color), waiting[topics.depth].pop(depth)
-                number += 1
-                yield _make_frame(number, depth / 1e9, *both, lens=lens)
+        messages = (
+            (topic, stamp_ns(message), message)
+            for topic, _, message in _messages(reader, topics, *stretch(pairs))
+        )
+        for number, pair, color, depth in wait_for_partners(messages, topics, pairs):
+            yield _make_frame(number, pair.depth / 1e9, color, depth, lens=lens)
 
 
 def _make_frame(

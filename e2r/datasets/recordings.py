@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,12 +59,36 @@ class Recording:
     """A recording, opened: its lens and its times are checked, its frames are not read yet."""
 
     path: Path
-    count: int
-    """number of frames"""
-    read: Callable[[], Iterator[RecordedFrame]]
-    """the frames in order; a broken one has a message and no image"""
+    numbers: Sequence[int]
+    """of its frames, in order"""
+    read_frames: Callable[[Sequence[int]], Iterator[RecordedFrame]]
+    """reads the frames of some numbers, which rise"""
     first_seconds: float
     """when the first frame was taken"""
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        return len(self.numbers)
+
+    def read(self, numbers: Sequence[int] | None = None) -> Iterator[RecordedFrame]:
+        """Frames in order, one after the other; a broken one has a message and no image.
+
+        Args:
+          numbers: of the frames, rising; all of them by default.
+        """
+        return self.read_frames(self.numbers if numbers is None else numbers)
+
+    def first_image(self) -> RgbdImage:
+        """The image of the first frame that can be read and has a depth.
+
+        Raises:
+          ValueError: there is none.
+        """
+        for frame in self.read():
+            if frame.image is not None and (frame.image.depth > 0).any():
+                return frame.image
+        raise ValueError(f"{self.path}: no frame with a depth can be read; record it again")
 
 
 class _Folder(NamedTuple):
@@ -117,13 +141,20 @@ def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
         path=first.depth,
         widths=values.shape[1] / lens.fx,
     )
-    found = _Folder(lens, factor / lens.depth_scale)
+    read_one = partial(_read_frame, _Folder(lens, factor / lens.depth_scale))
+    by_number = {one.number: one for one in files}
     return Recording(
         folder,
-        len(files),
-        lambda: prefetch(partial(_read_frame, found), files, workers=2),
+        numbers,
+        lambda wanted: prefetch(read_one, [by_number[number] for number in wanted], workers=2),
         first_seconds=files[0].seconds,
     )
+
+
+def is_recording(path: PathLike) -> bool:
+    """Whether a folder holds numbered frames."""
+    folder = Path(path)
+    return folder.is_dir() and bool(_numbered(folder, rgbd.COLOR_NAMES, rgbd.COLOR_SUFFIXES))
 
 
 def read_truth(folder: PathLike) -> dict[int, dict[str, Pose]]:

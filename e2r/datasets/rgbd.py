@@ -164,6 +164,34 @@ def undistort_image(
 # Depth of another camera ------------------------------------------------------------------------
 
 
+def register_image(
+    color: UInt8[np.ndarray, "h w 3"],
+    depth: Float[np.ndarray, "_ _"],
+    camera: DepthCamera,
+    *,
+    lens: Lens,
+) -> RgbdImage:
+    """Moves the depth to the colour camera, and removes the distortion of both.
+
+    Args:
+      color: as taken.
+      depth: as taken; mm along the depth camera's optical axis, 0 where unseen.
+      camera: of the depth.
+      lens: of the colour.
+    """
+    height, width = color.shape[:2]
+    plain = Lens(lens.fx, lens.fy, lens.cx, lens.cy)
+    straight = undistort_image(color, np.zeros((height, width), np.float32), lens).color
+    found = depth_registration.register_depth(
+        depth,
+        camera.color_from_depth,
+        depth_lens=camera.lens,
+        color_lens=plain,
+        size=(width, height),
+    )
+    return RgbdImage(straight, found, lens.fx, lens.fy, lens.cx, lens.cy)
+
+
 def _find_depth_camera(
     folder: Path, shape: tuple[int, ...], *, unchecked: bool
 ) -> DepthCamera | None:
@@ -212,17 +240,8 @@ def _register(
     unchecked: bool,
 ) -> RgbdImage:
     """Moves the depth to the colour camera, and refuses a motion that the pictures do not bear."""
-    height, width = color.shape[:2]
-    plain = Lens(lens.fx, lens.fy, lens.cx, lens.cy)
-
-    def moved(matrix: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "h w"]:
-        return depth_registration.register_depth(
-            depth, matrix, depth_lens=camera.lens, color_lens=plain, size=(width, height)
-        )
-
-    unseen = np.zeros((height, width), np.float32)
-    straight = undistort_image(color, unseen, lens).color
-    found = moved(camera.color_from_depth)
+    image = register_image(color, depth, camera, lens=lens)
+    straight, found = image.color, image.depth
     if not (found > 0).any():
         raise ValueError(
             f"{camera.path}: moves all depth out of the colour; is it depth to colour?"
@@ -238,7 +257,13 @@ def _register(
     }
     for how, matrix in others.items() if fit < picture_alignment.GOOD else ():
         if picture_alignment.is_better(
-            picture_alignment.score_at_rest(straight, moved(matrix)), fit
+            picture_alignment.score_at_rest(
+                straight,
+                register_image(
+                    color, depth, camera._replace(color_from_depth=matrix), lens=lens
+                ).depth,
+            ),
+            fit,
         ):
             raise ValueError(f"{camera.path}: fits the pictures better {how}")
     if depth.shape == color.shape[:2]:
@@ -256,7 +281,7 @@ def _register(
             unchecked=unchecked,
         )
     _check_shift(straight, found, path, unchecked=unchecked)
-    return RgbdImage(straight, found, lens.fx, lens.fy, lens.cx, lens.cy)
+    return image
 
 
 def _check_shift(

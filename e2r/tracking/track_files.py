@@ -6,7 +6,7 @@ A line is whole or not there, so an interrupted track keeps all its frames.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class TrackFiles:
           seconds: when it was taken.
           message: why, in one sentence.
         """
-        self._write({"number": number, "seconds": seconds, "error": message})
+        self._write(broken_json(number, seconds, message))
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._lines.write(json.dumps(line) + "\n")
@@ -110,6 +110,89 @@ def frame_json(frame: TrackedFrame, *, number: int, tre_mm: Mapping[str, float])
             for name, level in frame.levels.items()
         },
     }
+
+
+def broken_json(number: int, seconds: float, message: str) -> dict[str, Any]:
+    """A frame that cannot be read, as JSON values.
+
+    Args:
+      number: of the frame in its recording.
+      seconds: when it was taken.
+      message: why, in one sentence.
+    """
+    return {"number": number, "seconds": seconds, "error": message}
+
+
+def read_track(folder: Path) -> list[dict[str, Any]]:
+    """Reads the lines of a track.
+
+    Args:
+      folder: that ``e2r track`` wrote.
+
+    Returns:
+      The lines of ``poses.jsonl``; those of unreadable frames have the field ``error``.
+
+    Raises:
+      ValueError: there is no track, it holds no frame, or a line is broken.
+    """
+    path = folder / POSES_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder}: has no {POSES_FILE}; name the output folder of e2r track")
+    lines: list[dict[str, Any]] = []
+    for row, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        where = f"{path}: line {row}"
+        try:
+            line = json.loads(text)
+            known = line["number"], line["seconds"]
+            if "error" not in line:
+                known += tuple(line[field] for field in ("agreeing", "covered", "latency_ms"))
+                line["state"], line["accepted"]
+                matrices = {k: one["T_camera_model"] for k, one in line["levels"].items()}
+                [one["accepted"] for one in line["levels"].values()]
+            if not np.isfinite(np.asarray(known, np.float64)).all():
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ValueError(
+                f"{where}: is no line that e2r track wrote; delete it, or track again"
+            ) from None
+        for name, matrix in matrices.items() if "error" not in line else ():
+            poses.from_matrix(matrix, f"{where}: {name}")
+        lines.append(line)
+    if not any("error" not in line for line in lines):
+        raise ValueError(f"{path}: holds no frame; track the recording again")
+    return lines
+
+
+def check_fits(
+    lines: Iterable[Mapping[str, Any]],
+    *,
+    recording: Path,
+    numbers: Container[int],
+    levels: Container[str],
+) -> None:
+    """Refuses a track of another recording, or of another patient.
+
+    Args:
+      lines: of the track.
+      recording: its file or folder, for messages.
+      numbers: of its frames.
+      levels: names of the patient's surfaces.
+
+    Raises:
+      ValueError: the track has a frame or a level that is not there.
+    """
+    for line in lines:
+        if line["number"] not in numbers:
+            raise ValueError(
+                f"{recording}: has no frame {line['number']}, but the track does; name the track "
+                "of this recording with --track"
+            )
+        for name in line.get("levels", ()):
+            if name not in levels:
+                raise ValueError(
+                    f"{recording}: the track follows {name}, of which there is no surface; name "
+                    "the surfaces of this patient with --model"
+                )
 
 
 def tum_line(seconds: float, pose: Pose) -> str:

@@ -18,6 +18,7 @@ from e2r.geometry.depth_pixels import Pinhole
 from e2r.registration import tracking
 from e2r.registration.tracking import Evidence, TrackingSettings, TrackState
 from e2r.runtime.compile_cache import CachedProgram
+from e2r.tracking import agreement
 from e2r.tracking.finder import Finder, Found
 from e2r.tracking.settings import TrackerConfig
 from e2r.types import Array, Pose, Surface
@@ -292,11 +293,13 @@ class Tracker:
         then = next((one.pose for one in self._frames() if one.number == found.number), None)
         if then is None:  # it was covered then, and is followed now
             return False
-        apart = self._apart(then, found)
-        weights = self._weights(found)
+        apart = agreement.distances(then, found.pose, self._finder.surface)
+        weights = agreement.bone_weights(found, len(self._names))
         if float(np.sum(weights * apart) / max(weights.sum(), 1e-6)) <= self._config.agree_mm:
             self._track = self._confirm(self._track, caught, then)
-            expected = self._expected(found) if found.prediction.accepted else apart
+            expected = (
+                agreement.expected(found, self._names) if found.prediction.accepted else apart
+            )
             self._doubts.append(np.fmax(apart, expected))
             return False
         better = self._found is None or found.evidence > self._found.evidence
@@ -316,13 +319,13 @@ class Tracker:
         self._track, self._found, self._agreed = caught.track, caught.found, caught.seconds
         self._reference, self._confirmed = caught.reference, False
         self._doubts.clear()
-        self._doubts.append(self._expected(caught.found))
+        self._doubts.append(agreement.expected(caught.found, self._names))
         return True
 
     def _confirm(self, track: TrackState, caught: _Caught, then: Pose) -> TrackState:
         """The track with bone and posture of a registration that agrees with it."""
         found = caught.found
-        level = int(np.argmax(self._weights(found)))
+        level = int(np.argmax(agreement.bone_weights(found, len(self._names))))
         # On the host: an operation of JAX by itself is compiled, and holds up a frame for a second.
         now, before = (
             Pose(*(np.asarray(leaf)[level] for leaf in pose)) for pose in (track.pose, then)
@@ -337,34 +340,6 @@ class Tracker:
             return track
         self._found, self._reference = found, caught.reference
         return track._replace(posture=posture, bone=found.bone)
-
-    def _weights(self, found: Found) -> np.ndarray:
-        """Weight of each level's remembered bone."""
-        return np.bincount(
-            np.asarray(found.bone.levels),
-            np.asarray(found.bone.weights),
-            minlength=len(self._names),
-        )
-
-    def _expected(self, found: Found) -> np.ndarray:
-        """Expected TRE of each level, mm; NaN of a level that is not seen."""
-        estimates = [found.prediction.levels.get(name) for name in self._names]
-        values = [one.expected_tre_mm if one else None for one in estimates]
-        return np.array([np.nan if value is None else value for value in values])
-
-    def _apart(self, pose: Pose, found: Found) -> np.ndarray:
-        """Mean distance of each level's surface between a track's poses and a registration, mm."""
-        surface = self._finder.surface
-        levels, points = np.asarray(surface.levels), np.asarray(surface.points)
-
-        def placed(one: Pose) -> np.ndarray:
-            turned = np.einsum("nij,nj->ni", np.asarray(one.rotation)[levels], points)
-            return turned + np.asarray(one.translation)[levels]
-
-        apart = np.linalg.norm(placed(pose) - placed(found.pose), axis=1)
-        count = len(self._names)
-        sums = np.bincount(levels, apart, minlength=count)
-        return sums / np.maximum(np.bincount(levels, minlength=count), 1)
 
     def _report(
         self,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
+import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import UInt8
 from markupsafe import Markup
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 _TEMPLATES = jinja2.Environment(
@@ -41,6 +46,18 @@ def figure_html(figure: go.Figure, element_id: str) -> Markup:
     return Markup(
         figure.to_html(include_plotlyjs=False, full_html=False, div_id=element_id, config=config)
     )
+
+
+def data_url(image: UInt8[np.ndarray, "h w 3"], kind: Literal["PNG", "JPEG"] = "PNG") -> str:
+    """An image as a URL that contains it.
+
+    Args:
+      image: 0 to 255.
+      kind: format of the file.
+    """
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def figures_page(title: str, figures: Mapping[str, go.Figure]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
-from PIL import Image
 
 from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
 from e2r.evaluation.metrics import SUCCESS_MM, ErrorSummary
@@ -21,7 +18,7 @@ from e2r.evaluation.published import all_published
 from e2r.evaluation.summary import RiskCoverageCurve, Summary
 from e2r.runtime.atomic_files import atomic_write
 from e2r.visualisation.figures import scene_figure
-from e2r.visualisation.pages import figure_html, render
+from e2r.visualisation.pages import data_url, figure_html, render
 from e2r.visualisation.plots import risk_coverage_curve, success_curves, training_curves
 from e2r.visualisation.snapshots import Snapshot, true_targets
 
@@ -305,7 +302,7 @@ def _worst_case(snapshot: Snapshot, prediction: Prediction | None, element_id: s
         accepted=prediction is not None and prediction.accepted,
         kept_points=len(snapshot.masked_points),
         num_points=len(snapshot.points),
-        overlay_url=None if snapshot.overlay is None else _data_url(snapshot.overlay),
+        overlay_url=None if snapshot.overlay is None else data_url(snapshot.overlay),
         figure=_figure(figure, element_id, 380),
     )
 
@@ -326,10 +323,3 @@ def _figure(figure: go.Figure, element_id: str, height: int) -> Markup:
 
 def _interval(ends: Sequence[float]) -> str:
     return f"{ends[0]:.2f}–{ends[1]:.2f}"
-
-
-def _data_url(image: np.ndarray) -> str:
-    """An image (H, W, 3) uint8 as a URL that contains it."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

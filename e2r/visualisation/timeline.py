@@ -8,6 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from e2r.visualisation.colors import line_color
+
 STATE_COLORS = {
     "searching": "#c9c9c9",
     "tracking": "#a6d8a8",
@@ -15,8 +17,6 @@ STATE_COLORS = {
     "lost": "#e8a0a0",
 }
 """Colour of each state's band."""
-LINE_COLORS = ("#2e86ab", "#d1495b", "#2a9d4a", "#e09f3e", "#6a4c93", "#00798c", "#8d6a4f")
-"""Colours of the levels, in turn."""
 
 
 def timeline(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -45,7 +45,7 @@ def timeline(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
             x=seconds,
             y=[_level(frame, name).get(field or "expected_tre_mm") for frame in frames],
             name=name,
-            line={"color": LINE_COLORS[number % len(LINE_COLORS)]},
+            line={"color": line_color(number)},
             row=2,
             col=1,
         )
@@ -57,7 +57,8 @@ def timeline(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
         row=3,
         col=1,
     )
-    figure.update_yaxes(type="log", row=3, col=1)
+    for row in (2, 3):
+        figure.update_yaxes(type="log", row=row, col=1)
     figure.update_xaxes(title_text="seconds", row=3, col=1)
     for state, begin, end in _bands(frames):
         figure.add_vrect(

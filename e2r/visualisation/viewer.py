@@ -6,7 +6,7 @@ import contextlib
 import io
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from e2r.geometry.poses import apply_host
 from e2r.types import Array, Float, Pose
 from e2r.visualisation.colors import MASK_RGB, TRUTH_RGB, level_color
+from e2r.visualisation.figures import Surfaces
 from e2r.visualisation.snapshots import Snapshot, distance_to_model, poses_by_step, true_targets
 
 LOOPBACK = "127.0.0.1"
@@ -57,14 +58,11 @@ class Viewer:
         """
         if not snapshots:
             raise ValueError("there is no case to view; register one first")
-        check_port_free(host, port)
-        with contextlib.redirect_stdout(io.StringIO()):  # viser prints a banner
-            self.server = viser.ViserServer(host, port, label="e2r", verbose=False)
+        self.server = start_server(host, port)
         self.port: int = self.server.get_port()
         self.nodes: dict[str, Any] = {}
         self.checkboxes: dict[str, Any] = {}
         self._snapshots = list(snapshots)
-        self.server.scene.set_up_direction("-y")
         names = [f"{i + 1}: {snapshot.id}" for i, snapshot in enumerate(snapshots)]
         self._case = self.server.gui.add_dropdown("case", names, initial_value=names[0])
         self._step = self.server.gui.add_slider("step", 0, 1, 1, 0)
@@ -84,17 +82,15 @@ class Viewer:
         )
         self._centre = placed.mean(0)
         extent = float(np.ptp(placed, axis=0).max()) / MM_PER_UNIT
-        camera = self.server.initial_camera
-        camera.up, camera.look_at = (0.0, -1.0, 0.0), (0.0, 0.0, 0.0)
-        camera.position = (0.0, 0.0, -1.4 * extent)  # on the side of the depth camera
+        look_from(self.server, 1.4 * extent)
         scene = self.server.scene
         self.nodes = {
             **_add_clouds(scene, snapshot, self._centre),
-            **_add_surfaces(scene, snapshot),
+            **add_surfaces(scene, snapshot.surfaces),
             **_add_truth(scene, snapshot, self._centre),
         }
         self.checkboxes = {
-            name: _add_checkbox(self.server.gui, name, node) for name, node in self.nodes.items()
+            name: add_checkbox(self.server.gui, name, node) for name, node in self.nodes.items()
         }
         last = len(self._poses) - 1
         self._step.max = last
@@ -107,7 +103,7 @@ class Viewer:
         distances = distance_to_model(self._snapshot.masked_points, self._snapshot.surfaces, poses)
         with self.server.atomic():
             for name, pose in poses.items():
-                _place(self.nodes[name], pose, self._centre)
+                place(self.nodes[name], pose, self._centre)
             self.nodes["error"].colors = viridis(distances / MAX_COLORED_DISTANCE_MM)
         last = step == len(self._poses) - 1
         median = f"{np.median(distances):.2f} mm" if len(distances) else "no points"
@@ -136,14 +132,53 @@ def serve(snapshots: Sequence[Snapshot], *, host: str = LOOPBACK, port: int = 80
     """
     viewer = Viewer(snapshots, host=host, port=port)
     cases = "1 case" if len(snapshots) == 1 else f"{len(snapshots)} cases"
-    print(f"http://{host}:{viewer.port} shows {cases}; press Ctrl-C to stop", flush=True)
+    wait_for_ctrl_c(viewer.close, f"http://{host}:{viewer.port} shows {cases}")
+
+
+def wait_for_ctrl_c(close: Callable[[], None], said: str) -> None:
+    """Serves until Ctrl-C, then closes.
+
+    Args:
+      close: stops the server.
+      said: what is printed before "press Ctrl-C to stop".
+    """
+    print(f"{said}; press Ctrl-C to stop", flush=True)
     try:
         while True:
             time.sleep(0.5)
     except KeyboardInterrupt:
         pass
     finally:
-        viewer.close()
+        close()
+
+
+def start_server(host: str, port: int) -> Any:
+    """Starts viser's server, whose scene has the depth camera's axes.
+
+    Args:
+      host: address of this machine.
+      port: a free port, or 0 for any free port.
+
+    Raises:
+      ValueError: the port is not free.
+    """
+    check_port_free(host, port)
+    with contextlib.redirect_stdout(io.StringIO()):  # viser prints a banner
+        server = viser.ViserServer(host, port, label="e2r", verbose=False)
+    server.scene.set_up_direction("-y")
+    return server
+
+
+def look_from(server: Any, distance: float) -> None:
+    """Lets the browser begin on the side of the depth camera.
+
+    Args:
+      server: of viser.
+      distance: from the scene's centre, in the browser's units.
+    """
+    camera = server.initial_camera
+    camera.up, camera.look_at = (0.0, -1.0, 0.0), (0.0, 0.0, 0.0)
+    camera.position = (0.0, 0.0, -distance)
 
 
 def check_port_free(host: str, port: int) -> None:
@@ -190,8 +225,13 @@ def _add_clouds(scene: Any, snapshot: Snapshot, centre: np.ndarray) -> dict[str,
     }
 
 
-def _add_surfaces(scene: Any, snapshot: Snapshot) -> dict[str, Any]:
-    """Adds a layer for each level; :func:`_place` puts it in its place."""
+def add_surfaces(scene: Any, surfaces: Surfaces) -> dict[str, Any]:
+    """Adds a layer for each level; :func:`place` puts it in its place.
+
+    Args:
+      scene: of the server.
+      surfaces: level -> surface, mm, model frame.
+    """
     return {
         name: scene.add_mesh_simple(
             f"/levels/{name}",
@@ -201,7 +241,7 @@ def _add_surfaces(scene: Any, snapshot: Snapshot) -> dict[str, Any]:
             opacity=0.85,
             side="double",
         )
-        for i, (name, mesh) in enumerate(snapshot.surfaces.items())
+        for i, (name, mesh) in enumerate(surfaces.items())
     }
 
 
@@ -209,24 +249,42 @@ def _add_truth(scene: Any, snapshot: Snapshot, centre: np.ndarray) -> dict[str, 
     """Adds the hidden layer ``truth``, surfaces and targets under the true poses, if known."""
     if not snapshot.truth:
         return {}
-    group = scene.add_frame("/truth", show_axes=False, visible=False)
+    group, nodes = add_wireframes(scene, {k: snapshot.surfaces[k] for k in snapshot.truth})
     for name, pose in snapshot.truth.items():
-        mesh = snapshot.surfaces[name]
-        node = scene.add_mesh_simple(
+        place(nodes[name], pose, centre)
+    targets = (true_targets(snapshot) - centre) / MM_PER_UNIT
+    scene.add_point_cloud("/truth/targets", targets, TRUTH_RGB, point_size=2.0 / MM_PER_UNIT)
+    return {"truth": group}
+
+
+def add_wireframes(scene: Any, surfaces: Surfaces) -> tuple[Any, dict[str, Any]]:
+    """Adds the hidden group ``truth``, and in it a wireframe of each level.
+
+    Args:
+      scene: of the server.
+      surfaces: level -> surface, mm, model frame.
+    """
+    group = scene.add_frame("/truth", show_axes=False, visible=False)
+    return group, {
+        name: scene.add_mesh_simple(
             f"/truth/{name}",
             np.asarray(mesh.vertices, np.float32) / MM_PER_UNIT,
             np.asarray(mesh.faces),
             color=TRUTH_RGB,
             wireframe=True,
         )
-        _place(node, pose, centre)
-    targets = (true_targets(snapshot) - centre) / MM_PER_UNIT
-    scene.add_point_cloud("/truth/targets", targets, TRUTH_RGB, point_size=2.0 / MM_PER_UNIT)
-    return {"truth": group}
+        for name, mesh in surfaces.items()
+    }
 
 
-def _add_checkbox(gui: Any, layer: str, node: Any) -> Any:
-    """Adds a checkbox that shows or hides a layer."""
+def add_checkbox(gui: Any, layer: str, node: Any) -> Any:
+    """Adds a checkbox that shows or hides a layer.
+
+    Args:
+      gui: of the server.
+      layer: its name.
+      node: of the scene.
+    """
     checkbox = gui.add_checkbox(layer, node.visible)
 
     @checkbox.on_update
@@ -236,8 +294,14 @@ def _add_checkbox(gui: Any, layer: str, node: Any) -> Any:
     return checkbox
 
 
-def _place(node: Any, pose: Pose, centre: np.ndarray) -> None:
-    """Gives a surface its pose, relative to the scene's centre (mm, camera frame)."""
+def place(node: Any, pose: Pose, centre: np.ndarray) -> None:
+    """Gives a surface its pose.
+
+    Args:
+      node: of the scene.
+      pose: camera from model.
+      centre: of the scene, mm, camera frame.
+    """
     quaternion = Rotation.from_matrix(np.asarray(pose.rotation, np.float64)).as_quat()
     node.wxyz = np.roll(quaternion, 1)
     node.position = (np.asarray(pose.translation, np.float64) - centre) / MM_PER_UNIT

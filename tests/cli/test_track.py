@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import e2r
 from e2r.cli import main
@@ -51,16 +52,21 @@ def test_it_is_tracked_with_one_command(recording, checkpoint, tmp_path, capsys)
     assert "latency, median (ms)" in said and str(out / "poses.jsonl") in said
     lines = [json.loads(line) for line in (out / "poses.jsonl").read_text().splitlines()]
     assert [line["number"] for line in lines] == list(range(1, FRAMES + 1))
-    assert "latency (ms)" in (out / "timeline.html").read_text()
+    page = (out / "timeline.html").read_text()
+    assert "latency (ms)" in page and "Worst moments" in page
+    with Image.open(out / "track.webp") as film:
+        assert film.format == "WEBP" and film.size == (160, 120)
     refused(capsys, "is not empty", *words)
 
 
 def test_a_broken_frame_is_one_line_and_not_the_end(recording, checkpoint, tmp_path, capsys):
     broken = shutil.copytree(recording, tmp_path / "broken")
     (broken / "color_000003.png").write_bytes(b"")
-    words = ["track", str(broken), "--output", str(tmp_path / "out"), "--live"]
-    assert main([*words, "--checkpoint", str(checkpoint)]) == 3
-    assert "frame 3: " in capsys.readouterr().err
+    words = ["track", str(broken), "--output", str(tmp_path / "out"), "--live", "--no-film"]
+    assert main([*words, "--view", "--port", "0", "--checkpoint", str(checkpoint)]) == 3
+    said = capsys.readouterr()
+    assert "frame 3: " in said.err and " shows the frames that are tracked" in said.out
+    assert not (tmp_path / "out" / "track.webp").exists()
     lines = [
         json.loads(line) for line in (tmp_path / "out" / "poses.jsonl").read_text().splitlines()
     ]

@@ -1,0 +1,53 @@
+"""How far a registration is from a track, level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from e2r.tracking.finder import Found
+from e2r.types import Float, Pose, Surface
+
+
+def bone_weights(found: Found, count: int) -> Float[np.ndarray, "l"]:
+    """Weight of each level's remembered bone.
+
+    Args:
+      found: a registration.
+      count: of the levels.
+    """
+    bone = found.bone
+    return np.bincount(np.asarray(bone.levels), np.asarray(bone.weights), minlength=count)
+
+
+def expected(found: Found, names: Sequence[str]) -> Float[np.ndarray, "l"]:
+    """Expected TRE of each level, mm; NaN of a level that is not seen.
+
+    Args:
+      found: a registration.
+      names: of the levels.
+    """
+    estimates = [found.prediction.levels.get(name) for name in names]
+    values = [None if one is None else one.expected_tre_mm for one in estimates]
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def distances(first: Pose, second: Pose, surface: Surface) -> Float[np.ndarray, "l"]:
+    """Mean distance of each level's surface under two poses, mm.
+
+    Args:
+      first: of each level, leading axis L, camera from model.
+      second: the same levels elsewhere.
+      surface: of all levels.
+    """
+    levels, points = np.asarray(surface.levels), np.asarray(surface.points)
+
+    def placed(pose: Pose) -> np.ndarray:
+        turned = np.einsum("nij,nj->ni", np.asarray(pose.rotation)[levels], points)
+        return turned + np.asarray(pose.translation)[levels]
+
+    apart = np.linalg.norm(placed(first) - placed(second), axis=1)
+    count = len(first.translation)
+    sums = np.bincount(levels, apart, minlength=count)
+    return sums / np.maximum(np.bincount(levels, minlength=count), 1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -16,12 +15,12 @@ import numpy as np
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry.depth_pixels import Pinhole
 from e2r.registration import tracking
-from e2r.registration.tracking import Evidence, TrackingSettings, TrackState
-from e2r.runtime.compile_cache import CachedProgram
-from e2r.tracking import agreement
+from e2r.registration.tracking import Evidence, TrackState
+from e2r.tracking import agreement, recall
 from e2r.tracking.finder import Finder, Found
+from e2r.tracking.frame_program import FrameProgram
 from e2r.tracking.settings import TrackerConfig
-from e2r.types import Array, Pose, Surface
+from e2r.types import Pose
 
 State: TypeAlias = Literal["searching", "tracking", "occluded", "lost"]
 """``searching``: nothing was found yet. ``tracking``: the levels are followed. ``occluded``:
@@ -70,19 +69,6 @@ class _Past(NamedTuple):
     pose: Pose | None  # of each level; None where they were not followed
 
 
-@lru_cache(maxsize=4)
-def _program(settings: TrackingSettings) -> CachedProgram[tuple[TrackState, Evidence]]:
-    def follow(
-        track: TrackState, depth: Array, seconds: Array, camera: Pinhole, surface: Surface
-    ) -> tuple[TrackState, Evidence]:
-        after, _, evidence = tracking.track_frame(
-            track, depth, seconds, camera=camera, surface=surface, settings=settings
-        )
-        return after, evidence
-
-    return CachedProgram(follow)
-
-
 class _Caught(NamedTuple):
     """A registration, followed to a later frame."""
 
@@ -112,7 +98,7 @@ class Tracker:
     ) -> None:
         self._config, self._names = config, list(finder.levels)
         self._finder = finder
-        self._compiled: tuple[tuple[int, ...], Callable[..., Any]] | None = None
+        self._program = FrameProgram(finder.surface, config.tracking)
         self._pool = ThreadPoolExecutor(1) if beside else None
         self._pending: Future[_Caught | None] | None = None
         self._past: deque[_Past] = deque(maxlen=HISTORY)
@@ -122,6 +108,7 @@ class Tracker:
         self._reference = 1.0  # share of the bone that agreed in the first frame after it
         self._registered = -np.inf  # seconds of the frame that was last registered
         self._confirmed = False  # whether a second registration agreed
+        self._lost: _Caught | None = None  # the last track that was confirmed, when it was lost
         self._doubts: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
         self._agreed = -np.inf  # seconds of the last frame that agreed
         self._covered = -np.inf  # seconds of the last frame that was covered
@@ -210,20 +197,18 @@ class Tracker:
         else:
             gone = seconds - max(self._agreed, self._covered) > config.lost_seconds
         if gone:
+            if self._confirmed and self._found is not None:
+                self._lost = _Caught(
+                    self._found, self._track, self._reference, 0.0, self._number, seconds
+                )
             self._track = None
         return ("lost" if gone else "occluded"), evidence
 
     def _follow(
         self, track: TrackState, depth: np.ndarray, seconds: float
     ) -> tuple[TrackState, Evidence]:
-        """Takes a track into a frame, by the program for frames of its size."""
-        passed = np.asarray(seconds, np.float32)
-        arguments = track, depth, passed, self._camera, self._finder.surface
-        if self._compiled is None or self._compiled[0] != depth.shape:
-            program = _program(self._config.tracking)
-            self._compiled = depth.shape, program.prepare(*arguments)
-        found: tuple[TrackState, Evidence] = self._compiled[1](*arguments)
-        return found
+        """Takes a track into a frame."""
+        return self._program(track, depth, seconds, self._camera)
 
     def _wants_registration(self, state: State, seconds: float) -> bool:
         if self._pending is not None:
@@ -249,6 +234,9 @@ class Tracker:
         first = next((one for one in self._frames() if one.number == number), None)
         if first is None:
             return None
+        recalled = self._recall(found, first)
+        if recalled is not None:
+            return self._catch_up(recalled)
         track = tracking.start_track(found.pose, found.bone)
         track, evidence = self._follow(track, first.depth, 0.0)
         reference = float(evidence.agreeing)
@@ -256,6 +244,25 @@ class Tracker:
             return None
         caught = _Caught(found, track, reference, reference, number, first.seconds)
         return caught if self._state == "tracking" else self._catch_up(caught)
+
+    def _recall(self, found: Found, first: _Past) -> _Caught | None:
+        """The lost track, if a registration leads to it: it may be weak, or some levels off."""
+        lost = self._lost
+        if lost is None or self._state != "lost":
+            return None
+        level = int(np.argmax(agreement.bone_weights(found, len(self._names))))
+        surface, best = self._finder.surface, None
+        for pose in recall.places(found.pose, level, lost.track.posture, surface):
+            track = tracking.start_track(pose, lost.found.bone)
+            track = track._replace(posture=lost.track.posture)
+            track, evidence = self._follow(track, first.depth, 0.0)
+            agreeing = float(evidence.agreeing)
+            if best is None or agreeing > best.agreeing:
+                best = lost._replace(
+                    track=track, agreeing=agreeing, number=first.number, seconds=first.seconds
+                )
+        enough = best is not None and (best.agreeing >= self._config.accept_share * lost.reference)
+        return best if enough else None
 
     def _catch_up(self, caught: _Caught) -> _Caught:
         """Follows a registration to the latest frame, and leaves most of those between out."""

@@ -18,7 +18,13 @@ from e2r.visualisation import viewer
 from e2r.visualisation.colors import level_color
 from e2r.visualisation.figures import Surfaces, simplify_mesh
 from e2r.visualisation.snapshots import MAX_FACES
-from e2r.visualisation.track_pictures import NOT_ACCEPTED_RGB, ShownFrame, TrackLine, line_poses
+from e2r.visualisation.track_pictures import (
+    NOT_ACCEPTED_RGB,
+    ShownFrame,
+    TrackLine,
+    is_accepted,
+    line_poses,
+)
 from e2r.visualisation.viewer import LOOPBACK, MM_PER_UNIT, POINT_SIZE_MM
 
 MAX_POINTS = 12000

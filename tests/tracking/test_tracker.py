@@ -9,7 +9,7 @@ import pytest
 from e2r.evaluation.predictions import LevelEstimate, Prediction
 from e2r.geometry import surfaces
 from e2r.registration import tracking as following
-from e2r.tracking import tracker
+from e2r.tracking import recall, tracker
 from e2r.tracking.finder import Found
 from e2r.tracking.settings import TrackerConfig
 from tests import ellipsoid_scene as scene
@@ -201,3 +201,19 @@ def test_a_level_that_a_registration_finds_elsewhere_is_not_accepted(follow, fin
     assert accepted[20] == set(scene.LEVELS) - {"L1"} and frames[20].accepted
     assert frames[20].levels["L1"].expected_tre_mm == pytest.approx(4.0, abs=0.5)
     assert accepted[-1] == set(scene.LEVELS)  # three more agreed
+
+
+def test_a_lost_track_is_recalled_though_the_registration_is_a_level_off(follow, finder):
+    assert [follow(SEEN).accepted for _ in range(4)][-1]
+    finder.answers = [None]
+    assert [follow(AWAY).state for _ in range(15)][-1] == "lost"
+    there = scene.level_poses(shift=(-30.0, 10.0, -20.0), bend=0.05)
+    centres = recall.level_centres(finder.surface, len(scene.LEVELS))
+    off = jax.tree.map(np.array, there)
+    step = there.rotation[1] @ (centres[0] - centres[1])
+    off.translation[:] += step.astype(np.float32)  # every level lies where the next one is
+    finder.answers, finder.accepts = [off], [False]
+    frame = [follow(scene.depth_image(there)) for _ in range(8)][-1]
+    assert frame.state == "tracking" and not frame.accepted  # no second registration agreed
+    found = frame.levels["L2"].pose
+    np.testing.assert_allclose(found.translation, there.translation[1], atol=1.0)

@@ -38,7 +38,7 @@ class Options:
     """Register many cases, measure the errors, write a report.
 
     Without --cases, specimens that the training never saw are simulated. The same command continues
-    an interrupted job; several processes that are given it share the job.
+    an interrupted job.
 
     Example: e2r evaluate --cases cases --output out
     """
@@ -109,7 +109,6 @@ def run(options: Options) -> int:
     }
     del settings["output"], settings["timings"], settings["again"]
     code = code_record(config.network, job.program, job.program.schedule)
-    failed = False
     with (
         open_job(options.output, settings, code=code, again=options.again) as folder,
         collect_timings() as seconds,
@@ -123,28 +122,19 @@ def run(options: Options) -> int:
                 with timed("writing"):
                     outcome = judge_case(result, job.program.masks, calibration=calibration)
                     lines = {m: one.to_json() for m, one in outcome.predictions.items()}
+                    if isinstance(result, Registered):
+                        views = options.output / "views"
+                        snapshots.keep_worst(views, result, job.primary_mask)
+                    else:
+                        print(f"e2r: {result.id}: {result.message}", file=sys.stderr)
                     folder.add(
                         lines.pop(job.primary_mask),
                         None if outcome.scores is None else outcome.scores.to_json(),
                         others=lines,
                     )
-                    if isinstance(result, Registered):
-                        with folder.alone():
-                            views = options.output / "views"
-                            snapshots.keep_worst(views, result, job.primary_mask)
-                    else:
-                        failed = True
-                        print(f"e2r: {result.id}: {result.message}", file=sys.stderr)
         if options.timings:
             print(timing_table(seconds))
-        if len(folder.done()) < total:
-            print(
-                f"{len(folder.done())} of {total} cases are done; other processes work on the "
-                "rest, and the last one writes the summary"
-            )
-            return 3 if failed else 0
-        with folder.alone():
-            return write_summary(options, units, folder, config=config)
+        return write_summary(options, units, folder, config=config)
 
 
 def write_summary(

@@ -148,8 +148,7 @@ def keep_worst(
 ) -> None:
     """Writes a snapshot of a result if it is one of the worst, and deletes the best one then.
 
-    File names begin with the badness. Processes that share a folder must take turns: see
-    :mod:`e2r.evaluation.job_folder`.
+    File names begin with the badness.
 
     Args:
       folder: the snapshots' folder.

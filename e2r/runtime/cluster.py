@@ -147,6 +147,11 @@ def _connected(cluster: str) -> Iterator[Any]:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--cluster {cluster}: cannot be reached ({reason}); is it up?") from None
     try:
+        if cluster == "local" and ray.util.get_node_ip_address() != "127.0.0.1":
+            raise ValueError(
+                "--cluster local: Ray was imported before, and would listen on all networks; set "
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Python starts"
+            )
         yield ray
     finally:
         ray.shutdown()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ LOCAL = ClusterConfig("local", workers=2)
 
 @pytest.fixture(scope="module")
 def ray():
-    found = pytest.importorskip("ray", reason="Ray is not installed: pip install 'e2r[cluster]'")
-    with cluster._connected("local"):
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'e2r[cluster]'")
+    with cluster._connected("local") as found:
         found.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield found
 

@@ -39,8 +39,8 @@ SPLIT = 4
 """Groups into which the items of a dead worker are split."""
 LAST_DEATH = 2
 """Death of a worker with this one item alone, after which the item is given up."""
-FAILED_STARTS = 3
-"""Workers in a row that may die before they are ready."""
+FAILED_STARTS = 20
+"""Workers in a row that may be killed before they are ready."""
 LOOK_EVERY_S = 0.5
 """Seconds between two looks at the workers, and at the nodes."""
 OBJECT_STORE_BYTES = 2**28
@@ -339,16 +339,14 @@ class _Driver(Generic[T, U]):
             if worker.held.pop(name, None) is not None:
                 yield outcome
 
-    def _bury(
-        self, worker: _Worker[T], error: Exception, give_up: Callable[[T, str], U]
-    ) -> Iterator[U]:
+    def _bury(self, worker: _Worker[T], error: Any, give_up: Callable[[T, str], U]) -> Iterator[U]:
         """Splits the items of a dead worker; yields that of an item that is given up."""
         self._workers.remove(worker)
         self._ray.kill(worker.actor)  # it may only be out of reach
         reason = " ".join(str(error).split())[-300:]
         if not worker.where:
             self._failed_starts += 1
-            if self._failed_starts == FAILED_STARTS:
+            if getattr(error, "actor_init_failed", False) or self._failed_starts == FAILED_STARTS:
                 raise ValueError(f"--cluster: workers die while they start: {reason}")
             return
         self._failures[worker.where.split(":")[0]] += 1

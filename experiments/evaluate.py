@@ -10,8 +10,8 @@ checkpoint's own scenes. Writes predictions.jsonl (under the learnt mask, if it 
 predictions_MASK.jsonl of each other mask, errors.jsonl, errors.csv, summary.json, report.html and
 views/ (the worst cases, for python -m e2r view).
 
-The same command continues an interrupted job. Several processes share a job if each is given the
-same command.
+The same command continues an interrupted job. With --cluster local, auto or ray://HOST:PORT,
+workers on a Ray cluster share it.
 
 Exit code: 0 all cases registered, 3 some failed, 2 bad call.
 """

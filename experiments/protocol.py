@@ -24,6 +24,8 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,10 +42,11 @@ from e2r.evaluation.cross_validation import Fold, PoseLimits, grouped_figures, l
 from e2r.evaluation.models import Model
 from e2r.evaluation.published import PUBLISHED, SPINEDEPTH_LABEL_FLOOR_MM
 from e2r.evaluation.results import Registered
-from e2r.evaluation.study_folder import open_study
+from e2r.evaluation.study_folder import open_study, run_parts
 from e2r.evaluation.text_table import text_table
 from e2r.formats import file_checks
 from e2r.runtime.atomic_files import atomic_write
+from e2r.runtime.cluster import ClusterConfig, leave_devices
 from e2r.training import batches, checkpoints, loop, sources
 from e2r.training.trained_model import load_trained
 from e2r.types import Params
@@ -89,6 +92,8 @@ class Protocol:
     """cases on the device at a time"""
     seed: int = 0
     """seed of the initial poses, the search and the bootstrap"""
+    where: Annotated[ClusterConfig, tyro.conf.arg(name="")] = ClusterConfig()
+    """where the folds run; on a cluster, a fold is one task, and every node sees the output"""
     again: bool = False
     """where the output's figures were computed by other code: compute all of them anew"""
 
@@ -117,7 +122,7 @@ class Protocol:
 def settings_of(options: Protocol) -> dict[str, Any]:
     """The settings that the figures depend on, as JSON values."""
     plain = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
-    for name in ("output", "label_floor", "batch", "again"):
+    for name in ("output", "label_floor", "batch", "where", "again"):
         del plain[name]
     plain |= {"root": str(options.root.resolve()), "config": config_to_json(options.config)}
     return json.loads(json.dumps(plain, default=str))
@@ -270,9 +275,6 @@ def _write(path: Path, value: dict[str, Any]) -> None:
         part.write_text(json.dumps(value, indent=1))
 
 
-# Figures ------------------------------------------------------------------------------------------
-
-
 def summarise(
     options: Protocol, results: Sequence[Mapping[str, Any]], label_floor_mm: float | None
 ) -> dict[str, Any]:
@@ -352,6 +354,7 @@ def report_figure(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any
 def run(options: Protocol) -> int:
     """Runs what is left of the protocol, and writes its summary and report."""
     path, output = options.output / "protocol.json", options.output
+    leave_devices(options.where)
     code = open_study(
         path,
         settings_of(options),
@@ -367,7 +370,10 @@ def run(options: Protocol) -> int:
         if not (options.output / "cases").exists():  # nothing was written: other settings may be
             path.unlink()
         raise
-    results = [run_fold(options, fold) for fold in folds(options, about["sources"])]
+    checkpoint = options.checkpoint and options.checkpoint.resolve()
+    placed = replace(options, output=output.resolve(), checkpoint=checkpoint)
+    left, name = folds(options, about["sources"]), attrgetter("name")
+    results = run_parts(partial(run_fold, placed), left, config=options.where, name=name)
     floor = options.label_floor
     if floor is None and options.data_set == "spinedepth":
         floor = SPINEDEPTH_LABEL_FLOOR_MM

@@ -5,25 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import jax
 import tyro
 from tqdm import tqdm
 
 from e2r.config import EvaluationConfig, TrainingConfig
+from e2r.datasets.case import Case
 from e2r.evaluation import runner, work_units
 from e2r.evaluation.errors_table import table_rows, write_errors_table
 from e2r.evaluation.initial_poses import read_initial_poses
 from e2r.evaluation.job_folder import SETTINGS, JobFolder, open_job
-from e2r.evaluation.models import read_model
-from e2r.evaluation.predictions import CaseScores, Prediction, judge_case
-from e2r.evaluation.results import Registered
+from e2r.evaluation.models import Model, read_model
+from e2r.evaluation.predictions import CaseScores, Prediction, failed_prediction, judge_case
+from e2r.evaluation.results import Failed, Registered
 from e2r.evaluation.summary import summarise_job, summary_table
-from e2r.runtime import outputs
+from e2r.runtime import cluster, outputs
 from e2r.runtime.atomic_files import atomic_write
+from e2r.runtime.cluster import ClusterConfig
 from e2r.runtime.provenance import code_record
 from e2r.runtime.timing import collect_timings, timed, timing_table
 from e2r.simulation import simulator
@@ -32,13 +37,16 @@ from e2r.training.metrics_log import read_log
 from e2r.training.trained_model import PACKAGED
 from e2r.visualisation import report, snapshots
 
+WINDOW = 6
+"""Batches of cases that a worker holds at most. The stages hold four before they give one back."""
+
 
 @dataclass(frozen=True)
 class Options:
     """Register many cases, measure the errors, write a report.
 
     Without --cases, specimens that the training never saw are simulated. The same command continues
-    an interrupted job; several processes that are given it share the job.
+    an interrupted job.
 
     Example: e2r evaluate --cases cases --output out
     """
@@ -57,6 +65,8 @@ class Options:
     """without --cases: settings of the scenes; the checkpoint's own without it"""
     job: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
     """how the cases are registered"""
+    where: Annotated[ClusterConfig, tyro.conf.arg(name="")] = ClusterConfig()
+    """where they are registered"""
     timings: bool = False
     """also print where the time went"""
     again: bool = False
@@ -86,6 +96,7 @@ def _same_places(options: Options) -> dict[str, Any]:
 def run(options: Options) -> int:
     """Runs ``e2r evaluate``, or the rest of it."""
     job = options.job
+    cluster.leave_devices(options.where)
     outputs.require_folder(options.output)
     read_initial_poses(job.start)  # a bad pose file is refused before anything is written
     model = read_model(options.checkpoint)
@@ -107,44 +118,38 @@ def run(options: Options) -> int:
         ),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
-    del settings["output"], settings["timings"], settings["again"]
+    for name in ("output", "timings", "again", "where"):
+        del settings[name]
     code = code_record(config.network, job.program, job.program.schedule)
-    failed = False
     with (
         open_job(options.output, settings, code=code, again=options.again) as folder,
         collect_timings() as seconds,
     ):
         work_units.refuse_changed_cases(units, folder)
         total = sum(len(unit.ids) for unit in units)
+        device = ""
         with tqdm(total=total, initial=len(folder.done()), desc="evaluate", unit="case") as bar:
-            cases = work_units.remaining_cases(units, folder)
-            for result in runner.run(cases, model, job=job):
+            for report in cluster.stream(
+                partial(report_cases, model=model, job=job),
+                work_units.remaining_cases(units, folder),
+                config=options.where,
+                name=attrgetter("id"),
+                give_up=partial(report_lost, job=job),
+                window=WINDOW * job.batch,
+                notice=partial(bar.set_postfix_str, refresh=False),
+            ):
                 bar.update()
+                device = report.device or device
                 with timed("writing"):
-                    outcome = judge_case(result, job.program.masks, calibration=calibration)
-                    lines = {m: one.to_json() for m, one in outcome.predictions.items()}
-                    folder.add(
-                        lines.pop(job.primary_mask),
-                        None if outcome.scores is None else outcome.scores.to_json(),
-                        others=lines,
-                    )
-                    if isinstance(result, Registered):
-                        with folder.alone():
-                            views = options.output / "views"
-                            snapshots.keep_worst(views, result, job.primary_mask)
-                    else:
-                        failed = True
-                        print(f"e2r: {result.id}: {result.message}", file=sys.stderr)
+                    if report.snapshot is not None:
+                        snapshots.keep_worst(options.output / "views", report.snapshot)
+                    if report.error is not None:
+                        print(f"e2r: {report.id}: {report.error}", file=sys.stderr)
+                    lines = dict(report.lines)
+                    folder.add(lines.pop(job.primary_mask), report.row, others=lines)
         if options.timings:
             print(timing_table(seconds))
-        if len(folder.done()) < total:
-            print(
-                f"{len(folder.done())} of {total} cases are done; other processes work on the "
-                "rest, and the last one writes the summary"
-            )
-            return 3 if failed else 0
-        with folder.alone():
-            return write_summary(options, units, folder, config=config)
+        return write_summary(options, units, folder, config=config, device=device)
 
 
 def write_summary(
@@ -153,6 +158,7 @@ def write_summary(
     folder: JobFolder,
     *,
     config: TrainingConfig,
+    device: str,
 ) -> int:
     """Writes summary and report of a job that is done, prints its table, returns the exit code.
 
@@ -161,6 +167,7 @@ def write_summary(
       units: of the job.
       folder: of the job.
       config: of the trained network.
+      device: kind of the devices that registered; this process's, if empty.
     """
     names = [name for unit in units for name in unit.ids]
     by_mask = {
@@ -181,6 +188,7 @@ def write_summary(
             "checkpoint": str(options.checkpoint),
         },
         code=folder.code,
+        device=device,
     )
     write_errors_table(options.output, table_rows(by_mask, scores))
     with atomic_write(options.output / "summary.json") as part:
@@ -199,6 +207,57 @@ def write_summary(
         "errors.csv"
     )
     return 3 if summary.failed else 0
+
+
+# Each case ----------------------------------------------------------------------------------------
+
+
+class CaseReport(NamedTuple):
+    """What a job's folder keeps of one case."""
+
+    id: str
+    lines: dict[str, dict[str, Any]]  # mask name -> line of its predictions
+    row: dict[str, Any] | None = None  # of errors.jsonl; None: the case failed
+    error: str | None = None  # why it failed
+    snapshot: snapshots.Snapshot | None = None  # one of the worst so far
+    device: str = ""  # kind of the device that registered it
+
+
+def report_cases(
+    source: Iterator[Case | Failed], *, model: Model, job: EvaluationConfig
+) -> Iterator[tuple[str, CaseReport]]:
+    """Registers cases; yields the id and the report of each.
+
+    Args:
+      source: the cases, and those that could not be read.
+      model: the trained networks.
+      job: how the cases are registered.
+    """
+    worst = snapshots.WorstCases(job.primary_mask)
+    device = str(jax.devices()[0].device_kind)
+    for result in runner.run(source, model, job=job):
+        outcome = judge_case(result, job.program.masks, calibration=model.calibration)
+        report = CaseReport(
+            id=result.id if isinstance(result, Failed) else result.case.id,
+            lines={mask: one.to_json() for mask, one in outcome.predictions.items()},
+            row=None if outcome.scores is None else outcome.scores.to_json(),
+            error=result.message if isinstance(result, Failed) else None,
+            snapshot=worst.offer(result) if isinstance(result, Registered) else None,
+            device=device,
+        )
+        yield report.id, report
+
+
+def report_lost(case: Case | Failed, sentence: str, *, job: EvaluationConfig) -> CaseReport:
+    """The report of a case whose worker died again and again.
+
+    Args:
+      case: the case.
+      sentence: what happened.
+      job: how the cases are registered.
+    """
+    line = failed_prediction(Failed(case.id, sentence)).to_json()
+    return CaseReport(case.id, dict.fromkeys(job.program.masks, line), error=sentence)
 
 
 def _predictions(lines: Sequence[dict[str, Any]], names: Sequence[str]) -> list[Prediction]:

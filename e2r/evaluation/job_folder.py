@@ -1,10 +1,7 @@
-"""A job's folder: lines on disk say which cases are done, file locks which units are claimed.
+"""A job's folder: lines on disk say which cases are done, and one process writes them.
 
 A case is done when its line in ``predictions.jsonl`` is complete. Its lines in ``errors.jsonl`` and
-in the files of the other masks' predictions are written first. Any number of processes may share a
-folder. Each unit of work is one byte of the file ``claims``, which is locked by the process that
-works on the unit. The kernel releases the locks of a process that dies. Another process, or the
-next run, then claims its unit.
+in the files of the other masks' predictions are written first. The next run goes on from there.
 """
 
 from __future__ import annotations
@@ -16,11 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from e2r.runtime.continued_folder import continue_or_begin, refuse_orphan
 
 PREDICTIONS, ERRORS, SETTINGS = "predictions.jsonl", "errors.jsonl", "job.json"
+LOCK = "writer.lock"
+"""Empty file that the writer of a job's folder locks."""
 RESULTS = (PREDICTIONS, ERRORS, "errors.csv", "summary.json", "report.html", "views")
 """What a job writes into its folder, beside the other masks' predictions."""
 
@@ -31,44 +30,20 @@ Line: TypeAlias = dict[str, Any]
 class JobFolder:
     """A job's folder, opened by :func:`open_job`."""
 
-    def __init__(self, folder: Path, locks: int, code: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, code: Mapping[str, str]) -> None:
         """Takes over an open folder.
 
         Args:
           folder: of the job.
-          locks: file descriptor of ``claims``.
           code: what computes the job's figures, as recorded when it began.
         """
         self.folder, self.code = folder, dict(code)
-        self._locks = locks
-        self._done: set[str] = set()
-        self._bytes_read = 0  # of predictions.jsonl
-
-    def claim(self, unit: int) -> bool:
-        """Claims a unit of work; False if another process has claimed it.
-
-        Args:
-          unit: its number in the job.
-        """
-        try:
-            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + unit)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
+        self._done: set[str] | None = None
 
     @property
     def began(self) -> float:
         """When the job began: time of ``job.json``, in seconds since 1970."""
         return (self.folder / SETTINGS).stat().st_mtime
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Excludes the other processes, by the first byte of ``claims``."""
-        fcntl.lockf(self._locks, fcntl.LOCK_EX, 1, 0)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, 0)
 
     def add(
         self,
@@ -84,23 +59,17 @@ class JobFolder:
           row: of ``errors.jsonl``; a failed case has none.
           others: mask name -> line of its own file of predictions.
         """
-        with self.alone():
-            for mask, other in others.items():
-                _append(self.folder / predictions_file(mask), other)
-            if row is not None:
-                _append(self.folder / ERRORS, row)
-            _append(self.folder / PREDICTIONS, line)
+        for mask, other in others.items():
+            _append(self.folder / predictions_file(mask), other)
+        if row is not None:
+            _append(self.folder / ERRORS, row)
+        _append(self.folder / PREDICTIONS, line)
+        self.done().add(line["id"])
 
     def done(self) -> set[str]:
-        """The ids of the cases that are done, by all processes; reads only new lines."""
-        path = self.folder / PREDICTIONS
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(self._bytes_read)
-                new = file.read()
-            new = new[: new.rfind(b"\n") + 1]
-            self._bytes_read += len(new)
-            self._done |= {line["id"] for line in _parsed(path, new)}
+        """The ids of the cases that are done."""
+        if self._done is None:
+            self._done = {line["id"] for line in self.lines()}
         return self._done
 
     def lines(self) -> list[Line]:
@@ -151,24 +120,34 @@ def open_job(
       again: where the folder's figures were computed by other code, delete them and begin anew.
 
     Raises:
-      ValueError: the folder holds a job with other settings, or with figures of other code.
+      ValueError: another process writes the job, or the folder holds a job with other settings or
+        with figures of other code.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    locks = os.open(folder / "claims", os.O_RDWR | os.O_CREAT, 0o644)
+    with (folder / LOCK).open("a") as lock:
+        _refuse_second_writer(folder, lock)
+        refuse_orphan(folder / PREDICTIONS, folder / SETTINGS)
+        recorded = continue_or_begin(
+            folder / SETTINGS,
+            settings,
+            code=code or {},
+            again=again,
+            results=[*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)],
+        )
+        yield JobFolder(folder, recorded)
+
+
+def _refuse_second_writer(folder: Path, lock: IO[str]) -> None:
+    """Holds the lock until its file is closed, or the process ends in any way."""
     try:
-        job_folder = JobFolder(folder, locks, code or {})
-        with job_folder.alone():
-            refuse_orphan(folder / PREDICTIONS, folder / SETTINGS)
-            job_folder.code = continue_or_begin(
-                folder / SETTINGS,
-                settings,
-                code=code or {},
-                again=again,
-                results=[*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)],
-            )
-        yield job_folder
-    finally:
-        os.close(locks)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder}: another process writes this job; wait for its end, name another output "
+            "folder, or give the running job more workers with --cluster"
+        ) from None
+    except OSError:
+        pass  # a network disk without locks: the user alone sees to it that one process writes
 
 
 def _append(path: Path, line: Line) -> None:
@@ -187,11 +166,7 @@ def _complete_lines(path: Path) -> list[Line]:
     if not path.exists():
         return []
     text = path.read_bytes()
-    return _parsed(path, text[: text.rfind(b"\n") + 1])
-
-
-def _parsed(path: Path, text: bytes) -> list[Line]:
     try:
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: holds a line that is not JSON; delete it") from None

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from e2r.runtime import code_digest
+from e2r.runtime import cluster, code_digest
+from e2r.runtime.cluster import ClusterConfig
 from e2r.runtime.continued_folder import continue_or_begin, refuse_orphan
 from e2r.runtime.provenance import code_record
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def open_study(
@@ -41,6 +46,40 @@ def open_study(
         refuse_orphan(figures, path, what="study")
     code = {**code_record(*plugins), "study": code_digest.digest(study)}
     return continue_or_begin(path, settings, code=code, again=again, results=results, what="study")
+
+
+def run_parts(
+    run: Callable[[T], U], parts: Sequence[T], *, config: ClusterConfig, name: Callable[[T], str]
+) -> list[U]:
+    """The results of a study's parts, in their order; each part runs here or on a cluster.
+
+    Args:
+      run: computes a part, or goes on with it. It writes into a folder of the part alone, which on
+        a cluster every node sees.
+      parts: seeds or folds, for example.
+      config: where they run.
+      name: of a part; unique.
+
+    Raises:
+      ValueError: a part was refused, or its worker died again and again.
+    """
+
+    def give_up(_: T, sentence: str) -> tuple[str, U]:
+        raise ValueError(sentence)
+
+    found = dict(
+        cluster.stream(
+            partial(_each, run=run, name=name), parts, config=config, name=name, give_up=give_up
+        )
+    )
+    return [found[name(part)] for part in parts]
+
+
+def _each(
+    parts: Iterator[T], *, run: Callable[[T], U], name: Callable[[T], str]
+) -> Iterator[tuple[str, tuple[str, U]]]:
+    for part in parts:
+        yield name(part), (name(part), run(part))
 
 
 def plain(settings: Mapping[str, Any], *, without: Iterable[str]) -> dict[str, Any]:

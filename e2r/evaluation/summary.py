@@ -114,6 +114,7 @@ def summarise_job(
     config: TrainingConfig,
     origin: dict[str, Any],
     code: dict[str, str],
+    device: str = "",
 ) -> Summary:
     """Computes all figures of a job.
 
@@ -124,6 +125,7 @@ def summarise_job(
       config: the trained networks' settings.
       origin: names of the cases and of the checkpoint, for the record.
       code: what computed the figures, by :func:`e2r.runtime.provenance.code_record`.
+      device: kind of the devices that registered; this process's, if empty.
     """
     mask = job.primary_mask
     good = [prediction for prediction in predictions if prediction.error is None]
@@ -172,7 +174,7 @@ def summarise_job(
         },
         seed=job.seed,
         versions=code,
-        device=str(jax.devices()[0].device_kind),
+        device=device or str(jax.devices()[0].device_kind),
     )
 
 

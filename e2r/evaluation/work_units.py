@@ -95,29 +95,14 @@ def refuse_changed_cases(units: Sequence[WorkUnit], folder: JobFolder) -> None:
             )
 
 
-def unclaimed(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[WorkUnit]:
-    """The units that are not done and that no other process has claimed.
-
-    Args:
-      units: of the job.
-      folder: of the job.
-    """
-    done = folder.done()
-    for number, unit in enumerate(units):
-        if done.issuperset(unit.ids) or not folder.claim(number):
-            continue
-        if not folder.done().issuperset(unit.ids):  # another process may have ended just now
-            yield unit
-
-
 def remaining_cases(units: Sequence[WorkUnit], folder: JobFolder) -> Iterator[Case | Failed]:
-    """The cases that are not done, of unclaimed units; two units are loaded ahead.
+    """The cases that are not done; two units are loaded ahead.
 
     Args:
       units: of the job.
       folder: of the job.
     """
-    for cases in prefetch(lambda unit: unit.load(), unclaimed(units, folder), workers=2):
-        for case in cases:
-            if case.id not in folder.done():
-                yield case
+    done = frozenset(folder.done())
+    left = [unit for unit in units if not done.issuperset(unit.ids)]
+    for cases in prefetch(lambda unit: unit.load(), left, workers=2):
+        yield from (case for case in cases if case.id not in done)

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,23 @@ def run_measured(
         for file in (out, err):
             file.seek(0)
         return EndedProcess(process.returncode, out.read(), err.read(), seconds, memory_mb)
+
+
+def process_family(root: int) -> set[int]:
+    """The numbers of a process and of all that it started, and those started in turn.
+
+    Args:
+      root: number of the process.
+    """
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            parents[int(place.parent.name)] = int(place.read_text().rsplit(")", 1)[1].split()[1])
+    family, before = {root}, 0
+    while len(family) > before:
+        before = len(family)
+        family |= {pid for pid, parent in parents.items() if parent in family}
+    return family
 
 
 def _peak_memory_mb(pid: int) -> float:

@@ -143,26 +143,48 @@ def true_targets(snapshot: Snapshot) -> Float[np.ndarray, "t 3"]:
 # The worst cases of a job -------------------------------------------------------------------------
 
 
-def keep_worst(
-    folder: Path, result: Registered, mask: str, *, max_snapshots: int = MAX_SNAPSHOTS
-) -> None:
-    """Writes a snapshot of a result if it is one of the worst, and deletes the best one then.
+class WorstCases:
+    """Draws a snapshot of a result if it is one of the worst of those that were offered."""
 
-    File names begin with the badness. Processes that share a folder must take turns: see
-    :mod:`e2r.evaluation.job_folder`.
+    def __init__(self, mask: str, *, max_snapshots: int = MAX_SNAPSHOTS) -> None:
+        """No result was offered yet.
+
+        Args:
+          mask: name of the mask whose results are shown.
+          max_snapshots: number of worst cases.
+        """
+        self._mask, self._max = mask, max_snapshots
+        self._worst: list[float] = []
+
+    def offer(self, result: Registered) -> Snapshot | None:
+        """Its snapshot; None where worse ones were offered.
+
+        Args:
+          result: the registered case.
+        """
+        badness = error_or_disagreement(result, self._mask)
+        if len(self._worst) >= self._max and badness < self._worst[0]:
+            return None
+        self._worst = sorted([*self._worst, badness])[-self._max :]
+        return make_snapshot(result, self._mask)
+
+
+def keep_worst(folder: Path, snapshot: Snapshot, *, max_snapshots: int = MAX_SNAPSHOTS) -> None:
+    """Writes a snapshot if it is one of the worst, and deletes the best one then.
+
+    File names begin with the badness.
 
     Args:
       folder: the snapshots' folder.
-      result: the registered case.
-      mask: name of the mask whose result is shown.
+      snapshot: of a case.
       max_snapshots: number of snapshots that the folder holds, at most.
     """
-    badness = error_or_disagreement(result, mask)
-    name = f"{badness:012.4f}_{zlib.crc32(result.case.id.encode()):08x}.npz"
+    badness = snapshot.error_or_disagreement
+    name = f"{badness:012.4f}_{zlib.crc32(snapshot.id.encode()):08x}.npz"
     kept = [path.name for path in visible(folder.glob("*.npz"))]
     if name in kept or (len(kept) >= max_snapshots and name <= kept[0]):
         return
-    write_snapshot(make_snapshot(result, mask), folder / name)
+    write_snapshot(snapshot, folder / name)
     for surplus in sorted([*kept, name])[:-max_snapshots]:
         (folder / surplus).unlink()
 

@@ -3,12 +3,13 @@
 Command:  python -m experiments.benchmarks.interruptions --output runs/interruptions
 Time:     five minutes on two cores for 4 kills of each (--kills 4), hours for 100; interrupted, the
           same command goes on
-Expect:   100 kills of each; "training: ... bit for bit: True", "evaluation: ... once each: True",
+Expect:   100 kills of each; "training: ... bit for bit: True", "each case once: True" of every job,
           exit code 0
 
 Each command is killed (SIGKILL) at random moments and started again, until all kills are used up.
 Then it may end. A run that was killed must end with the parameters and the optimiser of one that
-was not, bit for bit. A job that was killed must hold every case once, with the same poses.
+was not, bit for bit. A job that was killed must hold every case once, with the same poses. So must
+one on a cluster whose driver, or whose workers are killed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +37,7 @@ from e2r.config import NAMED_CONFIGS
 from e2r.datasets import case_folder
 from e2r.evaluation.job_folder import PREDICTIONS
 from e2r.runtime.atomic_files import require_new_folder
+from e2r.runtime.measured_process import process_family
 from e2r.simulation import simulator
 from e2r.training import checkpoints
 from e2r.training.trained_model import restore_trained
@@ -58,6 +62,8 @@ class Interruptions:
     """steps of the training run"""
     cases: int = 60
     """cases of the evaluation job"""
+    cluster: bool = True
+    """also kill the driver and the workers of a local cluster, which needs Ray"""
     seed: int = 0
     """seed of the cases and of the moments"""
 
@@ -95,6 +101,45 @@ def run_module(command: Sequence[str], output: Path, kill_after: float | None = 
     if process.returncode:
         raise ValueError(f"{command[0]} failed without being killed: {message[-300:]}")
     return True
+
+
+def kill_workers(
+    command: Sequence[str], output: Path, *, kills: int, every_s: float, seed: int
+) -> int:
+    """Runs a job on a local cluster, and kills random workers of it; returns how many.
+
+    Args:
+      command: as for :func:`run_module`.
+      output: its output folder.
+      kills: most kills.
+      every_s: longest time between two of them, s.
+      seed: of the moments and the workers.
+
+    Raises:
+      ValueError: the job failed.
+    """
+    draw, killed = random.Random(f"{seed} workers"), 0
+    arguments = [sys.executable, "-m", *command, str(output)]
+    with (
+        output.with_name(f"{output.name}.log").open("w") as log,
+        subprocess.Popen(arguments, stdout=log, stderr=log) as process,
+    ):
+        while process.poll() is None:
+            time.sleep(draw.uniform(0.0, every_s))
+            workers = [pid for pid in process_family(process.pid) if _is_worker(pid)]
+            if workers and killed < kills:
+                os.kill(draw.choice(sorted(workers)), signal.SIGKILL)
+                killed += 1
+    if process.returncode:
+        raise ValueError(f"{log.name}: the job failed, though only its workers were killed")
+    return killed
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::_Server")
+    except OSError:
+        return False
 
 
 def run_undisturbed(command: Sequence[str], output: Path) -> float:
@@ -193,11 +238,13 @@ def pose_difference(expected: list[tuple[str, Any]], found: list[tuple[str, Any]
       found: poses of another.
 
     Returns:
-      Infinity unless both hold the same cases, once each.
+      Infinity unless both hold the same cases and levels, once each.
     """
     if sorted(name for name, _ in found) != sorted(name for name, _ in expected):
         return float("inf")
     a, b = dict(expected), dict(found)
+    if any(a[name].keys() != b[name].keys() for name in a):
+        return float("inf")
     return max(
         float(np.abs(np.subtract(a[name][level], b[name][level])).max())
         for name in a
@@ -228,27 +275,50 @@ def check_training(options: Interruptions) -> bool:
 
 
 def check_evaluation(options: Interruptions) -> bool:
-    """Whether killed evaluation jobs end like one that was not killed."""
+    """Whether killed evaluation jobs, and a cluster's, end like one that was not killed."""
     output = options.output
     command = ["experiments.evaluate", "--checkpoint", str(output / "whole")]
     command += ["--cases", str(output / "cases"), "--batch", "2", "--num-samples", "1"]
-    command += ["--start", "truth", "--output"]
-    seconds = run_undisturbed(command, output / "job")
-    jobs = run_killed(
-        command,
-        output / "killed_job",
-        kills=options.kills,
-        latest=LATEST_KILL * seconds,
-        seed=options.seed,
-    )
+    command += ["--start", "truth"]
+    seconds = run_undisturbed([*command, "--output"], output / "job")
     expected = read_poses(output / "job")
-    difference = max(pose_difference(expected, read_poses(job)) for job in jobs)
+    latest, on_cluster = LATEST_KILL * seconds, ["--cluster", "local", "--workers", "2"]
+    found = []
+    for name, words in {"killed_job": [], "killed_driver": on_cluster}.items():
+        if name == "killed_driver" and not options.cluster:
+            continue
+        jobs = run_killed(
+            [*command, *words, "--output"],
+            output / name,
+            kills=options.kills,
+            latest=latest,
+            seed=options.seed,
+        )
+        difference = max(pose_difference(expected, read_poses(job)) for job in jobs)
+        found.append(difference)
+        _print_difference(f"{name}: {options.kills} kills in {len(jobs)} jobs", difference)
+    killed, number = 0, 0
+    while options.cluster and killed < options.kills:
+        job = output / f"killed_workers{number}"
+        killed += kill_workers(
+            [*command, *on_cluster, "--output"],
+            job,
+            kills=options.kills - killed,
+            every_s=latest / 2,
+            seed=options.seed + number,
+        )
+        found.append(pose_difference(expected, read_poses(job)))
+        _print_difference(f"{job.name}: {killed} kills of workers so far", found[-1])
+        number += 1
+    return max(found) < POSE_TOLERANCE
+
+
+def _print_difference(what: str, difference: float) -> None:
     print(
-        f"evaluation: {options.kills} kills in {len(jobs)} jobs; {len(expected)} cases, once each: "
-        f"{np.isfinite(difference)}; poses differ from those of a job without kills by "
-        f"{difference:.1e} at most"
+        f"{what}; each case once: {np.isfinite(difference)}; poses differ from those of a job "
+        f"without kills by {difference:.1e} at most",
+        flush=True,
     )
-    return difference < POSE_TOLERANCE
 
 
 def interrupt(options: Interruptions) -> int:

@@ -3,7 +3,7 @@
 Command:  python -m experiments.benchmarks.throughput --output runs/throughput
 Time:     twenty minutes on two cores
 Expect:   1,960 predictions, 40 error lines, exit code 3; at most 6 programs compiled; 4.9 cases a
-          second, 86 % of the rate of the device alone; two processes 1.5 times as fast; 1.9 GB
+          second, 86 % of the rate of the device alone; two workers 1.5 times as fast; 1.9 GB
 
 A few simulated scenes are copied under new names and broken in twenty ways. The cases go to
 experiments.evaluate, as a user would give them. The rate is that between the first prediction and
@@ -40,6 +40,7 @@ from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.text_table import text_table
 from e2r.runtime import sharding
 from e2r.runtime.atomic_files import require_new_folder
+from e2r.runtime.measured_process import process_family
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
 
@@ -204,33 +205,32 @@ class JobRun(NamedTuple):
     errors: int
 
 
-def run_job(command: list[str], folder: Path, *, total: int, processes: int = 1) -> JobRun:
-    """Runs a job in one process or several, and observes its memory and its predictions.
+def run_job(command: list[str], folder: Path, *, total: int, workers: int = 0) -> JobRun:
+    """Runs a job, and observes its memory and its predictions.
 
     Args:
       command: options of experiments.evaluate.
       folder: of the job.
       total: number of its cases.
-      processes: number of processes that share it.
+      workers: of a local cluster; 0: one process does it all.
     """
     arguments = ["-m", "experiments.evaluate", *command, "--timings", "--output", str(folder)]
     environment = {**os.environ, "JAX_LOG_COMPILES": "1"}
+    if workers:
+        arguments += ["--cluster", "local", "--workers", str(workers)]
     began = time.monotonic()
-    logs = [folder.with_name(f"{folder.name}_{number}.log") for number in range(processes)]
-    started = []
-    for log in logs:
-        with log.open("w") as file:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, *arguments], env=environment, stdout=file, stderr=file
-                )
-            )
+    log = folder.with_name(f"{folder.name}.log")
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], env=environment, stdout=file, stderr=file
+        )
     samples: list[tuple[float, int, float]] = []  # time, predictions, MiB
-    while any(process.poll() is None for process in started):
+    while process.poll() is None:
         time.sleep(0.25)
         path = folder / PREDICTIONS
         lines = path.read_bytes().count(b"\n") if path.exists() else 0
-        samples.append((time.monotonic(), lines, sum(resident_memory(p.pid) for p in started)))
+        memory = sum(map(resident_memory, process_family(process.pid)))
+        samples.append((time.monotonic(), lines, memory))
     seconds = time.monotonic() - began
     working = [(at, lines) for at, lines, _ in samples if lines > 0]
     (first, few), (_, most) = working[0], working[-1]
@@ -242,11 +242,11 @@ def run_job(command: list[str], folder: Path, *, total: int, processes: int = 1)
     written = (folder / PREDICTIONS).read_text().splitlines()
     failed = sum(json.loads(line)["error"] is not None for line in written)
     return JobRun(
-        max(process.returncode for process in started),
+        process.returncode,
         seconds,
         (most - few) / (last - first),
         thirds,
-        sum(map(count_compilations, logs)),
+        count_compilations(log),
         len(written) - failed,
         failed,
     )
@@ -331,15 +331,15 @@ def benchmark(options: Throughput) -> int:
     print(f"the device alone: {device:.2f} cases a second, {devices} devices")
     settings = ["--checkpoint", str(options.checkpoint), "--retry-below", "0"]
 
-    def run(name: str, cases: str, total: int, processes: int = 1) -> JobRun:
+    def run(name: str, cases: str, total: int, workers: int = 0) -> JobRun:
         command = [*settings, "--cases", str(output / cases)]
-        return run_job(command, output / name, total=total, processes=processes)
+        return run_job(command, output / name, total=total, workers=workers)
 
     run("compiled", "scenes", len(scenes))
     jobs = {
         f"{few} cases": run("job0", "few", few),
         f"{many} cases": run("job1", "cases", many),
-        f"{few} cases, two processes": run("job2", "few", few, 2),
+        f"{few} cases, two workers": run("job2", "few", few, 2),
     }
     rows = [
         [
@@ -359,7 +359,7 @@ def benchmark(options: Throughput) -> int:
     print(text_table([*columns, "programs compiled", "memory, MiB"], rows))
     small, large, shared = jobs.values()
     print(
-        f"{many} cases at {large.rate / small.rate:.0%} of the rate of {few}; two processes at "
+        f"{many} cases at {large.rate / small.rate:.0%} of the rate of {few}; two workers at "
         f"{shared.rate / small.rate:.0%} of the rate of one"
     )
     record = {"device": device, **{name: job._asdict() for name, job in jobs.items()}}

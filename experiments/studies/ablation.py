@@ -29,20 +29,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import NAMED_CONFIGS, TrainingConfig
 from e2r.datasets.case import Case
 from e2r.evaluation.comparison import errors_by_mask, pooled_figures
-from e2r.evaluation.study_folder import open_study, plain
+from e2r.evaluation.study_folder import open_study, plain, run_parts
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import correspondences, poses
 from e2r.runtime.atomic_files import atomic_write
+from e2r.runtime.cluster import ClusterConfig, leave_devices
 from e2r.simulation import simulator
 from e2r.training import batches, loop, losses, sources
 from e2r.types import Array, Bool, Example, Float, Params
@@ -72,6 +74,8 @@ class Ablation:
     """specimens of the test, two scenes each"""
     validation: int = 12
     """specimens on which thresholds are chosen, two scenes each"""
+    where: Annotated[ClusterConfig, tyro.conf.arg(name="")] = ClusterConfig()
+    """where the seeds run; on a cluster, every node sees the output, and a seed is one task"""
     again: bool = False
     """where the output's figures were computed by other code: compute all of them anew"""
 
@@ -301,6 +305,32 @@ def results_table(figures: Mapping[str, Any]) -> str:
     return text_table([*columns, "below the best weak"], rows)
 
 
+@cache
+def make_test_cases(held_out: int) -> list[Case]:
+    """The test cases of all arms, made once in a process.
+
+    Args:
+      held_out: number of specimens.
+    """
+    scenes = NAMED_CONFIGS["demo"][1].scenes.simulation
+    return list(simulator.held_out_cases(scenes, specimens=held_out, frames=2, seed=0))
+
+
+def run_seed(options: Ablation, seed: int) -> dict[str, Any]:
+    """The errors of all arms from one seed.
+
+    Args:
+      options: of the command line.
+      seed: of the runs.
+    """
+    return SeedRun(options, seed).run(partial(make_test_cases, options.held_out))
+
+
+def seed_name(seed: int) -> str:
+    """The name of a seed's folder."""
+    return f"seed{seed}"
+
+
 def ablate(options: Ablation) -> int:
     """Runs what is left of the ablation, and writes its figures.
 
@@ -310,7 +340,8 @@ def ablate(options: Ablation) -> int:
     Raises:
       ValueError: the folder holds an ablation with other settings, or by other code.
     """
-    settings = plain(asdict(options), without=("output", "seeds", "again"))
+    leave_devices(options.where)
+    settings = plain(asdict(options), without=("output", "seeds", "where", "again"))
     summary = options.output / "ablation.json"
     code = open_study(
         options.output / "settings.json",
@@ -320,13 +351,10 @@ def ablate(options: Ablation) -> int:
         results=[*options.output.glob("seed*"), summary],
         first=options.output.glob("seed*/errors.json"),
     )
-    scenes = NAMED_CONFIGS["demo"][1].scenes.simulation
-
-    @cache
-    def make_test_cases() -> list[Case]:
-        return list(simulator.held_out_cases(scenes, specimens=options.held_out, frames=2, seed=0))
-
-    seeds = [SeedRun(options, seed).run(make_test_cases) for seed in range(options.seeds)]
+    placed = replace(options, output=options.output.resolve())
+    seeds = run_parts(
+        partial(run_seed, placed), range(options.seeds), config=options.where, name=seed_name
+    )
     figures = summarise(seeds)
     record = {"arms": figures, **settings, "code": code}
     summary.write_text(json.dumps(record, indent=1))

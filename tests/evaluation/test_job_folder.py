@@ -1,4 +1,4 @@
-"""A job's folder that several processes share, each of which may die at any moment."""
+"""A job's folder: one process writes it, and may die at any moment."""
 
 import json
 import multiprocessing
@@ -10,7 +10,7 @@ import pytest
 
 from e2r.evaluation.job_folder import PREDICTIONS, SETTINGS, open_job
 
-UNITS = 40
+CASES = 40
 
 
 def line(name):
@@ -18,14 +18,12 @@ def line(name):
 
 
 def work(folder, pause):
-    """Does the unclaimed units, each in ``pause`` seconds."""
+    """Does the cases that are not done, each in ``pause`` seconds."""
     with open_job(folder, {"a": 1}) as job:
-        for unit in range(UNITS):
-            name = f"case{unit}"
-            if name in job.done() or not job.claim(unit) or name in job.done():
-                continue
-            time.sleep(pause)
-            job.add(line(name), {"id": name, "by": os.getpid()})
+        for name in (f"case{number}" for number in range(CASES)):
+            if name not in job.done():
+                time.sleep(pause)
+                job.add(line(name), {"id": name, "by": os.getpid()})
 
 
 def started(folder, pause=0.002):
@@ -38,18 +36,25 @@ def ids(folder):
     return [json.loads(text)["id"] for text in (folder / PREDICTIONS).read_text().splitlines()]
 
 
-def test_processes_share_the_work_and_repeat_nothing(tmp_path):
-    several = [started(tmp_path, 0.02) for _ in range(3)]
-    for process in several:
-        process.join(60)
-        assert process.exitcode == 0
-    assert sorted(ids(tmp_path)) == sorted(f"case{unit}" for unit in range(UNITS))
-    with open_job(tmp_path, {"a": 1}) as job:
-        rows = job.rows(job.lines())
-    assert [row["id"] for row in rows] == ids(tmp_path)
+def test_a_second_writer_is_refused_until_the_first_has_ended_in_any_way(tmp_path):
+    first = started(tmp_path, 60.0)
+    while not (tmp_path / SETTINGS).exists():
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match="another process writes this job"):
+        work(tmp_path, 0.0)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join(60)
+    with (
+        open_job(tmp_path, {"a": 1}),
+        pytest.raises(ValueError, match="another process writes this job"),
+        open_job(tmp_path, {"a": 1}),
+    ):
+        pass
+    work(tmp_path, 0.0)
+    assert len(ids(tmp_path)) == CASES
 
 
-def test_a_killed_process_loses_only_its_unit(tmp_path):
+def test_a_killed_process_loses_only_its_case(tmp_path):
     """It is killed again and again at random moments; another process does the rest."""
     for _ in range(4):
         before = (tmp_path / PREDICTIONS).stat().st_size if any(tmp_path.iterdir()) else 0
@@ -62,7 +67,10 @@ def test_a_killed_process_loses_only_its_unit(tmp_path):
             time.sleep(0.001)
         process.join(60)
     work(tmp_path, 0.0)
-    assert sorted(ids(tmp_path)) == sorted(f"case{unit}" for unit in range(UNITS))
+    assert ids(tmp_path) == [f"case{number}" for number in range(CASES)]
+    with open_job(tmp_path, {"a": 1}) as job:
+        rows = job.rows(job.lines())
+    assert [row["id"] for row in rows] == ids(tmp_path)
 
 
 def test_each_mask_has_its_own_predictions(tmp_path):

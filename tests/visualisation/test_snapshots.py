@@ -10,12 +10,16 @@ from e2r.visualisation import snapshots
 
 
 def test_only_the_worst_cases_are_kept(tmp_path):
-    for i, offset_mm in enumerate((3.0, 1.0, 40.0, 2.0, 7.0)):
-        snapshots.keep_worst(tmp_path, made_up_result(i, offset_mm), "learnt", max_snapshots=3)
+    worst = snapshots.WorstCases("learnt", max_snapshots=3)
+    results = [made_up_result(i, mm) for i, mm in enumerate((3.0, 1.0, 40.0, 2.0, 7.0, 0.5))]
+    offered = [worst.offer(result) for result in results]
+    assert [one is not None for one in offered] == [True, True, True, True, True, False]
+    for one in offered[:5]:
+        snapshots.keep_worst(tmp_path, one, max_snapshots=3)
     assert [one.id for one in snapshots.read_worst(tmp_path)] == ["case2", "case4", "case0"]
     before = sorted(tmp_path.iterdir())
     # A job that continues offers a case again.
-    snapshots.keep_worst(tmp_path, made_up_result(4, 7.0), "learnt", max_snapshots=3)
+    snapshots.keep_worst(tmp_path, offered[4], max_snapshots=3)
     assert sorted(tmp_path.iterdir()) == before
     assert snapshots.read_worst(tmp_path)[0].tre_mm == pytest.approx(40.0)
 

@@ -1,12 +1,20 @@
 """Bags that the RealSense SDK records: librealsense, its viewer and ``rs-record``.
 
-They are bags of ROS 1 with topics of their own::
+Older SDKs write a ``.bag`` of ROS 1 with topics of their own::
 
     /device_0/sensor_0/Depth_0/image/data         16 bit, as the depth camera sees it
     /device_0/sensor_0/Depth_0/info/camera_info   its lens
     /device_0/sensor_0/Depth_0/tf/0               motion from a reference to this stream, metres
     /device_0/sensor_0/option/Depth_Units/value   metres a unit; "Depth Units" in older ones
     /device_0/sensor_1/Color_0/...                the same of the colour
+
+Newer SDKs (2.59, for example) write one file of ROS 2, a ``.db3`` without a folder around it::
+
+    /device_0/sensor_0/Depth_0/image/data         or image/data/compressedDepth, a PNG
+    /device_0/sensor_0/Depth_0/image/camera_info  its lens
+    /device_0/sensor_0/Depth_0/tf/ref_1           the motion as text; its rotation goes by columns
+    /device_0/sensor_0/option/Depth_Units/value   metres a unit, as text
+    /device_0/sensor_1/Color_0/...                the same of the colour; image/data/compressed
 
 The depth is not aligned there: it is moved to the colour camera, and the distortion is removed.
 
@@ -42,8 +50,9 @@ from e2r.geometry.lens_distortion import Lens
 from e2r.runtime.prefetch import prefetch
 from e2r.types import Float
 
-IMAGES = re.compile(r"(/device_\d+/sensor_\d+)/(Depth|Color)_\d+/image/data")
-IMAGE = "sensor_msgs/msg/Image"
+IMAGES = re.compile(
+    r"(/device_\d+/sensor_\d+)/(Depth|Color)_\d+/image/data(?:/compressed(?:Depth)?)?"
+)
 MM_PER_METRE = 1e3
 
 
@@ -61,7 +70,7 @@ def is_realsense_bag(path: Path) -> bool:
     Args:
       path: any.
     """
-    if path.suffix.lower() != ".bag" or not path.is_file():
+    if path.suffix.lower() not in (".bag", ".db3") or not path.is_file():
         return False
     try:
         with _reader(path) as (reader, _):
@@ -79,13 +88,13 @@ def open_realsense_bag(path: Path) -> Recording:
     Raises:
       ValueError: the bag cannot be read, or lacks something; the message names it.
     """
-    with _reader(path) as (reader, store):
+    with _reader(path) as (reader, decode):
         topics = _find_topics(reader, path)
-        cameras = _read_cameras(reader, store, topics, path=path)
-        pairs, by_stamp = _find_pairs(reader, store, topics)
+        cameras = _read_cameras(reader, decode, topics, path=path)
+        pairs, by_stamp = _find_pairs(reader, decode, topics)
         if not pairs:
             raise ValueError(f"{path}: no colour and depth were taken at one time; record both")
-        _check_encoding(reader, store, topics.color, path)
+        _check_encoding(reader, decode, topics.color, path)
     return Recording(
         path,
         range(1, len(pairs) + 1),
@@ -98,13 +107,20 @@ def open_realsense_bag(path: Path) -> Recording:
 
 @contextmanager
 def _reader(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A reader of the file and the types of ROS 1: those in the file are not what it holds."""
+    """A reader of the file, and a function (bytes, type) -> message.
+
+    The types in a file of ROS 1 are not what it holds, so those of ROS are taken.
+    """
     with bags.told(path):
-        from rosbags.rosbag1 import Reader  # noqa: PLC0415 - an extra
+        from rosbags import rosbag1, rosbag2  # noqa: PLC0415 - an extra
         from rosbags.typesys import Stores, get_typestore  # noqa: PLC0415
 
-        with Reader(path) as reader:
-            yield reader, get_typestore(Stores.ROS1_NOETIC)
+        if path.suffix.lower() == ".db3":
+            with rosbag2.Reader(path) as reader:
+                yield reader, get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr
+        else:
+            with rosbag1.Reader(path) as reader:
+                yield reader, get_typestore(Stores.ROS1_NOETIC).deserialize_ros1
 
 
 def _find_topics(reader: Any, path: Path) -> Topics:
@@ -120,21 +136,21 @@ def _find_topics(reader: Any, path: Path) -> Topics:
     return Topics(found["Color"], found["Depth"])
 
 
-def _read_cameras(reader: Any, store: Any, topics: Topics, *, path: Path) -> _Cameras:
+def _read_cameras(reader: Any, decode: Any, topics: Topics, *, path: Path) -> _Cameras:
     """Both lenses, the motion between them, and the depth units."""
     lenses, motions = [], []
     for topic in topics:
-        stream = topic.removesuffix("/image/data")
-        info = _first(reader, store, re.escape(f"{stream}/info/camera_info"))
-        motion = _first(reader, store, re.escape(f"{stream}/tf/") + r"\d+")
-        for message, name in ((info, "info/camera_info"), (motion, "tf")):
+        stream = topic.split("/image/data")[0]
+        info = _first(reader, decode, re.escape(stream) + "/(info|image)/camera_info")
+        motion = _first(reader, decode, re.escape(f"{stream}/tf/") + r"(ref_)?\d+")
+        for message, name in ((info, "camera_info"), (motion, "tf")):
             if message is None:
                 raise ValueError(f"{path}: has no {stream}/{name}; record it by the RealSense SDK")
         lenses.append(bags.lens_of_info(info, path / stream.strip("/")))
         motions.append(_matrix(motion, f"{path}: {stream}/tf"))
     color, depth = motions
     sensor = topics.depth.split("/Depth_")[0]
-    units = _first(reader, store, re.escape(sensor) + "/option/Depth[ _]Units/value")
+    units = _first(reader, decode, re.escape(sensor) + "/option/Depth[ _]Units/value")
     metres = 1e-3 if units is None else float(units.data)
     if not 0 < metres < 0.1:
         raise ValueError(f"{path}: its depth units are {metres:g} m; record it again")
@@ -142,16 +158,18 @@ def _read_cameras(reader: Any, store: Any, topics: Topics, *, path: Path) -> _Ca
     return _Cameras(lenses[0], camera, MM_PER_METRE * metres)
 
 
-def _first(reader: Any, store: Any, pattern: str) -> Any:
+def _first(reader: Any, decode: Any, pattern: str) -> Any:
     """The first message of the topic that fits a pattern; None without one."""
     connections = [one for one in reader.connections if re.fullmatch(pattern, one.topic)]
     for connection, _, raw in reader.messages(connections[:1]) if connections else ():
-        return store.deserialize_ros1(raw, connection.msgtype)
+        return decode(raw, connection.msgtype)
     return None
 
 
 def _matrix(transform: Any, where: str) -> Float[np.ndarray, "4 4"]:
-    """The motion of a transform, mm."""
+    """The motion of a transform, or of its text, mm."""
+    if hasattr(transform, "data"):
+        return _matrix_of_text(transform.data, where)
     turn, shift = transform.rotation, transform.translation
     quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
     if not np.linalg.norm(quaternion) > 0:
@@ -162,41 +180,56 @@ def _matrix(transform: Any, where: str) -> Float[np.ndarray, "4 4"]:
     return poses.to_matrix(poses.from_matrix(matrix, where))
 
 
+def _matrix_of_text(text: str, where: str) -> Float[np.ndarray, "4 4"]:
+    """The motion of ``rotation=...;translation=...``, nine numbers by columns and three, metres."""
+    found = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+    try:
+        columns, shift = (
+            np.array([float(one) for one in found[name].split(",")])
+            for name in ("rotation", "translation")
+        )
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = columns.reshape(3, 3).T, MM_PER_METRE * shift
+    except (KeyError, ValueError):
+        raise ValueError(f"{where}: is no motion ({text[:60]}); record it again") from None
+    return poses.to_matrix(poses.from_matrix(matrix, where))
+
+
 def _messages(
-    reader: Any, store: Any, topics: Topics, first: int | None = None, last: int | None = None
+    reader: Any, decode: Any, topics: Topics, first: int | None = None, last: int | None = None
 ) -> Iterator[tuple[str, int, Any, float | None]]:
     """Topic, time in the bag, message, and metres a unit of each image."""
     connections = [one for one in reader.connections if one.topic in topics]
     stop = None if last is None else last + 1
     for connection, time, raw in reader.messages(connections, start=first, stop=stop):
-        yield connection.topic, time, *_read_image(store, raw)
+        yield connection.topic, time, *_read_image(decode, raw, connection.msgtype)
 
 
-def _read_image(store: Any, raw: bytes) -> tuple[Any, float | None]:
-    """An image, and the depth units that the SDK writes behind it."""
+def _read_image(decode: Any, raw: bytes, kind: str) -> tuple[Any, float | None]:
+    """An image, and the depth units that older SDKs write behind it."""
     from rosbags.typesys.store import SerdeError  # noqa: PLC0415 - an extra
 
     try:
-        return store.deserialize_ros1(raw, IMAGE), None
+        return decode(raw, kind), None
     except SerdeError:
-        return store.deserialize_ros1(raw[:-4], IMAGE), struct.unpack("<f", raw[-4:])[0]
+        return decode(raw[:-4], kind), struct.unpack("<f", raw[-4:])[0]
 
 
-def _check_encoding(reader: Any, store: Any, topic: str, path: Path) -> None:
+def _check_encoding(reader: Any, decode: Any, topic: str, path: Path) -> None:
     """Refuses a colour that is not red, green and blue, before any frame is read."""
-    for _, _, message, _ in _messages(reader, store, Topics(topic, topic)):
-        if message.encoding not in bags.COLORS:
+    for _, _, message, _ in _messages(reader, decode, Topics(topic, topic)):
+        if getattr(message, "encoding", "rgb8") not in bags.COLORS:
             raise ValueError(
                 f"{path}: encoding {message.encoding} of the colour is unknown; record rgb8"
             )
         return
 
 
-def _find_pairs(reader: Any, store: Any, topics: Topics) -> tuple[list[FramePair], bool]:
+def _find_pairs(reader: Any, decode: Any, topics: Topics) -> tuple[list[FramePair], bool]:
     """The frames in order, and whether their stamps pair them."""
     by_stamp: dict[str, dict[int, int]] = {topic: {} for topic in topics}
     by_arrival: dict[str, dict[int, int]] = {topic: {} for topic in topics}
-    for topic, time, message, _ in _messages(reader, store, topics):
+    for topic, time, message, _ in _messages(reader, decode, topics):
         by_stamp[topic].setdefault(bags.stamp_ns(message), time)
         by_arrival[topic][time] = time
     pairs = bags.nearest_pairs(*(by_stamp[topic] for topic in topics))
@@ -212,11 +245,11 @@ def _read_frames(
     """The frames of some numbers in order."""
     if not pairs:
         return
-    with _reader(path) as (reader, store):
+    with _reader(path) as (reader, decode):
         messages = (
             (topic, bags.stamp_ns(message) if by_stamp else time, (message, units))
             for topic, time, message, units in _messages(
-                reader, store, topics, *bags.stretch(pairs)
+                reader, decode, topics, *bags.stretch(pairs)
             )
         )
         both = bags.wait_for_partners(messages, topics, pairs)

@@ -200,7 +200,7 @@ def test_it_is_tracked_with_one_command(tmp_path, checkpoint, simulated_cases):
     ("options", "words"),
     [
         ({"without": "Color_0/tf"}, "has no /device_0/sensor_1/Color_0/tf"),
-        ({"without": "Depth_0/info"}, "has no /device_0/sensor_0/Depth_0/info/camera_info"),
+        ({"without": "Depth_0/info"}, "has no /device_0/sensor_0/Depth_0/camera_info"),
         ({"color": "yuv422"}, "encoding yuv422 of the colour is unknown; record rgb8"),
     ],
 )

@@ -197,10 +197,7 @@ class Tracker:
         else:
             gone = seconds - max(self._agreed, self._covered) > config.lost_seconds
         if gone:
-            if self._confirmed and self._found is not None:
-                self._lost = _Caught(
-                    self._found, self._track, self._reference, 0.0, self._number, seconds
-                )
+            self._lost = self._confirmed_track() or self._lost
             self._track = None
         return ("lost" if gone else "occluded"), evidence
 
@@ -246,9 +243,9 @@ class Tracker:
         return caught if self._state == "tracking" else self._catch_up(caught)
 
     def _recall(self, found: Found, first: _Past) -> _Caught | None:
-        """The lost track, if a registration leads to it: it may be weak, or some levels off."""
-        lost = self._lost
-        if lost is None or self._state != "lost":
+        """The track of before, if a registration that is weak, or some levels off, leads to it."""
+        lost = self._confirmed_track() if self._state == "occluded" else self._lost
+        if lost is None or self._state not in ("lost", "occluded"):
             return None
         level = int(np.argmax(agreement.bone_weights(found, len(self._names))))
         surface, best = self._finder.surface, None
@@ -263,6 +260,13 @@ class Tracker:
                 )
         enough = best is not None and (best.agreeing >= self._config.accept_share * lost.reference)
         return best if enough else None
+
+    def _confirmed_track(self) -> _Caught | None:
+        """The track as it is; None if no second registration agreed."""
+        track, found = self._track, self._found
+        if track is None or found is None or not self._confirmed:
+            return None
+        return _Caught(found, track, self._reference, 0.0, self._number, self._seconds)
 
     def _catch_up(self, caught: _Caught) -> _Caught:
         """Follows a registration to the latest frame, and leaves most of those between out."""
@@ -323,10 +327,11 @@ class Tracker:
         caught = self._catch_up(caught)
         if caught.agreeing < self._config.tracking_share * caught.reference:
             return False
+        if caught.found is not self._found:
+            self._doubts.clear()
+            self._doubts.append(agreement.expected(caught.found, self._names))
         self._track, self._found, self._agreed = caught.track, caught.found, caught.seconds
         self._reference, self._confirmed = caught.reference, False
-        self._doubts.clear()
-        self._doubts.append(agreement.expected(caught.found, self._names))
         return True
 
     def _confirm(self, track: TrackState, caught: _Caught, then: Pose) -> TrackState:

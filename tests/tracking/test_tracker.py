@@ -217,3 +217,12 @@ def test_a_lost_track_is_recalled_though_the_registration_is_a_level_off(follow,
     assert frame.state == "tracking" and not frame.accepted  # no second registration agreed
     found = frame.levels["L2"].pose
     np.testing.assert_allclose(found.translation, there.translation[1], atol=1.0)
+
+
+def test_a_hand_hides_a_move_and_the_track_is_recalled_before_it_is_lost(follow, finder):
+    assert [follow(SEEN).accepted for _ in range(4)][-1]
+    nearer = scene.level_poses(shift=(0.0, 0.0, -40.0), bend=0.05)  # covers the remembered place
+    finder.answers, finder.accepts = [nearer], [False]
+    states = [follow(COVERED).state for _ in range(3)]
+    frames = [follow(scene.depth_image(nearer)) for _ in range(8)]
+    assert states[-1] == "occluded" and frames[-1].state == "tracking" and frames[-1].accepted

@@ -16,15 +16,14 @@
 #   .bag: RuntimeError "Output file must have .db3 extension"
 #   text: 0.984808, 0.173648, 0, -0.173648, ...; shift 0.015
 #   /tf_static: z of the quaternion -0.0872; shift x -0.0151
-#   first stamp of the depth: below 10 s, where the camera says 1000 ms since another event
+#   first stamp of the depth: 0 s, where the camera's own time is 1000 ms
 #
 # Exit code: 0 where pyrealsense2 still behaves so, 1 where it does not.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
-  "pyrealsense2==2.59.1.11053" "rosbags==0.11.9" "numpy==2.4.6"
+"$folder/venv/bin/pip" install --quiet --disable-pip-version-check pyrealsense2==2.59.1.11053 rosbags==0.11.9 numpy==2.4.6
 cat > "$folder/record.py" <<'PYTHON'
 import math
 import sqlite3

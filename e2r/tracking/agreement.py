@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from e2r.evaluation.metrics import distances_apart
 from e2r.tracking.finder import Found
 from e2r.types import Float, Pose, Surface
 
@@ -42,12 +43,10 @@ def distances(first: Pose, second: Pose, surface: Surface) -> Float[np.ndarray, 
       surface: of all levels.
     """
     levels, points = np.asarray(surface.levels), np.asarray(surface.points)
-
-    def placed(pose: Pose) -> np.ndarray:
-        turned = np.einsum("nij,nj->ni", np.asarray(pose.rotation)[levels], points)
-        return turned + np.asarray(pose.translation)[levels]
-
-    apart = np.linalg.norm(placed(first) - placed(second), axis=1)
-    count = len(first.translation)
-    sums = np.bincount(levels, apart, minlength=count)
-    return sums / np.maximum(np.bincount(levels, minlength=count), 1)
+    apart = [
+        distances_apart(Pose(*one), Pose(*other), points[levels == level])
+        for level, (one, other) in enumerate(
+            zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
+        )
+    ]
+    return np.array([one.mean() if len(one) else 0.0 for one in apart])

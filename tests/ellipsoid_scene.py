@@ -51,13 +51,18 @@ def level_poses(
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *each)
 
 
-def depth_image(pose: Pose, *, noise: float = 0.0, seed: int = 0) -> np.ndarray:
-    """Depth of the levels before a plane, mm."""
+def depth_image(
+    pose: Pose, *, noise: float = 0.0, seed: int = 0, moving_plane: bool = False
+) -> np.ndarray:
+    """Depth of the levels before a plane, mm; a moving plane follows the first level."""
     v, u = np.mgrid[:HEIGHT, :WIDTH].astype(float)
     rays = np.stack(
         [(u - 0.5 * (WIDTH - 1)) / FOCAL, (v - 0.5 * (HEIGHT - 1)) / FOCAL, np.ones_like(u)], -1
     )
     depth = np.full((HEIGHT, WIDTH), PLANE_MM)
+    if moving_plane:
+        normal = np.asarray(pose.rotation[0], float)[:, 2]
+        depth = normal @ (pose.translation[0] + (PLANE_MM - 400.0) * normal) / (rays @ normal)
     for i in range(3):
         rotation, translation = (np.asarray(leaf[i], float) for leaf in pose)
         start = (-translation @ rotation - CENTRES[i]) / RADII[i]

@@ -8,7 +8,7 @@ import numpy as np
 from e2r.datasets.recordings import RecordedFrame, write_recording
 from e2r.formats import meshes
 from e2r.tracking.track_files import open_track
-from e2r.tracking.tracker import TrackedFrame, TrackedLevel
+from e2r.tracking.tracked_frame import TrackedFrame, TrackedLevel
 from tests import ellipsoid_scene as scene
 
 STEP_MM = 5.0

@@ -137,6 +137,19 @@ def start_track(levels: Pose, bone: SeenBone) -> TrackState:
     return TrackState(levels, levels, rest, bone)
 
 
+def centre_of(pose: Pose, bone: SeenBone) -> Float[jax.Array, "3"]:
+    """The weighted centre of the remembered bone, mm, camera frame.
+
+    Args:
+      pose: of each level, leading axis L, camera from model.
+      bone: of a registration.
+    """
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[bone.levels], pose)
+    placed = jax.vmap(poses.apply)(own, bone.points)
+    total = jnp.maximum(jnp.sum(bone.weights), 1e-6)
+    return jnp.sum(bone.weights[:, None] * placed, axis=0) / total
+
+
 def track_frame(
     state: TrackState,
     depth: Float[Array, "h w"],
@@ -159,7 +172,7 @@ def track_frame(
     Returns:
       the next state, whose poses are filtered; each level's measured pose; the evidence.
     """
-    pivot = _centre_of(state.pose, state.bone)
+    pivot = centre_of(state.pose, state.bone)
     predicted = _moved(state.velocity * seconds, state.pose, pivot)
     scales = np.geomspace(
         settings.first_scale_mm, settings.last_scale_mm, settings.rounds * settings.steps
@@ -336,14 +349,6 @@ def _size(twist: Float[Array, "6"]) -> jax.Array:
 def _gain(size: Float[Array, ""], quiet: float, low: float) -> jax.Array:
     """The share of a difference that is believed: ``low`` up to ``quiet``, all from twice that."""
     return jnp.clip(low + (1.0 - low) * (size / quiet - 1.0), low, 1.0)
-
-
-def _centre_of(pose: Pose, bone: SeenBone) -> jax.Array:
-    """The weighted centre of the remembered bone, mm, camera frame."""
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[bone.levels], pose)
-    placed = jax.vmap(poses.apply)(own, bone.points)
-    total = jnp.maximum(jnp.sum(bone.weights), 1e-6)
-    return jnp.sum(bone.weights[:, None] * placed, axis=0) / total
 
 
 def _moved(twist: Float[Array, "6"], pose: Pose, pivot: Float[Array, "3"]) -> Pose:

@@ -8,6 +8,7 @@ the pixel's ray is cut with the point's plane. So a frame costs no tracing, and 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from typing import NamedTuple
@@ -19,16 +20,18 @@ import numpy as np
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
 from e2r.runtime.compile_cache import CachedProgram
+from e2r.runtime.prefetch import prefetch
 from e2r.simulation import sequence_paths
 from e2r.simulation.bone_grids import BoneGrids, bend_spine
 from e2r.simulation.camera import Camera, rays, sample_camera
+from e2r.simulation.materials import BONE
 from e2r.simulation.rendering import render
 from e2r.simulation.sensor import sense_depth
 from e2r.simulation.sequence_paths import SequenceConfig
 from e2r.simulation.specimens import Specimen
 from e2r.simulation.tracing import image_normals
 from e2r.simulation.wound import sample_scene
-from e2r.types import Array, Float, Pose, PRNGKey
+from e2r.types import Array, Bool, Float, Pose, PRNGKey
 
 MARGIN = 1.3
 """Width of the traced picture over that of a frame, as angles."""
@@ -54,7 +57,7 @@ class SequenceFrame(NamedTuple):
     color: np.ndarray  # (H, W, 3) uint8
     depth: np.ndarray  # (H, W) mm, 0 where unseen
     pose: Pose  # of each level, leading axis L, camera from model
-    visible: float  # share of the wound's picture that no hand covers, and no cut hides
+    visible: float  # share of the wound's bone in the picture that no hand covers, no cut hides
 
     def image(self, focal: float) -> RgbdImage:
         """The frame as an image.
@@ -94,6 +97,7 @@ class _Backdrop(NamedTuple):
     points: Float[Array, "p 3"]
     normals: Float[Array, "p 3"]
     colors: Float[Array, "p 3"]
+    bone: Bool[Array, "p"]  # and in the frame at the first place
 
 
 class _Traced(NamedTuple):
@@ -145,7 +149,11 @@ def _trace(key: PRNGKey, bones: BoneGrids, *, config: SequenceConfig) -> _Traced
     origin, directions = rays(dense, width, height)
     points = origin[None] + frame.clean.reshape(-1, 1) * directions
     normals = image_normals(points.reshape(height, width, 3)).reshape(-1, 3)
-    backdrop = _Backdrop(points, normals, frame.color.reshape(-1, 3))
+    *_, inside = _pixels(
+        poses.apply(camera.pose, points), camera.focal, width=config.width, height=config.height
+    )
+    bone = (frame.material.reshape(-1) == BONE) & inside
+    backdrop = _Backdrop(points, normals, frame.color.reshape(-1, 3), bone)
     return _Traced(backdrop, camera, posture, scene.look_at, scene.exposed)
 
 
@@ -167,25 +175,25 @@ def _frames(
     ]
     levels = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_levels)
     place = jax.jit(jax.vmap(poses.compose, (None, 0)))
-    for number, seconds in enumerate(times):
-        view = jax.tree.map(lambda leaf, n=number: leaf[n], views)
-        color, depth, covered = draw(
-            jax.random.fold_in(fresh, number),
-            steady,
-            traced.backdrop,
-            traced.camera.focal,
-            (view, hands[number]),
-        )
-        color, depth = np.asarray(color), np.asarray(depth)
-        if hidden[number]:
-            color, depth = np.zeros_like(color), np.zeros_like(depth)
-        yield SequenceFrame(
-            float(seconds),
-            color,
-            depth,
+    backdrop, focal = jax.device_put((traced.backdrop, traced.camera.focal))
+    shape = config.height, config.width
+    nothing = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.float32), 0.0
+
+    def one(number: int) -> SequenceFrame:
+        view = jax.tree.map(lambda leaf: leaf[number], views)
+        color, depth, visible = nothing
+        if not hidden[number]:
+            key = jax.random.fold_in(fresh, number)
+            color, depth, visible = draw(key, steady, backdrop, focal, (view, hands[number]))
+        return SequenceFrame(
+            float(times[number]),
+            np.asarray(color),
+            np.asarray(depth),
             jax.tree.map(np.asarray, place(view, levels)),
-            0.0 if hidden[number] else 1.0 - float(covered),
+            float(visible),
         )
+
+    return prefetch(one, range(config.frames), workers=os.cpu_count() or 1)
 
 
 @cache
@@ -203,7 +211,7 @@ def _draw(
     width: int,
     height: int,
 ) -> tuple[Array, Array, Array]:
-    """Colour (uint8), depth (mm) and the covered share of the middle of one frame."""
+    """Colour (uint8), depth (mm) and the visible share of the bone of one frame."""
     view, hand = shot
     clean, owner = _project(backdrop, focal, view, width=width, height=height)
     color = jnp.where((clean > 0)[..., None], backdrop.colors[owner], 0.0)
@@ -211,16 +219,37 @@ def _draw(
     held = (glove > 0) & ((clean == 0) | (glove < clean))
     clean = jnp.where(held, glove, clean)
     color = jnp.where(held[..., None], shade[..., None] * jnp.array([[GLOVE]]), color)
-    y, x = height // 4, width // 4
-    covered = jnp.mean(held[y:-y, x:-x].astype(jnp.float32))
+    visible = _visible_share(backdrop, held, focal, view)
     seen = sense_depth(key, clean, jnp.zeros_like(held), steady=steady)
     noise = jax.random.normal(jax.random.fold_in(key, 1), color.shape)
     color = jnp.clip(color + COLOUR_NOISE * noise, 0.0, 1.0)
     return (
         jnp.round(255.0 * color).astype(jnp.uint8),
         jnp.where((clean > 0) & (seen > 0), seen, 0.0),
-        covered,
+        visible,
     )
+
+
+def _visible_share(
+    backdrop: _Backdrop, held: Bool[Array, "h w"], focal: Float[Array, ""], view: Pose
+) -> jax.Array:
+    """Share of the bone that lies in the frame, and behind no hand."""
+    height, width = held.shape
+    points = poses.apply(view, backdrop.points)
+    column, row, inside = _pixels(points, focal, width=width, height=height)
+    free = (inside & ~held[row, column] & backdrop.bone).astype(jnp.float32)
+    return jnp.sum(free) / jnp.maximum(jnp.sum(backdrop.bone.astype(jnp.float32)), 1.0)
+
+
+def _pixels(
+    points: Float[Array, "p 3"], focal: Float[Array, ""], *, width: int, height: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Column and row of points in the camera's frame, and whether they lie in the picture."""
+    z = jnp.maximum(points[:, 2], 1.0)
+    column = jnp.round(focal * points[:, 0] / z + 0.5 * (width - 1)).astype(jnp.int32)
+    row = jnp.round(focal * points[:, 1] / z + 0.5 * (height - 1)).astype(jnp.int32)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return jnp.where(inside, column, 0), jnp.where(inside, row, 0), inside
 
 
 def _project(

@@ -11,7 +11,8 @@ import numpy as np
 from e2r.datasets.recordings import RATE, RecordedFrame, Recording
 from e2r.tracking.summary import frame_errors
 from e2r.tracking.track_files import broken_json, frame_json
-from e2r.tracking.tracker import TrackedFrame, Tracker
+from e2r.tracking.tracked_frame import TrackedFrame
+from e2r.tracking.tracker import Tracker
 from e2r.types import Float, Pose
 
 

@@ -1,4 +1,4 @@
-"""The compiled program that takes a track into a frame."""
+"""The compiled programs of a track: one takes it into the next frame, one recalls it anywhere."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import jax
 import numpy as np
 
+from e2r.geometry import poses
 from e2r.geometry.depth_pixels import Pinhole
-from e2r.registration import tracking
-from e2r.registration.tracking import Evidence, TrackingSettings, TrackState
+from e2r.registration import relocalisation, tracking
+from e2r.registration.tracking import Evidence, SeenBone, TrackingSettings, TrackState
 from e2r.runtime.compile_cache import CachedProgram
-from e2r.types import Array, Surface
+from e2r.types import Array, Pose, Surface
 
 
 @lru_cache(maxsize=4)
-def _program(settings: TrackingSettings) -> CachedProgram[tuple[TrackState, Evidence]]:
+def _follow_program(settings: TrackingSettings) -> CachedProgram[tuple[TrackState, Evidence]]:
     def follow(
         track: TrackState, depth: Array, seconds: Array, camera: Pinhole, surface: Surface
     ) -> tuple[TrackState, Evidence]:
@@ -28,8 +30,25 @@ def _program(settings: TrackingSettings) -> CachedProgram[tuple[TrackState, Evid
     return CachedProgram(follow)
 
 
-class FrameProgram:
-    """Takes tracks into frames of one size; another size compiles another program.
+@lru_cache(maxsize=1)
+def _recall_program() -> CachedProgram[tuple[Pose, Array]]:
+    def recall(
+        before: tuple[Array, Pose, SeenBone], depth: Array, camera: Pinhole
+    ) -> tuple[Pose, Array]:
+        image, levels, bone = before
+        view = relocalisation.view_depth(image, camera)
+        keyframe = relocalisation.make_keyframe(view, tracking.centre_of(levels, bone))
+        motion, score = relocalisation.relocalise(
+            keyframe, relocalisation.view_depth(depth, camera)
+        )
+        moved: Pose = jax.vmap(lambda one: poses.compose(motion, one))(levels)
+        return moved._replace(rotation=jax.vmap(poses.nearest_rotation)(moved.rotation)), score
+
+    return CachedProgram(recall)
+
+
+class FramePrograms:
+    """The programs for frames of one size; another size compiles others.
 
     Args:
       surface: of all levels.
@@ -38,9 +57,9 @@ class FrameProgram:
 
     def __init__(self, surface: Surface, settings: TrackingSettings) -> None:
         self._surface, self._settings = surface, settings
-        self._compiled: tuple[tuple[int, ...], Callable[..., Any]] | None = None
+        self._compiled: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {}
 
-    def __call__(
+    def follow(
         self, track: TrackState, depth: np.ndarray, seconds: float, camera: Pinhole
     ) -> tuple[TrackState, Evidence]:
         """The track in a frame, and the evidence.
@@ -52,7 +71,32 @@ class FrameProgram:
           camera: of the depth.
         """
         arguments = track, depth, np.asarray(seconds, np.float32), camera, self._surface
-        if self._compiled is None or self._compiled[0] != depth.shape:
-            self._compiled = depth.shape, _program(self._settings).prepare(*arguments)
-        found: tuple[TrackState, Evidence] = self._compiled[1](*arguments)
+        program = _follow_program(self._settings)
+        found: tuple[TrackState, Evidence] = self._run("follow", program, depth.shape, arguments)
         return found
+
+    def recall(
+        self, before: tuple[np.ndarray, Pose, SeenBone], depth: np.ndarray, camera: Pinhole
+    ) -> tuple[Pose, float]:
+        """Poses of the levels in a frame that a camera sees from elsewhere, and a score, 0 to 1.
+
+        Args:
+          before: depth of an earlier frame, the poses of the levels in it, and their bone.
+          depth: (H, W) mm, 0 where unseen, as large as the earlier one.
+          camera: of both.
+        """
+        arguments = before, depth, camera
+        pose, score = self._run("recall", _recall_program(), depth.shape, arguments)
+        return jax.tree.map(np.asarray, pose), float(score)
+
+    def _run(
+        self,
+        name: str,
+        program: CachedProgram[Any],
+        shape: tuple[int, ...],
+        arguments: tuple[Any, ...],
+    ) -> Any:
+        """Calls a program; to look it up by its arguments would take longer than to run it."""
+        if name not in self._compiled or self._compiled[name][0] != shape:
+            self._compiled[name] = shape, program.prepare(*arguments)
+        return self._compiled[name][1](*arguments)

@@ -18,7 +18,7 @@ from e2r.simulation.sequence_paths import SequenceConfig
 from e2r.simulation.sequences import SequenceFrame
 from e2r.tracking.finder import Found, ModelFinder
 from e2r.tracking.summary import WRONG_MM, frame_errors, seen_errors
-from e2r.tracking.tracker import TrackedFrame
+from e2r.tracking.tracked_frame import TrackedFrame
 
 VISIBLE = 0.95
 """The wound is visible while so much of its picture is."""

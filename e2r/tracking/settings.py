@@ -15,6 +15,12 @@ class TrackerConfig:
     """while a pose is accepted, a registration of a whole frame checks it so often"""
     retry_seconds: float = 0.3
     """without an accepted pose, a frame is registered so often"""
+    recall_seconds: float = 0.1
+    """a lost or covered track is looked for, where it was seen before, so often"""
+    search_seconds: float = 2.0
+    """and meanwhile a whole frame is registered so often"""
+    recall_score: float = 0.35
+    """a remembered frame is found again where it fits so well, 0 to 1"""
     tracking_share: float = 0.5
     """a frame is tracked while so much of the bone agrees that agreed at the registration"""
     accept_share: float = 0.7
@@ -36,13 +42,15 @@ class TrackerConfig:
         for name in (
             "check_seconds",
             "retry_seconds",
+            "recall_seconds",
+            "search_seconds",
             "lost_seconds",
             "occluded_seconds",
             "agree_mm",
         ):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"tracker.{name} is {getattr(self, name)}; use more than 0")
-        for name in ("tracking_share", "accept_share", "occluded_share"):
+        for name in ("recall_score", "tracking_share", "accept_share", "occluded_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"tracker.{name} is {getattr(self, name)}; use 0 to 1")
         if not 64 <= self.points <= 2**15:

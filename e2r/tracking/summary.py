@@ -10,7 +10,7 @@ import numpy as np
 
 from e2r.evaluation.metrics import distances_apart
 from e2r.evaluation.text_table import text_table
-from e2r.tracking.tracker import TrackedFrame
+from e2r.tracking.tracked_frame import TrackedFrame
 from e2r.types import Float, Pose
 
 WRONG_MM = 5.0

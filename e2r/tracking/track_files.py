@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from e2r.geometry import poses
-from e2r.tracking.tracker import TrackedFrame
+from e2r.tracking.tracked_frame import TrackedFrame
 from e2r.types import Pose
 
 POSES_FILE = "poses.jsonl"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,15 +15,15 @@ from e2r.formats.scenes import RgbdImage
 from e2r.geometry.depth_pixels import Pinhole
 from e2r.registration import tracking
 from e2r.registration.tracking import Evidence, TrackState
-from e2r.tracking import agreement, recall
+from e2r.tracking import agreement
+from e2r.tracking.beside import Beside
 from e2r.tracking.finder import Finder, Found
-from e2r.tracking.frame_program import FrameProgram
+from e2r.tracking.frame_program import FramePrograms
+from e2r.tracking.recall import Remembered, recall_track
 from e2r.tracking.settings import TrackerConfig
+from e2r.tracking.tracked_frame import State, TrackedFrame, TrackedLevel
 from e2r.types import Pose
 
-State: TypeAlias = Literal["searching", "tracking", "occluded", "lost"]
-"""``searching``: nothing was found yet. ``tracking``: the levels are followed. ``occluded``:
-something covers the wound. ``lost``: the levels are not where they were."""
 MIN_REFERENCE = 0.5
 """A registration is dropped unless so much of the bone that it saw agrees in its own frame."""
 STRIDE = 3
@@ -36,28 +35,6 @@ HISTORY = 120
 WORSE = 0.9
 """A registration that is not accepted replaces another one if its evidence is no worse than so much
 of the other's."""
-
-
-class TrackedLevel(NamedTuple):
-    """One level in one frame."""
-
-    pose: Pose  # camera from model
-    expected_tre_mm: float | None  # None without a calibration, or where the level is not seen
-    bound95_mm: float | None  # a larger TRE has a chance of 5 %
-    accepted: bool = False  # whether the pose may be used
-
-
-class TrackedFrame(NamedTuple):
-    """What the tracker says of one frame."""
-
-    number: int
-    seconds: float
-    state: State
-    levels: Mapping[str, TrackedLevel]  # empty unless the levels are followed
-    accepted: bool  # whether the pose of some level may be used
-    agreeing: float  # share of the remembered bone that lies on the model
-    covered: float  # share that something covers
-    latency: float  # seconds from the frame to its poses
 
 
 class _Past(NamedTuple):
@@ -98,17 +75,21 @@ class Tracker:
     ) -> None:
         self._config, self._names = config, list(finder.levels)
         self._finder = finder
-        self._program = FrameProgram(finder.surface, config.tracking)
-        self._pool = ThreadPoolExecutor(1) if beside else None
-        self._pending: Future[_Caught | None] | None = None
+        self._programs = FramePrograms(finder.surface, config.tracking)
+        self._beside = beside
+        self._registering, self._recalling = (
+            Beside[_Caught](thread=beside),
+            Beside[_Caught](thread=beside),
+        )
         self._past: deque[_Past] = deque(maxlen=HISTORY)
         self._lock = threading.Lock()  # of the past frames
         self._track: TrackState | None = None
         self._found: Found | None = None  # the registration behind the track
         self._reference = 1.0  # share of the bone that agreed in the first frame after it
         self._registered = -np.inf  # seconds of the frame that was last registered
+        self._recalled = -np.inf  # seconds of the frame in which the track was last looked for
         self._confirmed = False  # whether a second registration agreed
-        self._lost: _Caught | None = None  # the last track that was confirmed, when it was lost
+        self._remembered: Remembered | None = None  # the last track that was confirmed
         self._doubts: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
         self._agreed = -np.inf  # seconds of the last frame that agreed
         self._covered = -np.inf  # seconds of the last frame that was covered
@@ -126,9 +107,9 @@ class Tracker:
         self.close()
 
     def close(self) -> None:
-        """Waits for a registration that still runs beside."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        """Waits for what still runs beside."""
+        self._registering.close()
+        self._recalling.close()
 
     def update(self, image: RgbdImage, seconds: float) -> TrackedFrame:
         """Takes the next frame.
@@ -152,12 +133,13 @@ class Tracker:
         depth = np.asarray(image.depth, np.float32)
         if not self._number:
             self._seconds = seconds
-        self._take_result()
+        self._take_results()
         state, evidence = self._advance(depth, seconds)
+        self._state = state
         self._remember(depth, seconds, state)
-        if (depth > 0).any() and self._wants_registration(state, seconds):
-            self._register(image, seconds)
-            if self._pool is None and self._take_result():
+        if (depth > 0).any():
+            self._look(image, state, seconds)
+            if not self._beside and self._take_results():
                 with self._lock:
                     self._past.pop()
                 self._seconds = seconds  # the new track has come to this frame
@@ -197,7 +179,6 @@ class Tracker:
         else:
             gone = seconds - max(self._agreed, self._covered) > config.lost_seconds
         if gone:
-            self._lost = self._confirmed_track() or self._lost
             self._track = None
         return ("lost" if gone else "occluded"), evidence
 
@@ -205,68 +186,51 @@ class Tracker:
         self, track: TrackState, depth: np.ndarray, seconds: float
     ) -> tuple[TrackState, Evidence]:
         """Takes a track into a frame."""
-        return self._program(track, depth, seconds, self._camera)
+        return self._programs.follow(track, depth, seconds, self._camera)
 
-    def _wants_registration(self, state: State, seconds: float) -> bool:
-        if self._pending is not None:
-            return False
+    def _look(self, image: RgbdImage, state: State, seconds: float) -> None:
+        """Looks for the remembered track in a frame, and registers it, where that is due."""
+        config, number = self._config, self._number
+        gone = state in ("lost", "occluded") and self._remembered is not None
+        if gone and not self._recalling.busy and seconds - self._recalled >= config.recall_seconds:
+            self._recalled = seconds
+            self._recalling.start(partial(self._recall, number))
         calm = state == "tracking" and self._confirmed and self._is_known()
-        period = self._config.check_seconds if calm else self._config.retry_seconds
-        return seconds - self._registered >= period
-
-    def _register(self, image: RgbdImage, seconds: float) -> None:
-        """Registers a frame, beside the next ones or at once."""
-        self._registered = seconds
-        if self._pool is not None:
-            self._pending = self._pool.submit(self._search, image, self._number)
-            return
-        self._pending = Future()
-        self._pending.set_result(self._search(image, self._number))
+        period = config.check_seconds if calm else config.retry_seconds
+        period = config.search_seconds if gone else period
+        if not self._registering.busy and seconds - self._registered >= period:
+            self._registered = seconds
+            self._registering.start(partial(self._search, image, number))
 
     def _search(self, image: RgbdImage, number: int) -> _Caught | None:
         """Registers a frame, and follows its levels through the frames that came since."""
-        found = self._finder.find(image, number)
-        if found is None:
+        found, first = self._finder.find(image, number), self._frame(number)
+        if found is None or first is None:
             return None
-        first = next((one for one in self._frames() if one.number == number), None)
-        if first is None:
-            return None
-        recalled = self._recall(found, first)
-        if recalled is not None:
-            return self._catch_up(recalled)
         track = tracking.start_track(found.pose, found.bone)
         track, evidence = self._follow(track, first.depth, 0.0)
         reference = float(evidence.agreeing)
         if reference < MIN_REFERENCE:
             return None
+        if self._remembered is None:  # compiles, while nothing waits for it
+            self._programs.recall((first.depth, found.pose, found.bone), first.depth, self._camera)
         caught = _Caught(found, track, reference, reference, number, first.seconds)
         return caught if self._state == "tracking" else self._catch_up(caught)
 
-    def _recall(self, found: Found, first: _Past) -> _Caught | None:
-        """The track of before, if a registration that is weak, or some levels off, leads to it."""
-        lost = self._confirmed_track() if self._state == "occluded" else self._lost
-        if lost is None or self._state not in ("lost", "occluded"):
+    def _recall(self, number: int) -> _Caught | None:
+        """The remembered track in a frame, followed through those that came since."""
+        first, old = self._frame(number), self._remembered
+        if first is None or old is None:
             return None
-        level = int(np.argmax(agreement.bone_weights(found, len(self._names))))
-        surface, best = self._finder.surface, None
-        for pose in recall.places(found.pose, level, lost.track.posture, surface):
-            track = tracking.start_track(pose, lost.found.bone)
-            track = track._replace(posture=lost.track.posture)
-            track, evidence = self._follow(track, first.depth, 0.0)
-            agreeing = float(evidence.agreeing)
-            if best is None or agreeing > best.agreeing:
-                best = lost._replace(
-                    track=track, agreeing=agreeing, number=first.number, seconds=first.seconds
-                )
-        enough = best is not None and (best.agreeing >= self._config.accept_share * lost.reference)
-        return best if enough else None
-
-    def _confirmed_track(self) -> _Caught | None:
-        """The track as it is; None if no second registration agreed."""
-        track, found = self._track, self._found
-        if track is None or found is None or not self._confirmed:
+        recalled = recall_track(
+            old, first.depth, self._camera, programs=self._programs, config=self._config
+        )
+        if recalled is None:
             return None
-        return _Caught(found, track, self._reference, 0.0, self._number, self._seconds)
+        track, agreeing = recalled
+        return self._catch_up(
+            _Caught(old.found, track, old.reference, agreeing, number, first.seconds)
+        )
 
     def _catch_up(self, caught: _Caught) -> _Caught:
         """Follows a registration to the latest frame, and leaves most of those between out."""
@@ -286,13 +250,18 @@ class Tracker:
         with self._lock:
             return list(self._past)
 
-    def _take_result(self) -> bool:
-        """Takes a registration that is done; whether a track begins with it."""
-        if self._pending is None or not self._pending.done():
-            return False
-        caught, self._pending = self._pending.result(), None
-        if caught is None:
-            return False
+    def _frame(self, number: int) -> _Past | None:
+        return next((one for one in self._frames() if one.number == number), None)
+
+    def _take_results(self) -> bool:
+        """Takes what is done; whether a track begins with it."""
+        recalled = self._recalling.take()
+        again = recalled is not None and self._state != "tracking" and self._begin(recalled)
+        caught = self._registering.take()
+        return (caught is not None and self._take_registration(caught)) or again
+
+    def _take_registration(self, caught: _Caught) -> bool:
+        """Takes a registration; whether a track begins with it."""
         found = caught.found
         if self._track is None:
             # A hand, or what is left of the wound, is worse evidence than the wound was.
@@ -301,13 +270,13 @@ class Tracker:
             return not worse and self._begin(caught)
         if self._state != "tracking":
             return found.prediction.accepted and self._begin(caught)
-        then = next((one.pose for one in self._frames() if one.number == found.number), None)
-        if then is None:  # it was covered then, and is followed now
+        past = self._frame(found.number)
+        if past is None or past.pose is None:  # it was covered then, and is followed now
             return False
-        apart = agreement.distances(then, found.pose, self._finder.surface)
+        apart = agreement.distances(past.pose, found.pose, self._finder.surface)
         weights = agreement.bone_weights(found, len(self._names))
         if float(np.sum(weights * apart) / max(weights.sum(), 1e-6)) <= self._config.agree_mm:
-            self._track = self._confirm(self._track, caught, then)
+            self._track = self._confirm(self._track, caught, past)
             expected = (
                 agreement.expected(found, self._names) if found.prediction.accepted else apart
             )
@@ -332,26 +301,30 @@ class Tracker:
             self._doubts.append(agreement.expected(caught.found, self._names))
         self._track, self._found, self._agreed = caught.track, caught.found, caught.seconds
         self._reference, self._confirmed = caught.reference, False
+        self._state = "tracking"
         return True
 
-    def _confirm(self, track: TrackState, caught: _Caught, then: Pose) -> TrackState:
+    def _confirm(self, track: TrackState, caught: _Caught, past: _Past) -> TrackState:
         """The track with bone and posture of a registration that agrees with it."""
-        found = caught.found
-        level = int(np.argmax(agreement.bone_weights(found, len(self._names))))
-        # On the host: an operation of JAX by itself is compiled, and holds up a frame for a second.
-        now, before = (
-            Pose(*(np.asarray(leaf)[level] for leaf in pose)) for pose in (track.pose, then)
-        )
-        turn = now.rotation @ before.rotation.T
-        posture = Pose(
-            turn @ found.pose.rotation,
-            (found.pose.translation - before.translation) @ turn.T + now.translation,
-        )
+        found, then = caught.found, past.pose
+        assert then is not None
         self._confirmed = True
-        if self._is_known() and not found.prediction.accepted:
-            return track
-        self._found, self._reference = found, caught.reference
-        return track._replace(posture=posture, bone=found.bone)
+        if found.prediction.accepted or not self._is_known():
+            level = int(np.argmax(agreement.bone_weights(found, len(self._names))))
+            # On the host: an operation of JAX by itself is compiled, and holds up a frame.
+            now, before = (
+                Pose(*(np.asarray(leaf)[level] for leaf in pose)) for pose in (track.pose, then)
+            )
+            turn = now.rotation @ before.rotation.T
+            posture = Pose(
+                turn @ found.pose.rotation,
+                (found.pose.translation - before.translation) @ turn.T + now.translation,
+            )
+            self._found, self._reference = found, caught.reference
+            track = track._replace(posture=posture, bone=found.bone)
+        if self._found is not None:
+            self._remembered = Remembered(self._found, track, self._reference, past.depth, then)
+        return track
 
     def _report(
         self,

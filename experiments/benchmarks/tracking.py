@@ -55,7 +55,8 @@ from e2r.tracking.measures import (
 from e2r.tracking.peers import PEERS, follow_by_peer
 from e2r.tracking.settings import TrackerConfig
 from e2r.tracking.summary import WRONG_MM, score
-from e2r.tracking.tracker import TrackedFrame, Tracker
+from e2r.tracking.tracked_frame import TrackedFrame
+from e2r.tracking.tracker import Tracker
 from e2r.training.trained_model import PACKAGED
 
 STILL: dict[str, Any] = {"path": "static", "hands": 0, "cuts": 0, "breathing_mm": 0.0}

@@ -9,7 +9,7 @@ from e2r.datasets.case import vertex_targets
 from e2r.geometry import poses
 from e2r.tracking.summary import Scored, frame_errors, score, seen_errors, summary_table
 from e2r.tracking.track_files import open_track, tum_line
-from e2r.tracking.tracker import TrackedFrame, TrackedLevel
+from e2r.tracking.tracked_frame import TrackedFrame, TrackedLevel
 from e2r.types import Pose
 from tests import ellipsoid_scene as scene
 

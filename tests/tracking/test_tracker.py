@@ -1,6 +1,7 @@
 """The tracker's states: what it says of each frame, and when it registers anew."""
 
 import threading
+import time
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from e2r.evaluation.predictions import LevelEstimate, Prediction
 from e2r.geometry import surfaces
 from e2r.registration import tracking as following
-from e2r.tracking import recall, tracker
+from e2r.tracking import tracker
 from e2r.tracking.finder import Found
 from e2r.tracking.settings import TrackerConfig
 from tests import ellipsoid_scene as scene
@@ -60,7 +61,7 @@ def follow(finder):
         yield lambda depth: one.update(scene.image(depth), next(number) / 30)
 
 
-SEEN = scene.depth_image(HERE)
+SEEN = scene.depth_image(HERE, moving_plane=True)
 COVERED = np.full_like(SEEN, 300.0)
 AWAY = scene.depth_image(scene.level_poses(shift=(900.0, 0.0, 0.0)))
 
@@ -120,7 +121,7 @@ def test_a_wound_that_is_gone_is_lost_and_found(follow, finder):
     assert states[-1] == "lost" and states[0] != "tracking"
     assert follow(AWAY).levels == {}
     finder.answers = [scene.level_poses(shift=(-30.0, 10.0, -20.0), bend=0.05)]
-    moved = scene.depth_image(finder.answers[0])
+    moved = scene.depth_image(finder.answers[0], moving_plane=True)
     frames = [follow(moved) for _ in range(9)]
     assert frames[-1].state == "tracking" and frames[-1].accepted
 
@@ -149,7 +150,8 @@ def test_frames_are_not_held_up_by_a_registration_beside(finder):
         early = [one.update(scene.image(SEEN), number / 30) for number in range(5)]
         assert {frame.state for frame in early} == {"searching"}
         finder.wait.set()
-        one._pending.result(30)
+        while not one._registering._pending.done():
+            time.sleep(0.01)
         late = one.update(scene.image(SEEN), 6 / 30)
         assert late.state == "tracking" and finder.asked[0] == 0
 
@@ -203,26 +205,37 @@ def test_a_level_that_a_registration_finds_elsewhere_is_not_accepted(follow, fin
     assert accepted[-1] == set(scene.LEVELS)  # three more agreed
 
 
-def test_a_lost_track_is_recalled_though_the_registration_is_a_level_off(follow, finder):
+def test_a_lost_track_is_recalled_by_the_scene_around_it(follow, finder):
     assert [follow(SEEN).accepted for _ in range(4)][-1]
-    finder.answers = [None]
+    finder.answers = [None]  # no registration helps
     assert [follow(AWAY).state for _ in range(15)][-1] == "lost"
-    there = scene.level_poses(shift=(-30.0, 10.0, -20.0), bend=0.05)
-    centres = recall.level_centres(finder.surface, len(scene.LEVELS))
-    off = jax.tree.map(np.array, there)
-    step = there.rotation[1] @ (centres[0] - centres[1])
-    off.translation[:] += step.astype(np.float32)  # every level lies where the next one is
-    finder.answers, finder.accepts = [off], [False]
-    frame = [follow(scene.depth_image(there)) for _ in range(8)][-1]
-    assert frame.state == "tracking" and not frame.accepted  # no second registration agreed
-    found = frame.levels["L2"].pose
-    np.testing.assert_allclose(found.translation, there.translation[1], atol=1.0)
+    there = scene.level_poses(turn=(0.1, 0.0, 0.6), shift=(-30.0, 10.0, -20.0), bend=0.05)
+    frames = [follow(scene.depth_image(there, moving_plane=True)) for _ in range(8)]
+    assert frames[4].state == frames[-1].state == "tracking"
+    assert not frames[-1].accepted  # no second registration agreed
+    found = jax.tree.map(
+        lambda *leaves: np.stack(leaves), *(frames[-1].levels[name].pose for name in scene.LEVELS)
+    )
+    assert scene.apart(found, there).max() < 0.5
+    finder.answers = [there]
+    assert [follow(scene.depth_image(there, moving_plane=True)) for _ in range(8)][-1].accepted
 
 
 def test_a_hand_hides_a_move_and_the_track_is_recalled_before_it_is_lost(follow, finder):
     assert [follow(SEEN).accepted for _ in range(4)][-1]
     nearer = scene.level_poses(shift=(0.0, 0.0, -40.0), bend=0.05)  # covers the remembered place
-    finder.answers, finder.accepts = [nearer], [False]
+    finder.answers = [None]
     states = [follow(COVERED).state for _ in range(3)]
-    frames = [follow(scene.depth_image(nearer)) for _ in range(8)]
-    assert states[-1] == "occluded" and frames[-1].state == "tracking" and frames[-1].accepted
+    frame = [follow(scene.depth_image(nearer, moving_plane=True)) for _ in range(8)][-1]
+    assert states[-1] == "occluded" and frame.state == "tracking"
+    assert abs(float(frame.levels["L1"].pose.translation[2]) - 360.0) < 0.5
+
+
+def test_a_wound_of_another_patient_is_not_recalled(follow, finder):
+    assert [follow(SEEN).accepted for _ in range(4)][-1]
+    finder.answers = [None]
+    v, u = np.mgrid[: scene.HEIGHT, : scene.WIDTH]
+    hump = np.exp(-((u - 60.0) ** 2 / 1500.0 + (v - 70.0) ** 2 / 400.0))
+    other = np.float32(scene.PLANE_MM - 50.0 * hump)
+    assert [follow(AWAY).state for _ in range(15)][-1] == "lost"
+    assert {follow(other).state for _ in range(10)} == {"lost"}

@@ -19,6 +19,7 @@ from e2r.tracking import agreement
 from e2r.tracking.beside import Beside
 from e2r.tracking.finder import Finder, Found
 from e2r.tracking.frame_program import FramePrograms
+from e2r.tracking.merging import merge
 from e2r.tracking.recall import Remembered, recall_track
 from e2r.tracking.settings import TrackerConfig
 from e2r.tracking.tracked_frame import State, TrackedFrame, TrackedLevel
@@ -30,6 +31,8 @@ STRIDE = 3
 """Of the frames that came during a registration, so many are taken as one."""
 REMEMBERED = 3
 """A level is doubted by the worst of so many registrations: one alone may be sure and wrong."""
+MERGED = 4
+"""The remembered bone is that of the last registrations, about so many."""
 HISTORY = 120
 """Frames that are kept for a registration that began with one of them."""
 WORSE = 0.9
@@ -88,6 +91,7 @@ class Tracker:
         self._reference = 1.0  # share of the bone that agreed in the first frame after it
         self._registered = -np.inf  # seconds of the frame that was last registered
         self._recalled = -np.inf  # seconds of the frame in which the track was last looked for
+        self._merged = 1  # registrations that make up the remembered bone
         self._confirmed = False  # whether a second registration agreed
         self._remembered: Remembered | None = None  # the last track that was confirmed
         self._doubts: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
@@ -300,7 +304,7 @@ class Tracker:
             self._doubts.clear()
             self._doubts.append(agreement.expected(caught.found, self._names))
         self._track, self._found, self._agreed = caught.track, caught.found, caught.seconds
-        self._reference, self._confirmed = caught.reference, False
+        self._reference, self._confirmed, self._merged = caught.reference, False, 1
         self._state = "tracking"
         return True
 
@@ -310,18 +314,12 @@ class Tracker:
         assert then is not None
         self._confirmed = True
         if found.prediction.accepted or not self._is_known():
-            level = int(np.argmax(agreement.bone_weights(found, len(self._names))))
-            # On the host: an operation of JAX by itself is compiled, and holds up a frame.
-            now, before = (
-                Pose(*(np.asarray(leaf)[level] for leaf in pose)) for pose in (track.pose, then)
-            )
-            turn = now.rotation @ before.rotation.T
-            posture = Pose(
-                turn @ found.pose.rotation,
-                (found.pose.translation - before.translation) @ turn.T + now.translation,
-            )
-            self._found, self._reference = found, caught.reference
-            track = track._replace(posture=posture, bone=found.bone)
+            first = found.prediction.accepted and not self._is_known()
+            self._merged = 1 if first else min(self._merged + 1, MERGED)
+            share = 1.0 / self._merged
+            track = merge(track, found, share)
+            self._reference += share * (caught.reference - self._reference)
+            self._found = found
         if self._found is not None:
             self._remembered = Remembered(self._found, track, self._reference, past.depth, then)
         return track

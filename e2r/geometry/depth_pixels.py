@@ -15,10 +15,10 @@ import numpy as np
 from e2r.types import Array, Bool, Float
 
 REACH = 3
-"""Pixels of the window to each side."""
+"""Pixels of the window to each side; it holds every second one, and the middle."""
 SAME_SURFACE_MM = 6.0
 """A pixel of the window belongs to the plane if its depth differs by less from the middle one."""
-MIN_PIXELS = 12
+MIN_PIXELS = 5
 """Pixels to which a plane is fitted, at least."""
 
 
@@ -61,10 +61,10 @@ def read_pixels(
     inside = before & (u >= REACH) & (u < width - REACH) & (v >= REACH) & (v < height - REACH)
     u = jnp.where(inside, u, REACH).astype(jnp.int32)
     v = jnp.where(inside, v, REACH).astype(jnp.int32)
-    offset = np.arange(-REACH, REACH + 1, dtype=np.int32)
-    across, down = (grid.ravel() for grid in np.meshgrid(offset, offset))
+    offset = np.arange(-REACH, REACH + 1, 2, dtype=np.int32)
+    across, down = (np.append(grid, np.int32(0)) for grid in np.meshgrid(offset, offset))
     window = depth[v[:, None] + down[None], u[:, None] + across[None]]
-    middle = window[:, window.shape[1] // 2]
+    middle = window[:, -1]
     measured = middle > 0
     near = (window > 0) & (jnp.abs(window - middle[:, None]) < SAME_SURFACE_MM)
     weights = near.astype(depth.dtype)

@@ -19,13 +19,15 @@ import numpy as np
 from e2r.geometry import correspondences, depth_pixels, poses
 from e2r.geometry.depth_pixels import Pinhole, PixelPoints
 from e2r.registration import iterate, kernels, steps
-from e2r.registration.levels import mean_pose, score_levels
+from e2r.registration.levels import mean_pose
 from e2r.types import Array, Float, Int, LevelPoses, MaskedCloud, Pose, Surface
 
 LEVER_MM = 50.0
 """Arm at which a turn of the motion counts as a shift."""
 NEAR_MM = 10.0
 """Levels nearer to each other pull no stronger than these, mm."""
+LEVEL_POINTS = 512
+"""Points by which a level moves by itself, at most."""
 LEVEL_NOISE, LEVEL_GAIN = 3.0, 0.3
 """A level by itself is held by fewer points: its noise, as a multiple of that of the motion of all,
 and the share of it that is believed."""
@@ -76,10 +78,10 @@ class TrackingSettings:
 
 
 class SeenBone(NamedTuple):
-    """Points of the model that a registration saw, N of them, padded by weight 0."""
+    """Points of the model that a registration saw, N of them, level by level; 0 weighs padding."""
 
     points: Float[Array, "n 3"]  # mm, model frame
-    levels: Int[Array, "n"]  # index of each point's level
+    levels: Int[Array, "n"]  # index of each point's level, ascending
     weights: Float[Array, "n"]  # mask weight times robust weight
 
 
@@ -128,7 +130,9 @@ def remember_bone(
     square = squares[best, rows]
     found = jnp.isfinite(square)
     robust = kernels.welsch(jnp.where(found, square, 0.0), cloud.weights, scale_mm)
-    return SeenBone(points[best, rows], best, jnp.where(found, cloud.weights * robust, 0.0))
+    weights = jnp.where(found, cloud.weights * robust, 0.0)
+    order = jnp.argsort(best)
+    return SeenBone(points[best, rows][order], best[order], weights[order])
 
 
 def start_track(levels: Pose, bone: SeenBone) -> TrackState:
@@ -259,14 +263,14 @@ def _step_each(
         current, state.posture
     )
 
-    def one(level: Array, pose: Pose, posture: Pose) -> Pose:
+    def one(level: Array, rows: Array, pose: Pose, posture: Pose) -> Pose:
         carried = jax.vmap(lambda motion: poses.compose(motion, posture))(motions)
         mean = mean_pose(carried, near[level], centres[level], fallback=pose)
         anchor = steps.Anchor(mean, settings.posture_weight)
         own = jnp.where(bone.levels == level, cloud.weights, 0.0)
+        mine = iterate.take_rows(cloud._replace(weights=own), rows)
 
         def body(pose: Pose, _: None) -> tuple[Pose, None]:
-            mine = cloud._replace(weights=own)
             scale = settings.last_scale_mm
             return steps.symmetric(mine, surface, pose, scale, anchor=anchor).pose, None
 
@@ -274,8 +278,32 @@ def _step_each(
         return after
 
     levels = jnp.arange(count, dtype=jnp.int32)
-    after = jax.vmap(one)(levels, current, state.posture)
-    return score_levels(cloud, surface, after, scale=settings.last_scale_mm)
+    after = jax.vmap(one)(levels, _rows_of_levels(bone, count), current, state.posture)
+    return _score_each(cloud, surface, after, bone, scale=settings.last_scale_mm)
+
+
+def _rows_of_levels(bone: SeenBone, count: int) -> jax.Array:
+    """Rows of each level's first points, (L, LEVEL_POINTS); others' where it has fewer."""
+    last = len(bone.levels) - 1
+    first = jnp.searchsorted(bone.levels, jnp.arange(count, dtype=bone.levels.dtype))
+    some = np.arange(min(LEVEL_POINTS, last + 1), dtype=np.int32)
+    return jnp.minimum(first[:, None] + some[None], last)
+
+
+def _score_each(
+    cloud: MaskedCloud, surface: Surface, several: Pose, bone: SeenBone, *, scale: float
+) -> LevelPoses:
+    """Inlier weight and residual of each level's pose on its own points."""
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[bone.levels], several)
+    queries = jax.vmap(poses.apply_inverse)(own, cloud.points)
+    match = correspondences.project(surface, queries)
+    square = jnp.sum(jnp.square(queries - match.points), axis=1)
+    weights = jnp.where(match.levels == bone.levels, cloud.weights, 0.0)
+    share = weights * kernels.welsch(square, weights, scale)
+    zero = jnp.zeros(several.translation.shape[0], share.dtype)
+    total, squares = (zero.at[bone.levels].add(value) for value in (share, share * square))
+    mean = squares / jnp.maximum(total, 1e-6)
+    return LevelPoses(several, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
 
 
 def _middle_level(weights: Float[Array, "n"], bone: SeenBone, pose: Pose) -> jax.Array:

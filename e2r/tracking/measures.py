@@ -19,6 +19,7 @@ from e2r.simulation.sequences import SequenceFrame
 from e2r.tracking.finder import Found, ModelFinder
 from e2r.tracking.summary import WRONG_MM, frame_errors, seen_errors
 from e2r.tracking.tracked_frame import TrackedFrame
+from e2r.tracking.tracker import Tracker
 
 VISIBLE = 0.95
 """The wound is visible while so much of its picture is."""
@@ -77,6 +78,35 @@ def alone_errors(
         values.append(float(np.mean(errors)))
         numbers.append(number)
     return values, numbers, seconds
+
+
+class _Once:
+    """A finder that finds the first frame, and then nothing."""
+
+    def __init__(self, finder: ModelFinder, first: Found) -> None:
+        self.levels, self.surface = finder.levels, finder.surface
+        self._first = first
+
+    def find(self, image: RgbdImage, number: int) -> Found | None:
+        return self._first if number == 0 else None
+
+
+def undisturbed_seconds(played: Played, finder: ModelFinder) -> list[float]:
+    """Latencies (s) of a track with no registration beside it, until a frame is hidden.
+
+    Args:
+      played: the recording.
+      finder: of its model.
+    """
+    if played.first is None:
+        return []
+    seconds: list[float] = []
+    with Tracker(_Once(finder, played.first), beside=False) as tracker:
+        for frame, image in zip(played.frames, played.images, strict=True):
+            if frame.visible < VISIBLE:
+                break
+            seconds.append(tracker.update(image, frame.seconds).latency)
+    return seconds[1:]  # the first one waits for the registration
 
 
 def recoveries(played: Played, errors: Sequence[dict[str, float]]) -> list[tuple[str, float]]:

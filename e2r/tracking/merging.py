@@ -29,13 +29,18 @@ def merge(track: TrackState, found: Found, share: float) -> TrackState:
     left, _, right = np.linalg.svd(rotation)
     shift = (1.0 - share) * before.translation + share * after.translation
     taken = np.random.default_rng(found.number).random(len(found.bone.weights)) < share
-    points, levels, weights = (
-        np.where(taken.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-        for new, old in zip(map(np.asarray, found.bone), map(np.asarray, track.bone), strict=True)
+    mixed = SeenBone(
+        *(
+            np.where(taken.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+            for new, old in zip(
+                map(np.asarray, found.bone), map(np.asarray, track.bone), strict=True
+            )
+        )
     )
+    order = np.argsort(mixed.levels, kind="stable")
     return track._replace(
         posture=Pose((left @ right).astype(np.float32), shift.astype(np.float32)),
-        bone=SeenBone(points, levels, weights),
+        bone=SeenBone(*(leaf[order] for leaf in mixed)),
     )
 
 

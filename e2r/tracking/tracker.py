@@ -301,10 +301,11 @@ class Tracker:
         if caught.agreeing < self._config.tracking_share * caught.reference:
             return False
         if caught.found is not self._found:
+            self._merged = 1
             self._doubts.clear()
             self._doubts.append(agreement.expected(caught.found, self._names))
         self._track, self._found, self._agreed = caught.track, caught.found, caught.seconds
-        self._reference, self._confirmed, self._merged = caught.reference, False, 1
+        self._reference, self._confirmed = caught.reference, False
         self._state = "tracking"
         return True
 

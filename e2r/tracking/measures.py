@@ -113,10 +113,13 @@ def recoveries(played: Played, errors: Sequence[dict[str, float]]) -> list[tuple
     """Kind and seconds of each recovery; infinite where the levels are not found again."""
     visible = np.array([frame.visible for frame in played.frames])
     right = np.array([bool(e) and max(e.values()) < WRONG_MM for e in errors])
+    followed = [t is not None and t.state == "tracking" for t in played.tracked]
     found = []
     for number in range(1, len(visible)):
         if not (visible[number] >= VISIBLE > visible[number - 1]):
             continue
+        if not any(followed[:number]):
+            continue  # nothing was found yet that could be lost
         until = number
         while until < len(visible) and visible[until] >= VISIBLE:
             until += 1

@@ -17,8 +17,8 @@ class TrackerConfig:
     """without an accepted pose, a frame is registered so often"""
     recall_seconds: float = 0.1
     """a lost or covered track is looked for, where it was seen before, so often"""
-    search_seconds: float = 2.0
-    """and meanwhile a whole frame is registered so often"""
+    recalls: int = 10
+    """after so many vain looks a whole frame is registered"""
     recall_score: float = 0.35
     """a remembered frame is found again where it fits so well, 0 to 1"""
     tracking_share: float = 0.5
@@ -43,7 +43,6 @@ class TrackerConfig:
             "check_seconds",
             "retry_seconds",
             "recall_seconds",
-            "search_seconds",
             "lost_seconds",
             "occluded_seconds",
             "agree_mm",
@@ -53,5 +52,7 @@ class TrackerConfig:
         for name in ("recall_score", "tracking_share", "accept_share", "occluded_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"tracker.{name} is {getattr(self, name)}; use 0 to 1")
+        if self.recalls < 0:
+            raise ValueError(f"tracker.recalls is {self.recalls}; use 0 or more")
         if not 64 <= self.points <= 2**15:
             raise ValueError(f"tracker.points is {self.points}; use 64 to 32768")

@@ -91,6 +91,7 @@ class Tracker:
         self._reference = 1.0  # share of the bone that agreed in the first frame after it
         self._registered = -np.inf  # seconds of the frame that was last registered
         self._recalled = -np.inf  # seconds of the frame in which the track was last looked for
+        self._tries = 0  # to recall the track, in vain, since it was lost or the last registration
         self._merged = 1  # registrations that make up the remembered bone
         self._confirmed = False  # whether a second registration agreed
         self._remembered: Remembered | None = None  # the last track that was confirmed
@@ -141,7 +142,9 @@ class Tracker:
         state, evidence = self._advance(depth, seconds)
         self._state = state
         self._remember(depth, seconds, state)
-        if (depth > 0).any():
+        if not (depth > 0).any():
+            self._tries = 0
+        else:
             self._look(image, state, seconds)
             if not self._beside and self._take_results():
                 with self._lock:
@@ -193,17 +196,20 @@ class Tracker:
         return self._programs.follow(track, depth, seconds, self._camera)
 
     def _look(self, image: RgbdImage, state: State, seconds: float) -> None:
-        """Looks for the remembered track in a frame, and registers it, where that is due."""
+        """Looks for the remembered track in a frame, or registers it, where that is due."""
         config, number = self._config, self._number
         gone = state in ("lost", "occluded") and self._remembered is not None
-        if gone and not self._recalling.busy and seconds - self._recalled >= config.recall_seconds:
-            self._recalled = seconds
-            self._recalling.start(partial(self._recall, number))
+        self._tries = self._tries if gone else 0
+        if self._registering.busy or self._recalling.busy:
+            return  # both at once would hold up the frames
         calm = state == "tracking" and self._confirmed and self._is_known()
         period = config.check_seconds if calm else config.retry_seconds
-        period = config.search_seconds if gone else period
-        if not self._registering.busy and seconds - self._registered >= period:
-            self._registered = seconds
+        if gone and self._tries < config.recalls:
+            if seconds - self._recalled >= config.recall_seconds:
+                self._recalled, self._tries = seconds, self._tries + 1
+                self._recalling.start(partial(self._recall, number))
+        elif seconds - self._registered >= period:
+            self._registered, self._tries = seconds, 0
             self._registering.start(partial(self._search, image, number))
 
     def _search(self, image: RgbdImage, number: int) -> _Caught | None:

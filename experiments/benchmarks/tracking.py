@@ -2,7 +2,7 @@
 
 Command:  python -m experiments.benchmarks.tracking --output runs/tracking
 Time:     about 80 minutes on two cores, most of it for drawing the frames
-Expect:   latency 10 ms in the median; 1.3 mm tracked, 1.9 mm alone (three recordings)
+Expect:   latency 8 to 10 ms in the median; 0.98 mm tracked, 1.00 mm alone (four recordings)
 
 Half of the recordings have a hand, a cut, or both; every fourth has neither, and nothing moves in
 it. Further, shorter recordings have a hand or a cut every two seconds. Each is drawn before it is

@@ -25,8 +25,8 @@ RADIUS_MM = 90.0
 """A keyframe keeps what lies so near to its middle."""
 POINTS, FEW = 1024, 256
 """Points of a keyframe, and of the first descent."""
-ACROSS, DOWN = 7, 5
-"""Pixels that are tried for the middle."""
+PLACES = 36
+"""Pixels that are tried for the middle, evenly over those that are seen."""
 ROLLS = np.deg2rad(np.arange(-60.0, 61.0, 20.0)).astype(np.float32)
 """Turns about the line of sight that are tried, rad."""
 FIRST_SCALES = np.geomspace(20.0, 6.0, 8).astype(np.float32)
@@ -141,11 +141,7 @@ def relocalise(keyframe: Keyframe, view: DepthView) -> tuple[Pose, Float[Array, 
 
 def _starts(view: DepthView, middle: Float[Array, "3"]) -> Pose:
     """Motions that take the middle to the scene at some pixels, at some rolls."""
-    height, width, _ = view.points.shape
-    columns = ((np.arange(ACROSS) + 0.5) / ACROSS * width).astype(np.int32)
-    rows = ((np.arange(DOWN) + 0.5) / DOWN * height).astype(np.int32)
-    down, across = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing="ij"))
-    targets = jnp.repeat(view.points[down, across], len(ROLLS), axis=0)
+    targets = jnp.repeat(_spread(view), len(ROLLS), axis=0)
     sight = middle / jnp.sqrt(jnp.sum(middle * middle))
 
     def one(target: Array, roll: Array) -> Pose:
@@ -155,9 +151,24 @@ def _starts(view: DepthView, middle: Float[Array, "3"]) -> Pose:
         rotation = swing @ poses.exp_rotation(roll * sight)
         return Pose(rotation, target - rotation @ middle)
 
-    rolls = jnp.tile(jnp.asarray(ROLLS), len(down))
+    rolls = jnp.tile(jnp.asarray(ROLLS), PLACES)
     found: Pose = jax.vmap(one)(targets, rolls)
     return found
+
+
+def _spread(view: DepthView) -> jax.Array:
+    """Points of the view (PLACES, 3) that are seen, at even distances along Morton's curve."""
+    height, width, _ = view.points.shape
+    bits = 2 ** np.arange(16)
+    rows, columns = (
+        (grid.reshape(-1, 1) // bits % 2) @ (bits * bits) for grid in np.mgrid[:height, :width]
+    )
+    order = np.argsort(2 * rows + columns).astype(np.int32)
+    seen = jnp.sum(jnp.square(view.normals), axis=2).reshape(-1)[order] > 0
+    count = jnp.cumsum(seen.astype(jnp.float32))
+    ranks = (np.arange(PLACES, dtype=np.float32) + 0.5) / PLACES * count[-1]
+    found = jnp.minimum(jnp.searchsorted(count, ranks), len(order) - 1)
+    return view.points.reshape(-1, 3)[jnp.asarray(order)[found]]
 
 
 def _pairs(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e2r.types import Array, Bool, Float
+from e2r.types import Array, Bool, Float, Int
 
 REACH = 3
 """Pixels of the window to each side; it holds every second one, and the middle."""
@@ -41,6 +41,29 @@ class PixelPoints(NamedTuple):
     ahead: Float[Array, "n"]  # mm by which the scene lies before the projected point
 
 
+def find_pixels(
+    points: Float[Array, "n 3"], camera: Pinhole, shape: tuple[int, int], *, margin: int = 0
+) -> tuple[Int[Array, "n"], Int[Array, "n"], Bool[Array, "n"]]:
+    """Row and column of the pixel to which each point projects, and whether it is in the picture.
+
+    Args:
+      points: mm, camera frame.
+      camera: of the picture.
+      shape: its height and width.
+      margin: pixels at each border that count as outside; what is outside gets the pixel there.
+    """
+    height, width = shape
+    x, y, z = points[:, 0], points[:, 1], points[:, 2]
+    before = z > 1.0
+    safe = jnp.where(before, z, 1.0)
+    u = jnp.round(camera.fx * x / safe + camera.cx)
+    v = jnp.round(camera.fy * y / safe + camera.cy)
+    inside = before & (u >= margin) & (u < width - margin)
+    inside = inside & (v >= margin) & (v < height - margin)
+    row, column = (jnp.where(inside, axis, margin).astype(jnp.int32) for axis in (v, u))
+    return row, column, inside
+
+
 def read_pixels(
     depth: Float[Array, "h w"], camera: Pinhole, points: Float[Array, "n 3"]
 ) -> PixelPoints:
@@ -53,14 +76,8 @@ def read_pixels(
     """
     depth = jnp.asarray(depth)
     height, width = depth.shape
-    x, y, z = points[:, 0], points[:, 1], points[:, 2]
-    before = z > 1.0
-    safe = jnp.where(before, z, 1.0)
-    u = jnp.round(camera.fx * x / safe + camera.cx)
-    v = jnp.round(camera.fy * y / safe + camera.cy)
-    inside = before & (u >= REACH) & (u < width - REACH) & (v >= REACH) & (v < height - REACH)
-    u = jnp.where(inside, u, REACH).astype(jnp.int32)
-    v = jnp.where(inside, v, REACH).astype(jnp.int32)
+    v, u, inside = find_pixels(points, camera, (height, width), margin=REACH)
+    z = points[:, 2]
     offset = np.arange(-REACH, REACH + 1, 2, dtype=np.int32)
     across, down = (np.append(grid, np.int32(0)) for grid in np.meshgrid(offset, offset))
     window = depth[v[:, None] + down[None], u[:, None] + across[None]]

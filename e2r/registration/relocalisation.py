@@ -17,6 +17,7 @@ import numpy as np
 
 from e2r.geometry import depth_pixels, linear_algebra, poses
 from e2r.geometry.depth_pixels import Pinhole
+from e2r.registration import kernels
 from e2r.types import Array, Float, Pose
 
 WIDTH = 160
@@ -177,13 +178,7 @@ def _pairs(
     """Moved points; normals and distances (mm) where they project; the cosine of both normals."""
     points = poses.apply(motion, keyframe.points)
     height, width, _ = view.points.shape
-    before = points[:, 2] > 1.0
-    z = jnp.where(before, points[:, 2], 1.0)
-    u = jnp.round(view.camera.fx * points[:, 0] / z + view.camera.cx)
-    v = jnp.round(view.camera.fy * points[:, 1] / z + view.camera.cy)
-    inside = before & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    row = jnp.where(inside, v, 0.0).astype(jnp.int32)
-    column = jnp.where(inside, u, 0.0).astype(jnp.int32)
+    row, column, inside = depth_pixels.find_pixels(points, view.camera, (height, width))
     normals = view.normals[row, column]
     apart = jnp.sum((view.points[row, column] - points) * normals, axis=1)
     facing = jnp.sum(poses.rotate(motion, keyframe.normals) * normals, axis=1)
@@ -196,7 +191,7 @@ def _descend(view: DepthView, keyframe: Keyframe, start: Pose, scales: np.ndarra
 
     def body(motion: Pose, scale: jax.Array) -> tuple[Pose, None]:
         points, normals, apart, facing = _pairs(view, keyframe, motion)
-        robust = jnp.exp(-0.5 * jnp.square(apart / scale))
+        robust = kernels.welsch(jnp.square(apart), keyframe.weights, scale)
         weights = jnp.where(seen & (facing > MIN_FACING), robust, 0.0)
         total = jnp.maximum(jnp.sum(weights), 1e-6)
         centre = jnp.sum(weights[:, None] * points, axis=0) / total
@@ -216,5 +211,6 @@ def _descend(view: DepthView, keyframe: Keyframe, start: Pose, scales: np.ndarra
 
 def _score(view: DepthView, keyframe: Keyframe, motion: Pose, scale: float) -> jax.Array:
     _, _, apart, facing = _pairs(view, keyframe, motion)
-    robust = jnp.exp(-0.5 * jnp.square(apart / scale)) * jnp.square(jnp.maximum(facing, 0.0))
-    return jnp.sum(robust * keyframe.weights) / jnp.maximum(jnp.sum(keyframe.weights), 1e-6)
+    robust = kernels.welsch(jnp.square(apart), keyframe.weights, scale)
+    fit = robust * jnp.square(jnp.maximum(facing, 0.0))
+    return jnp.sum(fit * keyframe.weights) / jnp.maximum(jnp.sum(keyframe.weights), 1e-6)

@@ -148,10 +148,14 @@ def centre_of(pose: Pose, bone: SeenBone) -> Float[jax.Array, "3"]:
       pose: of each level, leading axis L, camera from model.
       bone: of a registration.
     """
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[bone.levels], pose)
-    placed = jax.vmap(poses.apply)(own, bone.points)
+    placed = jax.vmap(poses.apply)(_own(pose, bone), bone.points)
     total = jnp.maximum(jnp.sum(bone.weights), 1e-6)
     return jnp.sum(bone.weights[:, None] * placed, axis=0) / total
+
+
+def _own(pose: Pose, bone: SeenBone) -> Pose:
+    """The pose of each remembered point's level, leading axis N."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[bone.levels], pose)
 
 
 def track_frame(
@@ -208,8 +212,8 @@ def _look_up(
     settings: TrackingSettings,
 ) -> tuple[MaskedCloud, PixelPoints]:
     """The scene points where the remembered bone projects; what is covered weighs nothing."""
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[bone.levels], pose)
-    found = depth_pixels.read_pixels(depth, camera, jax.vmap(poses.apply)(own, bone.points))
+    placed = jax.vmap(poses.apply)(_own(pose, bone), bone.points)
+    found = depth_pixels.read_pixels(depth, camera, placed)
     usable = found.seen & (found.ahead < settings.covered_mm)
     return MaskedCloud(found.points, found.normals, jnp.where(usable, bone.weights, 0.0)), found
 
@@ -225,7 +229,7 @@ def _step_together(
     number = _middle_level(cloud.weights, bone, pose)
     middle = jax.tree.map(lambda leaf: jnp.asarray(leaf)[number], pose)
     straight = jax.vmap(lambda one: poses.compose(middle, poses.inverse(one)))(pose)
-    own = jax.tree.map(lambda leaf: leaf[bone.levels], straight)
+    own = _own(straight, bone)
     cloud = cloud._replace(
         points=jax.vmap(poses.apply)(own, cloud.points),
         normals=jax.vmap(poses.rotate)(own, cloud.normals),
@@ -248,8 +252,7 @@ def _step_each(
     settings: TrackingSettings,
 ) -> LevelPoses:
     """Moves each level by itself; the others pull it to where the posture puts it beside them."""
-    count = jnp.asarray(current.translation).shape[0]
-    bone = state.bone
+    count, bone = current.translation.shape[0], state.bone
     sums = jnp.zeros(count, cloud.weights.dtype).at[bone.levels].add(bone.weights)
     places = (
         jnp.zeros((count, 3), cloud.weights.dtype)
@@ -294,8 +297,7 @@ def _score_each(
     cloud: MaskedCloud, surface: Surface, several: Pose, bone: SeenBone, *, scale: float
 ) -> LevelPoses:
     """Inlier weight and residual of each level's pose on its own points."""
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[bone.levels], several)
-    queries = jax.vmap(poses.apply_inverse)(own, cloud.points)
+    queries = jax.vmap(poses.apply_inverse)(_own(several, bone), cloud.points)
     match = correspondences.project(surface, queries)
     square = jnp.sum(jnp.square(queries - match.points), axis=1)
     weights = jnp.where(match.levels == bone.levels, cloud.weights, 0.0)

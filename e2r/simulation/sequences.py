@@ -19,6 +19,7 @@ import numpy as np
 
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
+from e2r.geometry.depth_pixels import Pinhole, find_pixels
 from e2r.runtime.compile_cache import CachedProgram
 from e2r.runtime.prefetch import prefetch
 from e2r.simulation import sequence_paths
@@ -236,20 +237,17 @@ def _visible_share(
     """Share of the bone that lies in the frame, and behind no hand."""
     height, width = held.shape
     points = poses.apply(view, backdrop.points)
-    column, row, inside = _pixels(points, focal, width=width, height=height)
+    row, column, inside = _pixels(points, focal, width=width, height=height)
     free = (inside & ~held[row, column] & backdrop.bone).astype(jnp.float32)
     return jnp.sum(free) / jnp.maximum(jnp.sum(backdrop.bone.astype(jnp.float32)), 1.0)
 
 
 def _pixels(
     points: Float[Array, "p 3"], focal: Float[Array, ""], *, width: int, height: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Column and row of points in the camera's frame, and whether they lie in the picture."""
-    z = jnp.maximum(points[:, 2], 1.0)
-    column = jnp.round(focal * points[:, 0] / z + 0.5 * (width - 1)).astype(jnp.int32)
-    row = jnp.round(focal * points[:, 1] / z + 0.5 * (height - 1)).astype(jnp.int32)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return jnp.where(inside, column, 0), jnp.where(inside, row, 0), inside
+) -> tuple[Array, Array, Array]:
+    """Row and column of points in the camera's frame, and whether they lie in the picture."""
+    middle = (jnp.asarray(0.5 * (n - 1), jnp.float32) for n in (width, height))
+    return find_pixels(points, Pinhole(focal, focal, *middle), (height, width))
 
 
 def _project(

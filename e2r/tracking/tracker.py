@@ -286,7 +286,7 @@ class Tracker:
         apart = agreement.distances(past.pose, found.pose, self._finder.surface)
         weights = agreement.bone_weights(found, len(self._names))
         if float(np.sum(weights * apart) / max(weights.sum(), 1e-6)) <= self._config.agree_mm:
-            self._track = self._confirm(self._track, caught, past)
+            self._track = self._confirm(self._track, caught, past.depth, past.pose)
             expected = (
                 agreement.expected(found, self._names) if found.prediction.accepted else apart
             )
@@ -315,20 +315,20 @@ class Tracker:
         self._state = "tracking"
         return True
 
-    def _confirm(self, track: TrackState, caught: _Caught, past: _Past) -> TrackState:
-        """The track with bone and posture of a registration that agrees with it."""
-        found, then = caught.found, past.pose
-        assert then is not None
+    def _confirm(
+        self, track: TrackState, caught: _Caught, depth: np.ndarray, then: Pose
+    ) -> TrackState:
+        """The track with a registration that agrees with it, which saw a depth; its poses then."""
+        found, known = caught.found, self._is_known()
         self._confirmed = True
-        if found.prediction.accepted or not self._is_known():
-            first = found.prediction.accepted and not self._is_known()
-            self._merged = 1 if first else min(self._merged + 1, MERGED)
-            share = 1.0 / self._merged
+        if found.prediction.accepted or not known:
+            self._merged = 1 if found.prediction.accepted and not known else self._merged + 1
+            share = 1.0 / min(self._merged, MERGED)
             track = merge(track, found, share)
             self._reference += share * (caught.reference - self._reference)
             self._found = found
         if self._found is not None:
-            self._remembered = Remembered(self._found, track, self._reference, past.depth, then)
+            self._remembered = Remembered(self._found, track, self._reference, depth, then)
         return track
 
     def _report(

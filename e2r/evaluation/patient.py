@@ -62,6 +62,22 @@ def foreign_level(sizes: Sizes, model: Mapping[str, trimesh.Trimesh]) -> str | N
     return None
 
 
+def foreign_sentence(sizes: Sizes, model: Mapping[str, trimesh.Trimesh]) -> str | None:
+    """Why a model is not the patient's, and the remedy; None where it is.
+
+    Args:
+      sizes: of the patient's levels.
+      model: level -> surface, mm.
+    """
+    foreign = foreign_level(sizes, model)
+    if foreign is None:
+        return None
+    return (
+        f"its {foreign} is not that of the patient to whom the model was adapted; register it with "
+        "the packaged model, or adapt to this patient"
+    )
+
+
 def read_patient(folder: Path) -> dict[str, Any] | None:
     """What the file of an adapted model says; None where the model is not adapted.
 

@@ -24,7 +24,7 @@ from e2r.evaluation import device_clock, looks, metrics
 from e2r.evaluation.fit_checks import check_fits
 from e2r.evaluation.initial_poses import InitialPoses
 from e2r.evaluation.looks import Look
-from e2r.evaluation.patient import Sizes, foreign_level
+from e2r.evaluation.patient import Sizes, foreign_sentence
 from e2r.evaluation.preparation import SharedSurfaces, initial_pose, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
@@ -113,13 +113,9 @@ def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
     if isinstance(item, Failed):
         return item
     if context.patient is not None:
-        foreign = foreign_level(context.patient, item.model)
+        foreign = foreign_sentence(context.patient, item.model)
         if foreign is not None:
-            return Failed(
-                item.id,
-                f"{item.id}: its {foreign} is not that of the patient to whom the model was "
-                "adapted; register it with the packaged model, or adapt to this patient",
-            )
+            return Failed(item.id, f"{item.id}: {foreign}")
     try:
         given = context.given_poses.of(item)
         pose = initial_pose(item, context.job, given, attempt=context.attempt)

@@ -100,6 +100,7 @@ class Evidence(NamedTuple):
     seen: Float[Array, ""]  # has a depth, and nothing before it
     covered: Float[Array, ""]  # something lies before it
     agreeing: Float[Array, ""]  # lies on the model
+    of_levels: Float[Array, "l"]  # the share of each level's own weight that lies on the model
     residual: Float[Array, ""]  # mm, robust RMS distance of the agreeing points
     surprise: Float[Array, ""]  # mm between predicted and measured motion
 
@@ -226,7 +227,7 @@ def _step_together(
     The scene is straightened first: each point moves from its level's pose to that of the level
     with most points, as if the spine were not bent. The steps are then those of a rigid model.
     """
-    number = _middle_level(cloud.weights, bone, pose)
+    number = jnp.argmax(_sums(cloud.weights, bone, jnp.asarray(pose.translation).shape[0]))
     middle = jax.tree.map(lambda leaf: jnp.asarray(leaf)[number], pose)
     straight = jax.vmap(lambda one: poses.compose(middle, poses.inverse(one)))(pose)
     own = _own(straight, bone)
@@ -253,12 +254,8 @@ def _step_each(
 ) -> LevelPoses:
     """Moves each level by itself; the others pull it to where the posture puts it beside them."""
     count, bone = current.translation.shape[0], state.bone
-    sums = jnp.zeros(count, cloud.weights.dtype).at[bone.levels].add(bone.weights)
-    places = (
-        jnp.zeros((count, 3), cloud.weights.dtype)
-        .at[bone.levels]
-        .add(bone.weights[:, None] * bone.points)
-    )
+    sums = _sums(bone.weights, bone, count)
+    places = _sums(bone.weights[:, None] * bone.points, bone, count)
     centres = places / jnp.maximum(sums, 1e-6)[:, None]
     square = jnp.sum(jnp.square(centres[:, None] - centres[None]), axis=2)
     near = (1.0 - jnp.eye(count)) * sums[None] / jnp.maximum(square, NEAR_MM**2)
@@ -302,16 +299,16 @@ def _score_each(
     square = jnp.sum(jnp.square(queries - match.points), axis=1)
     weights = jnp.where(match.levels == bone.levels, cloud.weights, 0.0)
     share = weights * kernels.welsch(square, weights, scale)
-    zero = jnp.zeros(several.translation.shape[0], share.dtype)
-    total, squares = (zero.at[bone.levels].add(value) for value in (share, share * square))
+    count = several.translation.shape[0]
+    total, squares = (_sums(value, bone, count) for value in (share, share * square))
     mean = squares / jnp.maximum(total, 1e-6)
     return LevelPoses(several, total, jnp.sqrt(jnp.maximum(mean, 1e-12)))
 
 
-def _middle_level(weights: Float[Array, "n"], bone: SeenBone, pose: Pose) -> jax.Array:
-    """Index of the level with most points."""
-    count = jnp.asarray(pose.translation).shape[0]
-    return jnp.argmax(jnp.zeros(count, weights.dtype).at[bone.levels].add(weights))
+def _sums(values: Float[Array, "n *more"], bone: SeenBone, count: int) -> jax.Array:
+    """The sum of some values of the remembered points over each level."""
+    values = jnp.asarray(values)
+    return jnp.zeros((count, *values.shape[1:]), values.dtype).at[bone.levels].add(values)
 
 
 def _judge(
@@ -331,6 +328,7 @@ def _judge(
         seen=jnp.sum(cloud.weights) / total,
         covered=jnp.sum(covered) / total,
         agreeing=jnp.sum(inliers) / total,
+        of_levels=inliers / jnp.maximum(_sums(bone.weights, bone, inliers.shape[0]), 1e-6),
         residual=jnp.sqrt(jnp.maximum(square, 1e-12)),
         surprise=jnp.zeros(()),
     )
@@ -352,7 +350,7 @@ def _filter(
     """
     twists = jax.vmap(lambda a, b: _twist(a, b, pivot))(predicted, measured)
     count = twists.shape[0]
-    sums = jnp.zeros(count, twists.dtype).at[state.bone.levels].add(state.bone.weights)
+    sums = _sums(state.bone.weights, state.bone, count)
     share = sums / jnp.maximum(jnp.sum(sums), 1e-6)
     together = jnp.matmul(share, twists, precision="highest")
     apart = twists - together[None]

@@ -30,7 +30,21 @@ def expected(found: Found, names: Sequence[str]) -> Float[np.ndarray, "l"]:
       names: of the levels.
     """
     estimates = [found.prediction.levels.get(name) for name in names]
-    values = [None if one is None else one.expected_tre_mm for one in estimates]
+    return _filled([None if one is None else one.expected_tre_mm for one in estimates])
+
+
+def bounds(found: Found, names: Sequence[str]) -> Float[np.ndarray, "l"]:
+    """The TRE that each level exceeds with a chance of 5 %, mm; NaN of a level that is not seen.
+
+    Args:
+      found: a registration.
+      names: of the levels.
+    """
+    estimates = [found.prediction.levels.get(name) for name in names]
+    return _filled([None if one is None else one.bound95_mm for one in estimates])
+
+
+def _filled(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
 

@@ -29,20 +29,23 @@ class Beside(Generic[T]):
         """Starts a call, while none is going on.
 
         Args:
-          function: is called; None means that it found nothing.
+          function: is called; None means that it found nothing. What it raises is raised here, or
+            by :meth:`take`, and then forgotten.
         """
         if self._pool is not None:
             self._pending = self._pool.submit(function)
             return
-        self._pending = Future()
-        self._pending.set_result(function())
+        done: Future[T | None] = Future()
+        done.set_result(function())
+        self._pending = done
 
     def take(self) -> T | None:
         """The result, once; None while there is none."""
-        if self._pending is None or not self._pending.done():
+        pending = self._pending
+        if pending is None or not pending.done():
             return None
-        result, self._pending = self._pending.result(), None
-        return result
+        self._pending = None
+        return pending.result()
 
     def close(self) -> None:
         """Waits for a call that is still going on."""

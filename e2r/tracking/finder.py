@@ -14,10 +14,11 @@ from e2r.config import EvaluationConfig
 from e2r.datasets.case import make_case
 from e2r.evaluation import runner
 from e2r.evaluation.models import Model
+from e2r.evaluation.patient import foreign_sentence
 from e2r.evaluation.predictions import Prediction, make_prediction
 from e2r.evaluation.preparation import SharedSurfaces
 from e2r.evaluation.programs import compile_programs
-from e2r.evaluation.results import Registered
+from e2r.evaluation.results import Failed
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import surfaces
 from e2r.registration import iterate
@@ -49,8 +50,8 @@ class Finder(Protocol):
     surface: Surface
     """of all of them, on the device"""
 
-    def find(self, image: RgbdImage, number: int) -> Found | None:
-        """Registers a frame; None where that fails.
+    def find(self, image: RgbdImage, number: int) -> Found | str:
+        """Registers a frame; a sentence that says why where that fails.
 
         Args:
           image: the frame.
@@ -71,6 +72,9 @@ class ModelFinder:
     """
 
     def __init__(self, model: Model, levels: Mapping[str, trimesh.Trimesh], *, points: int) -> None:
+        foreign = foreign_sentence(model.patient, levels) if model.patient else None
+        if foreign is not None:
+            raise ValueError(f"the patient's surfaces: {foreign}")
         self._model, self._meshes, self._points = model, levels, points
         self.levels: Sequence[str] = list(levels)
         self._programs = compile_programs(
@@ -81,21 +85,21 @@ class ModelFinder:
         self.surface: Surface = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
         self._remember = jax.jit(remember_bone)
 
-    def find(self, image: RgbdImage, number: int) -> Found | None:
-        """Registers a frame; None where that fails.
+    def find(self, image: RgbdImage, number: int) -> Found | str:
+        """Registers a frame; a sentence that says why where that fails.
 
         Args:
           image: the frame.
           number: of the frame.
         """
         if not (image.depth > 0).any():
-            return None
+            return f"frame{number}: no pixel has a depth"
         case = make_case(image, id=f"frame{number}", model=self._meshes)
         (result,) = runner.run(
             [case], self._model, job=SINGLE_FRAME, programs=self._programs, surfaces=self._shared
         )
-        if not isinstance(result, Registered):
-            return None
+        if isinstance(result, Failed):
+            return result.message
         poses = jax.tree.map(
             lambda leaf: np.asarray(leaf)[: len(self.levels)], result.levels[MASK].pose
         )

@@ -14,6 +14,7 @@ from e2r.geometry.depth_pixels import Pinhole
 from e2r.registration import relocalisation, tracking
 from e2r.registration.tracking import Evidence, SeenBone, TrackingSettings, TrackState
 from e2r.runtime.compile_cache import CachedProgram
+from e2r.tracking.past_frames import PastFrame
 from e2r.types import Array, Pose, Surface
 
 
@@ -33,10 +34,10 @@ def _follow_program(settings: TrackingSettings) -> CachedProgram[tuple[TrackStat
 @lru_cache(maxsize=1)
 def _recall_program() -> CachedProgram[tuple[Pose, Array]]:
     def recall(
-        before: tuple[Array, Pose, SeenBone], depth: Array, camera: Pinhole
+        before: tuple[Array, Pinhole, Pose, SeenBone], depth: Array, camera: Pinhole
     ) -> tuple[Pose, Array]:
-        image, levels, bone = before
-        view = relocalisation.view_depth(image, camera)
+        image, lens, levels, bone = before
+        view = relocalisation.view_depth(image, lens)
         keyframe = relocalisation.make_keyframe(view, tracking.centre_of(levels, bone))
         motion, score = relocalisation.relocalise(
             keyframe, relocalisation.view_depth(depth, camera)
@@ -57,36 +58,40 @@ class FramePrograms:
 
     def __init__(self, surface: Surface, settings: TrackingSettings) -> None:
         self._surface, self._settings = surface, settings
-        self._compiled: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {}
+        self._compiled: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
 
     def follow(
-        self, track: TrackState, depth: np.ndarray, seconds: float, camera: Pinhole
+        self, track: TrackState, frame: PastFrame, seconds: float
     ) -> tuple[TrackState, Evidence]:
         """The track in a frame, and the evidence.
 
         Args:
           track: in an earlier frame.
-          depth: (H, W) mm, 0 where unseen.
-          seconds: since that frame.
-          camera: of the depth.
+          frame: that it is taken into.
+          seconds: since the earlier one.
         """
-        arguments = track, depth, np.asarray(seconds, np.float32), camera, self._surface
+        passed = np.asarray(seconds, np.float32)
+        arguments = track, frame.depth, passed, frame.camera, self._surface
         program = _follow_program(self._settings)
-        found: tuple[TrackState, Evidence] = self._run("follow", program, depth.shape, arguments)
+        found: tuple[TrackState, Evidence] = self._run(
+            "follow", program, frame.depth.shape, arguments
+        )
         return found
 
     def recall(
-        self, before: tuple[np.ndarray, Pose, SeenBone], depth: np.ndarray, camera: Pinhole
+        self, before: PastFrame, levels: Pose, bone: SeenBone, frame: PastFrame
     ) -> tuple[Pose, float]:
-        """Poses of the levels in a frame that a camera sees from elsewhere, and a score, 0 to 1.
+        """Poses of the levels in a frame that is seen from elsewhere, and a score, 0 to 1.
 
         Args:
-          before: depth of an earlier frame, the poses of the levels in it, and their bone.
-          depth: (H, W) mm, 0 where unseen, as large as the earlier one.
-          camera: of both.
+          before: an earlier frame.
+          levels: their poses in it.
+          bone: that was seen of them.
+          frame: as large as the earlier one.
         """
-        arguments = before, depth, camera
-        pose, score = self._run("recall", _recall_program(), depth.shape, arguments)
+        remembered = before.depth, before.camera, levels, bone
+        arguments = remembered, frame.depth, frame.camera
+        pose, score = self._run("recall", _recall_program(), frame.depth.shape, arguments)
         return jax.tree.map(np.asarray, pose), float(score)
 
     def _run(
@@ -97,6 +102,7 @@ class FramePrograms:
         arguments: tuple[Any, ...],
     ) -> Any:
         """Calls a program; to look it up by its arguments would take longer than to run it."""
-        if name not in self._compiled or self._compiled[name][0] != shape:
-            self._compiled[name] = shape, program.prepare(*arguments)
-        return self._compiled[name][1](*arguments)
+        compiled = self._compiled.get((name, shape))
+        if compiled is None:
+            compiled = self._compiled[name, shape] = program.prepare(*arguments)
+        return compiled(*arguments)

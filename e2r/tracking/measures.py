@@ -37,7 +37,7 @@ class Played(NamedTuple):
     exposed: tuple[str, ...]
     config: SequenceConfig
     tracked: list[TrackedFrame | None]  # None: dropped, for the one before took too long
-    first: Found | None  # a registration of the first frame
+    first: Found | str  # a registration of the first frame, or why there is none
 
 
 def errors_of(played: Played) -> list[dict[str, float]]:
@@ -67,7 +67,7 @@ def alone_errors(
         began = time.perf_counter()
         found = finder.find(played.images[number], number)
         seconds.append(time.perf_counter() - began)
-        if found is None:
+        if isinstance(found, str):
             continue
         truth = played.frames[number].level_poses(names)
         errors = []
@@ -87,8 +87,8 @@ class _Once:
         self.levels, self.surface = finder.levels, finder.surface
         self._first = first
 
-    def find(self, image: RgbdImage, number: int) -> Found | None:
-        return self._first if number == 0 else None
+    def find(self, image: RgbdImage, number: int) -> Found | str:
+        return self._first if number == 0 else "is not asked again"
 
 
 def undisturbed_seconds(played: Played, finder: ModelFinder) -> list[float]:
@@ -98,7 +98,7 @@ def undisturbed_seconds(played: Played, finder: ModelFinder) -> list[float]:
       played: the recording.
       finder: of its model.
     """
-    if played.first is None:
+    if isinstance(played.first, str):
         return []
     seconds: list[float] = []
     with Tracker(_Once(finder, played.first), beside=False) as tracker:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
-from e2r.geometry.depth_pixels import Pinhole
 from e2r.registration import tracking
 from e2r.registration.tracking import TrackState
 from e2r.tracking.finder import Found
 from e2r.tracking.frame_program import FramePrograms
+from e2r.tracking.past_frames import PastFrame
 from e2r.tracking.settings import TrackerConfig
 from e2r.types import Pose
 
@@ -21,17 +19,12 @@ class Remembered(NamedTuple):
     found: Found  # the registration behind the track
     track: TrackState
     reference: float  # share of the bone that agreed in the frame of the registration
-    depth: np.ndarray  # (H, W) mm, of the frame
+    frame: PastFrame
     pose: Pose  # of each level in it
 
 
 def recall_track(
-    remembered: Remembered,
-    depth: np.ndarray,
-    camera: Pinhole,
-    *,
-    programs: FramePrograms,
-    config: TrackerConfig,
+    remembered: Remembered, frame: PastFrame, *, programs: FramePrograms, config: TrackerConfig
 ) -> tuple[TrackState, float] | None:
     """The track in a frame, and the share of its bone that agrees there; None if it is not there.
 
@@ -39,19 +32,18 @@ def recall_track(
 
     Args:
       remembered: of the track.
-      depth: (H, W) mm, 0 where unseen.
-      camera: of both frames.
+      frame: another one.
       programs: of the track.
       config: the shares from which a track is believed.
     """
-    if depth.shape != remembered.depth.shape:
+    if frame.depth.shape != remembered.frame.depth.shape:
         return None
     bone = remembered.track.bone
-    pose, score = programs.recall((remembered.depth, remembered.pose, bone), depth, camera)
+    pose, score = programs.recall(remembered.frame, remembered.pose, bone, frame)
     if score < config.recall_score:
         return None
     track = tracking.start_track(pose, bone)._replace(posture=remembered.track.posture)
-    track, evidence = programs.follow(track, depth, 0.0, camera)
+    track, evidence = programs.follow(track, frame, 0.0)
     agreeing, covered = float(evidence.agreeing), float(evidence.covered)
     least = config.accept_share * remembered.reference * (1.0 - covered)
     fits = covered < config.occluded_share and agreeing >= least

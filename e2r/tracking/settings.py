@@ -22,15 +22,18 @@ class TrackerConfig:
     recall_score: float = 0.35
     """a remembered frame is found again where it fits so well, 0 to 1"""
     tracking_share: float = 0.5
-    """a frame is tracked while so much of the bone agrees that agreed at the registration"""
+    """a frame is tracked while so much of the bone agrees that agreed at the registration; a level
+    is accepted while so much of its own does"""
     accept_share: float = 0.7
-    """its pose is accepted from this share on"""
+    """no level is accepted below this share of the whole bone"""
     occluded_share: float = 0.4
     """the wound counts as occluded where something covers so much of the remembered bone"""
     lost_seconds: float = 0.2
     """the track is lost when nothing agrees for so long, and nothing covers the wound"""
     occluded_seconds: float = 3.0
     """and when the wound is covered for so long"""
+    gap_seconds: float = 0.5
+    """where nothing agreed for so long, a registration has to confirm the track again"""
     agree_mm: float = 3.0
     """a registration confirms a track whose levels it finds so near, mm; no pose is accepted before
     one did, nor while one of the last three finds its level farther away, or expects more"""
@@ -45,6 +48,7 @@ class TrackerConfig:
             "recall_seconds",
             "lost_seconds",
             "occluded_seconds",
+            "gap_seconds",
             "agree_mm",
         ):
             if not 0 < getattr(self, name) < float("inf"):

@@ -182,7 +182,7 @@ def record_of(
         record["jitter_mm"] = jitter_mm(played)
     elif len(tracked) > 30:
         record["lag_frames"] = lag_frames(played)
-    if options.peers and played.first is not None:
+    if options.peers and not isinstance(played.first, str):
         for name, make in PEERS.items():
             level, values, seconds = follow_by_peer(
                 played.frames, played.images, played.model, played.first, make

@@ -10,7 +10,7 @@ import pytest
 from e2r.evaluation.predictions import LevelEstimate, Prediction
 from e2r.geometry import surfaces
 from e2r.registration import tracking as following
-from e2r.tracking import tracker
+from e2r.tracking import past_frames, tracker
 from e2r.tracking.finder import Found
 from e2r.tracking.settings import TrackerConfig
 from tests import ellipsoid_scene as scene
@@ -36,8 +36,8 @@ class FakeFinder:
         pick = lambda values: values.pop(0) if len(values) > 1 else values[0]  # noqa: E731
         pose, accepted = pick(self.answers), pick(self.accepts)
         self.asked.append(number)
-        if pose is None:
-            return None
+        if isinstance(pose, str):
+            return pose
         cloud = seen_cloud(scene.depth_image(pose))
         spread = np.random.default_rng(0).choice(len(cloud.weights), 600, replace=False)
         bone = following.remember_bone(
@@ -81,7 +81,7 @@ def test_a_found_frame_is_tracked_and_accepted(follow, finder):
 
 
 def test_it_searches_until_something_is_found(follow, finder):
-    finder.answers = [None, None, HERE]
+    finder.answers = ["nothing", "nothing", HERE]
     states = [follow(SEEN).state for _ in range(12)]
     assert states[:4] == ["searching"] * 4 and states[-1] == "tracking"
     assert finder.asked[:3] == [0, 3, 6]
@@ -99,8 +99,9 @@ def test_a_covered_wound_is_occluded_and_comes_back(follow):
     covered = [follow(COVERED) for _ in range(30)]
     assert {frame.state for frame in covered} == {"occluded"}
     assert not any(frame.accepted for frame in covered)
-    again = follow(SEEN)
-    assert again.state == "tracking" and again.accepted
+    again = [follow(SEEN) for _ in range(5)]
+    assert {frame.state for frame in again} == {"tracking"}
+    assert not again[0].accepted and again[-1].accepted  # a registration agrees once more
     states = [follow(COVERED).state for _ in range(100)]
     assert states[80] == "occluded" and states[-1] == "lost"  # after three seconds
 
@@ -116,7 +117,7 @@ def test_a_hand_is_no_wound(follow, finder):
 
 def test_a_wound_that_is_gone_is_lost_and_found(follow, finder):
     assert [follow(SEEN).accepted for _ in range(4)][-1]
-    finder.answers = [None]
+    finder.answers = ["nothing"]
     states = [follow(AWAY).state for _ in range(15)]
     assert states[-1] == "lost" and states[0] != "tracking"
     assert follow(AWAY).levels == {}
@@ -132,6 +133,89 @@ def test_a_registration_elsewhere_moves_the_track_only_if_it_is_accepted(follow,
     frames = [follow(SEEN) for _ in range(20)]
     assert finder.asked == [0, 3, 18] and frames[-1].accepted
     assert abs(float(frames[-1].levels["L1"].pose.translation[0])) < 0.3
+
+
+def test_two_registrations_elsewhere_withdraw_the_confirmation(follow, finder):
+    """None of them is accepted by itself; the next one that agrees confirms again."""
+    wrong = scene.level_poses(shift=(8.0, 0.0, 0.0), bend=0.05)
+    finder.answers = [HERE, HERE, wrong, wrong, HERE]
+    finder.accepts = [True, True, False, False, True]
+    accepted = [follow(SEEN).accepted for _ in range(30)]
+    assert finder.asked[:5] == [0, 3, 18, 22, 25]  # what is in doubt is checked soon
+    assert accepted[18:22] == [True] * 4 and accepted[22:25] == [False] * 3
+    assert all(accepted[25:])
+
+
+def test_a_level_that_is_covered_by_itself_is_not_accepted(follow):
+    assert [follow(SEEN).accepted for _ in range(4)][-1]
+    covered = np.array(SEEN)
+    covered[:, 49:65] = 300.0  # most of L1
+    frames = [follow(covered) for _ in range(5)]
+    assert frames[-1].state == "tracking" and 0.1 < frames[-1].covered < 0.4
+    assert [name for name, one in frames[-1].levels.items() if not one.accepted] == ["L1"]
+
+
+def test_after_a_gap_a_registration_has_to_agree_once_more(finder):
+    with tracker.Tracker(finder, config=CONFIG, beside=False) as one:
+        times = [0.0, 0.1, 0.2, 0.3, 5.0]
+        accepted = [one.update(scene.image(SEEN), time).accepted for time in times]
+        assert accepted[3:] == [True, True] and finder.asked[-1] == 4  # it agreed at once
+        finder.answers = ["sees nothing"]
+        found = one.update(scene.image(SEEN), 10.0)
+        assert found.state == "tracking" and not found.accepted
+
+
+def test_a_frame_keeps_nothing_of_the_callers_memory():
+    image = scene.image(np.array(SEEN))
+    frame = past_frames.take_frame(image, 0, 0.0)
+    image.depth[:] = 0.0
+    np.testing.assert_array_equal(frame.depth, SEEN)
+
+
+def test_what_a_registration_raises_is_raised_once(finder):
+    class Broken(FakeFinder):
+        def find(self, image, number):
+            if number == 0:
+                raise ValueError("out of memory")
+            return super().find(image, number)
+
+    for beside in (False, True):
+        with tracker.Tracker(Broken(), config=CONFIG, beside=beside) as one:
+            raised, states = [], []
+            for number in range(60):
+                try:
+                    states.append(one.update(scene.image(SEEN), number / 30).state)
+                except ValueError as error:
+                    raised.append(str(error))
+                while beside and one._registering.busy and not one._registering._pending.done():
+                    time.sleep(0.01)
+            assert raised == ["out of memory"] and states[-1] == "tracking"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"color": np.zeros((9, 9, 3), np.uint8)}, r"frame 0: its colour is \(9, 9, 3\)"),
+        ({"depth": SEEN / 1000.0}, r"frame 0: half of its depth is nearer than .*; give it in mm"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused(finder, change, words):
+    with (
+        tracker.Tracker(finder, config=CONFIG, beside=False) as one,
+        pytest.raises(ValueError, match=words),
+    ):
+        one.update(scene.image(SEEN)._replace(**change), 0.0)
+    with pytest.raises(ValueError, match="the tracker is closed"):
+        one.update(scene.image(SEEN), 0.0)
+
+
+def test_the_latest_failure_is_known(follow, finder):
+    with tracker.Tracker(finder, config=CONFIG, beside=False) as one:
+        finder.answers = ["sees nothing", HERE]
+        one.update(scene.image(SEEN), 0.0)
+        assert one.failure == "sees nothing"
+        one.update(scene.image(SEEN), 1.0)
+        assert one.failure is None
 
 
 def test_a_wrong_beginning_is_corrected(follow, finder):
@@ -207,7 +291,7 @@ def test_a_level_that_a_registration_finds_elsewhere_is_not_accepted(follow, fin
 
 def test_a_lost_track_is_recalled_by_the_scene_around_it(follow, finder):
     assert [follow(SEEN).accepted for _ in range(4)][-1]
-    finder.answers = [None]  # no registration helps
+    finder.answers = ["nothing"]  # no registration helps
     assert [follow(AWAY).state for _ in range(15)][-1] == "lost"
     there = scene.level_poses(turn=(0.1, 0.0, 0.6), shift=(-30.0, 10.0, -20.0), bend=0.05)
     frames = [follow(scene.depth_image(there, moving_plane=True)) for _ in range(8)]
@@ -224,7 +308,7 @@ def test_a_lost_track_is_recalled_by_the_scene_around_it(follow, finder):
 def test_a_hand_hides_a_move_and_the_track_is_recalled_before_it_is_lost(follow, finder):
     assert [follow(SEEN).accepted for _ in range(4)][-1]
     nearer = scene.level_poses(shift=(0.0, 0.0, -40.0), bend=0.05)  # covers the remembered place
-    finder.answers = [None]
+    finder.answers = ["nothing"]
     states = [follow(COVERED).state for _ in range(3)]
     frame = [follow(scene.depth_image(nearer, moving_plane=True)) for _ in range(8)][-1]
     assert states[-1] == "occluded" and frame.state == "tracking"
@@ -233,7 +317,7 @@ def test_a_hand_hides_a_move_and_the_track_is_recalled_before_it_is_lost(follow,
 
 def test_a_wound_of_another_patient_is_not_recalled(follow, finder):
     assert [follow(SEEN).accepted for _ in range(4)][-1]
-    finder.answers = [None]
+    finder.answers = ["nothing"]
     v, u = np.mgrid[: scene.HEIGHT, : scene.WIDTH]
     hump = np.exp(-((u - 60.0) ** 2 / 1500.0 + (v - 70.0) ** 2 / 400.0))
     other = np.float32(scene.PLANE_MM - 50.0 * hump)

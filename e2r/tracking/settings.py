@@ -36,7 +36,10 @@ class TrackerConfig:
     """where nothing agreed for so long, a registration has to confirm the track again"""
     agree_mm: float = 3.0
     """a registration confirms a track whose levels it finds so near, mm; no pose is accepted before
-    one did, nor while one of the last three finds its level farther away, or expects more"""
+    one did"""
+    accept_mm: float = 2.0
+    """a level is not accepted while one of the last three registrations finds it farther away than
+    this, or expects a larger error, mm: one in twenty errors is 2.7 times as large as expected"""
     points: int = 2048
     """scene points that are remembered"""
     tracking: TrackingSettings = TrackingSettings()
@@ -50,6 +53,7 @@ class TrackerConfig:
             "occluded_seconds",
             "gap_seconds",
             "agree_mm",
+            "accept_mm",
         ):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"tracker.{name} is {getattr(self, name)}; use more than 0")

@@ -73,9 +73,7 @@ class Trust:
           apart: distance of each level, mm.
           seconds: when its frame was taken.
         """
-        sure = found.prediction.accepted
-        expected = agreement.expected(found, self._names) if sure else apart
-        self._doubts.append(np.fmax(apart, expected))
+        self._doubts.append(np.fmax(apart, agreement.expected(found, self._names)))
         self._bounds.append(np.fmax(apart, agreement.bounds(found, self._names)))
         self._against = 0
         self.confirmed = self.confirmed or seconds >= self._since
@@ -122,6 +120,6 @@ class Trust:
                 jax.tree.map(lambda leaf, i=i: leaf[i], pose),
                 float(doubts[i]) if seen else None,
                 float(bounds[i]) if bounded else None,
-                bool(usable and seen and supported[i] and doubts[i] <= config.agree_mm),
+                bool(usable and seen and supported[i] and doubts[i] <= config.accept_mm),
             )
         return levels

@@ -9,7 +9,7 @@ import trimesh
 
 from e2r.api.models import require_model
 from e2r.evaluation.models import Model
-from e2r.formats import meshes
+from e2r.formats import meshes, notices
 from e2r.runtime.compile_cache import enable_cache
 from e2r.tracking import tracker
 from e2r.tracking.finder import ModelFinder
@@ -48,6 +48,8 @@ class Tracker(tracker.Tracker):
     ) -> None:
         require_model(model)
         enable_cache()
+        if model.calibration is None:
+            notices.say("model", "has no calibration, so no pose is accepted; run calibrate on it")
         levels = surfaces if isinstance(surfaces, Mapping) else meshes.read_meshes(surfaces)
         finder = ModelFinder(model, levels, points=config.points)
         super().__init__(finder, config=config, beside=beside)

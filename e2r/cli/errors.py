@@ -43,7 +43,7 @@ def run_command(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(
             "e2r: interrupted. Run the same command again: training and evaluation resume, other "
-            "commands start over",
+            "commands start over (name another --output if theirs is not empty)",
             file=sys.stderr,
         )
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,10 @@ def _write_recordings(options: Options) -> int:
         else:
             surfaces = meshes.read_meshes(options.anatomy)
             specimen = specimens.specimen_from_surfaces(surfaces, folder.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        meshes.write_meshes(specimen.model, folder / "model")
+        part = folder.with_name(f"{folder.name}.part")  # what is interrupted is no recording
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        meshes.write_meshes(specimen.model, part / "model")
         sequence = sequences.simulate_sequence(k_frames, specimen, config)
         bar = tqdm(sequence.frames, total=config.frames, desc=folder.name, unit="frame")
         frames = (
@@ -89,7 +92,8 @@ def _write_recordings(options: Options) -> int:
             )
             for number, frame in enumerate(bar, 1)
         )
-        recordings.write_recording(folder, frames)
+        recordings.write_recording(part, frames)
+        part.replace(folder)
     print(f"{options.count} recordings in {options.output}")
     return 0
 

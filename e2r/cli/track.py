@@ -19,7 +19,7 @@ from e2r.datasets import recordings
 from e2r.datasets.any_recording import open_any
 from e2r.datasets.case import vertex_targets
 from e2r.datasets.recordings import Recording
-from e2r.formats import meshes
+from e2r.formats import meshes, notices
 from e2r.formats.file_checks import Unit
 from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write, require_new_folder
@@ -56,6 +56,8 @@ class Options:
     """of the depth"""
     topics: tuple[str, str] | None = None
     """of a bag: the topics of colour and aligned depth, where there are several"""
+    unchecked: bool = False
+    """use a recording although its cameras look wrong"""
     live: bool = False
     """play at the recorded rate, register beside the frames, and drop those that come too soon"""
     film: bool = True
@@ -71,7 +73,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs ``e2r track``."""
-    recording = open_any(options.recording, options.unit, options.topics or ())
+    recording = open_any(
+        options.recording, options.unit, options.topics or (), unchecked=options.unchecked
+    )
     truth = recordings.read_truth(options.recording)
     levels = read_surfaces(options.recording, options.model)
     outputs.require_folder(options.output)
@@ -83,7 +87,8 @@ def run(options: Options) -> int:
         scored, broken = _track(options, recording, levels, truth=truth, viewer=viewer)
         if viewer is not None:
             viewer.say("The recording has ended.")
-        _draw(options, recording, levels)
+        if scored:
+            _draw(options, recording, levels)
     print(summary_table(scored, broken))
     film = f", {FILM}" if options.film else ""
     print(f"{options.output / POSES_FILE}, {PAGE}{film} and a trajectory of each level")
@@ -145,6 +150,8 @@ def _track(
                     continue
                 files.add(found, number=frame.number, tre_mm=one.tre_mm)
                 scored.append(score(found, one.tre_mm))
+        if tracker.failure and all(frame.state == "searching" for frame in scored):
+            notices.say(recording.path, f"nothing was found in it; the last try: {tracker.failure}")
     return scored, broken
 
 

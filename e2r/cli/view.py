@@ -28,6 +28,8 @@ class Options:
     """of the depth of a recording"""
     topics: tuple[str, str] | None = None
     """of a bag: the topics of colour and aligned depth, where there are several"""
+    unchecked: bool = False
+    """use a recording although its cameras look wrong"""
     checkpoint: Path | None = None
     """output folder of e2r train, for a case or a recording; by default, the model that comes with
     e2r"""
@@ -70,7 +72,9 @@ def _view_track(options: Options) -> int:
     from e2r.visualisation.track_pictures import ShownFrame
     from e2r.visualisation.track_viewer import TrackViewer
 
-    recording = open_any(options.source, options.unit, options.topics or ())
+    recording = open_any(
+        options.source, options.unit, options.topics or (), unchecked=options.unchecked
+    )
     levels = read_surfaces(options.source, options.model)
     truth = recordings.read_truth(options.source)
     if options.track is not None:

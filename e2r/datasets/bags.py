@@ -7,31 +7,23 @@ RealSense SDK are those of :mod:`e2r.datasets.realsense_bags`.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from e2r.datasets import rgbd
+from e2r.datasets import rgbd, ros_images
 from e2r.datasets.recordings import RecordedFrame, Recording
-from e2r.formats import camera_files, depth_files, file_checks
+from e2r.formats import camera_files, file_checks, notices
 from e2r.geometry.lens_distortion import Lens
 
 SUFFIXES = (".bag", ".mcap", ".db3")
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-COLORS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
-"""Encoding of colour -> the channels that are red, green and blue."""
-DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-"""Encoding of depth -> its number type: whole millimetres, or metres."""
 PAIR_SECONDS = 0.02
 """Colour and depth of one frame are stamped no farther apart, s."""
-COMPRESSED_DEPTH_HEADER = 12
-"""Bytes before the PNG of a compressed depth."""
 
 
 class Topics(NamedTuple):
@@ -70,9 +62,7 @@ def open_bag(path: Path, topics: Sequence[str] = ()) -> Recording:
     with _reader(path) as reader:
         chosen = _choose_topics(reader, path, topics)
         lens = _read_lens(reader, chosen, path)
-        pairs = _pairs(reader, chosen)
-    if not pairs:
-        raise ValueError(f"{path}: no colour and depth were taken at the same time; see its stamps")
+        pairs = _pairs(reader, chosen, path)
     return Recording(
         path,
         range(1, len(pairs) + 1),
@@ -129,9 +119,11 @@ def _choose_topics(reader: Any, path: Path, given: Sequence[str]) -> Topics:
     colors, depths = [], []
     for topic, connection in sorted(images.items()):
         for found, _, raw in reader.messages(connections=[connection]):
-            encoding = _encoding(reader.deserialize(raw, found.msgtype))
-            colors += [topic] if encoding in COLORS or encoding == "compressed" else []
-            depths += [topic] if encoding in DEPTHS or encoding == "compressedDepth" else []
+            encoding = ros_images.encoding_of(reader.deserialize(raw, found.msgtype))
+            colors += [topic] if encoding in ros_images.COLORS or encoding == "compressed" else []
+            depths += (
+                [topic] if encoding in ros_images.DEPTHS or encoding == "compressedDepth" else []
+            )
             break
     aligned = [topic for topic in depths if "aligned" in topic] or depths
     for what, found in (("colour", colors), ("depth", aligned)):
@@ -161,35 +153,47 @@ def _read_lens(reader: Any, topics: Topics, path: Path) -> Lens:
             break
     if topics.color not in infos:
         raise ValueError(f"{path}: has no camera_info beside {topics.color}; record it, too")
-    info = infos[topics.color]
-    if topics.depth in infos:
-        other = infos[topics.depth]
-        same_size = (info.width, info.height) == (other.width, other.height)
-        if not same_size or not np.allclose(_matrix(info), _matrix(other), rtol=1e-3):
-            raise ValueError(
-                f"{path}: {topics.depth} has another lens than {topics.color}; record the depth "
-                "that is aligned to the colour"
-            )
-    return lens_of_info(info, path / topics.color.strip("/"))
+    lenses = {
+        topic: lens_of_info(info, path / topic.strip("/"), straight=_is_rectified(topic))
+        for topic, info in infos.items()
+    }
+    lens = lenses[topics.color]
+    other = lenses.get(topics.depth, lens)
+    same = np.allclose(other[:4], lens[:4], rtol=1e-3) and np.allclose(
+        other.distortion, lens.distortion, atol=1e-4
+    )
+    if other.size != lens.size or not same:
+        raise ValueError(
+            f"{path}: {topics.depth} has another lens than {topics.color}; record the depth that "
+            "is aligned to the colour"
+        )
+    return lens
 
 
-def lens_of_info(info: Any, where: Path) -> Lens:
+def _is_rectified(topic: str) -> bool:
+    """Whether a topic's pictures have no distortion any more (names by ROS's image pipeline)."""
+    return any(part.startswith("image_rect") for part in topic.split("/"))
+
+
+def lens_of_info(info: Any, where: Path, *, straight: bool = False) -> Lens:
     """The lens of a ``CameraInfo``.
 
     Args:
       info: the message, of ROS 1 or 2.
       where: that messages name.
+      straight: of its rectified pictures: they follow the matrix P, and have no distortion.
 
     Raises:
       ValueError: a field is wrong.
     """
     size = (int(info.width), int(info.height))
+    coefficients = np.asarray(_field(info, "d")).tolist()
     document = {
         "image_width": size[0],
         "image_height": size[1],
-        "camera_matrix": {"rows": 3, "cols": 3, "data": _matrix(info).tolist()},
-        "distortion_model": info.distortion_model or "plumb_bob",
-        "distortion_coefficients": {"data": np.asarray(_field(info, "d")).tolist() or [0.0] * 5},
+        "camera_matrix": {"rows": 3, "cols": 3, "data": _matrix(info, straight).tolist()},
+        "distortion_model": "plumb_bob" if straight else info.distortion_model or "plumb_bob",
+        "distortion_coefficients": {"data": [0.0] * 5 if straight else coefficients or [0.0] * 5},
     }
     return camera_files.lens_of_document(document, where, size)
 
@@ -199,21 +203,10 @@ def _field(info: Any, name: str) -> Any:
     return getattr(info, name) if hasattr(info, name) else getattr(info, name.upper())
 
 
-def _matrix(info: Any) -> np.ndarray:
-    return np.asarray(_field(info, "k"), np.float64).ravel()
-
-
-def _encoding(message: Any) -> str:
-    """The encoding of an image; ``compressed`` or ``compressedDepth`` of a compressed one."""
-    if hasattr(message, "encoding"):
-        return str(message.encoding)
-    return "compressedDepth" if "compressedDepth" in message.format else "compressed"
-
-
-def stamp_ns(message: Any) -> int:
-    """Nanoseconds in the header of a message."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+def _matrix(info: Any, straight: bool) -> np.ndarray:
+    """The nine numbers of a camera's matrix; P has a fourth column, for stereo."""
+    name, columns = ("p", 4) if straight else ("k", 3)
+    return np.asarray(_field(info, name), np.float64).reshape(3, columns)[:, :3].ravel()
 
 
 def _messages(
@@ -226,12 +219,30 @@ def _messages(
         yield connection.topic, time, reader.deserialize(raw, connection.msgtype)
 
 
-def _pairs(reader: Any, topics: Topics) -> list[FramePair]:
+def _pairs(reader: Any, topics: Topics, path: Path) -> list[FramePair]:
     """The frames, in order of the depth's stamps."""
     times: dict[str, dict[int, int]] = {topic: {} for topic in topics}
+    counts = dict.fromkeys(topics, 0)
     for topic, time, message in _messages(reader, topics):
-        times[topic].setdefault(stamp_ns(message), time)
-    return nearest_pairs(times[topics.color], times[topics.depth])
+        times[topic].setdefault(ros_images.stamp_ns(message), time)
+        counts[topic] += 1
+    for topic, count in counts.items():
+        if 2 * len(times[topic]) < count:
+            raise ValueError(
+                f"{path}: the {count} pictures of {topic} have {len(times[topic])} different "
+                "stamps in their headers; record with a driver that stamps each one"
+            )
+    pairs = nearest_pairs(times[topics.color], times[topics.depth])
+    if not pairs:
+        raise ValueError(f"{path}: no colour and depth were taken at the same time; see its stamps")
+    fewer = min(counts.values())
+    if 2 * len(pairs) < fewer:
+        notices.say(
+            path,
+            f"only {len(pairs)} of {fewer} pictures have a partner within {PAIR_SECONDS:g} s; the "
+            "others are left out",
+        )
+    return pairs
 
 
 def nearest_pairs(colors: Mapping[int, int], depths: Mapping[int, int]) -> list[FramePair]:
@@ -297,7 +308,7 @@ def _read_frames(
         return
     with _reader(path) as reader:
         messages = (
-            (topic, stamp_ns(message), message)
+            (topic, ros_images.stamp_ns(message), message)
             for topic, _, message in _messages(reader, topics, *stretch(pairs))
         )
         for number, pair, color, depth in wait_for_partners(messages, topics, pairs):
@@ -308,65 +319,18 @@ def _make_frame(
     number: int, seconds: float, color: Any, depth: Any, *, lens: Lens
 ) -> RecordedFrame:
     try:
-        pixels, values = decode_color(color), decode_depth(depth)
+        pixels, values = ros_images.decode_color(color), ros_images.decode_depth(depth)
         if pixels.shape[:2] != values.shape:
             raise ValueError(
                 f"depth is {values.shape[1]}x{values.shape[0]}, and colour "
                 f"{pixels.shape[1]}x{pixels.shape[0]}; record the aligned depth"
             )
+        if lens.size is not None and lens.size != pixels.shape[1::-1]:
+            raise ValueError(
+                f"the picture is {pixels.shape[1]}x{pixels.shape[0]}, but its camera_info is for "
+                f"{lens.size[0]}x{lens.size[1]}; record that of the same size"
+            )
         image = rgbd.undistort_image(pixels, values, lens)
     except (ValueError, OSError) as error:
         return RecordedFrame(number, seconds, None, file_checks.one_line(error, 300))
     return RecordedFrame(number, seconds, image)
-
-
-def decode_color(message: Any) -> np.ndarray:
-    """RGB of an image message, (H, W, 3) uint8; rows may be padded.
-
-    Args:
-      message: ``Image`` or ``CompressedImage``.
-
-    Raises:
-      ValueError: the encoding is unknown, or data are missing.
-    """
-    if _encoding(message) == "compressed":
-        return np.asarray(Image.open(io.BytesIO(bytes(message.data))).convert("RGB"))
-    channels = COLORS.get(message.encoding)
-    if channels is None:
-        raise ValueError(f"encoding {message.encoding} of the colour is unknown; record rgb8")
-    pixels = _rows(message, "u1")
-    count = len(message.encoding) - 1  # rgb8, rgba8
-    image = pixels[:, : count * message.width].reshape(message.height, message.width, count)
-    return np.ascontiguousarray(image[..., list(channels)])
-
-
-def decode_depth(message: Any) -> np.ndarray:
-    """Depth of an image message, (H, W) float32, mm, 0 where unseen.
-
-    Args:
-      message: ``Image``, or ``CompressedImage`` of the plug-in compressedDepth with PNG inside.
-
-    Raises:
-      ValueError: the encoding is unknown, or data are missing.
-    """
-    encoding = _encoding(message)
-    if encoding == "compressedDepth":
-        picture = Image.open(io.BytesIO(bytes(message.data)[COMPRESSED_DEPTH_HEADER:]))
-        values, metres = np.asarray(picture), False
-    else:
-        if encoding not in DEPTHS:
-            raise ValueError(f"encoding {encoding} of the depth is unknown; record 16UC1 or 32FC1")
-        values = _rows(message, DEPTHS[encoding])[:, : message.width]
-        metres = encoding == "32FC1"
-    depth = np.where(depth_files.unmeasured(values), 0.0, values)
-    return (1e3 * depth if metres else depth).astype(np.float32)
-
-
-def _rows(message: Any, kind: str) -> np.ndarray:
-    """The rows of an image with their padding, as numbers of a type."""
-    data = np.ascontiguousarray(message.data).view(np.uint8)
-    step = message.step
-    if len(data) < step * message.height or step % int(kind[1]):
-        raise ValueError(f"an image has {len(data)} bytes for {message.height} rows of {step}")
-    order = ">" if message.is_bigendian else "<"
-    return data[: step * message.height].reshape(message.height, step).view(order + kind)

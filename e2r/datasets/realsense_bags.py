@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from e2r.datasets import bags, rgbd
+from e2r.datasets import bags, rgbd, ros_images
 from e2r.datasets.bags import FramePair, Topics
 from e2r.datasets.recordings import RecordedFrame, Recording
 from e2r.datasets.rgbd import DepthCamera
@@ -218,7 +218,7 @@ def _read_image(decode: Any, raw: bytes, kind: str) -> tuple[Any, float | None]:
 def _check_encoding(reader: Any, decode: Any, topic: str, path: Path) -> None:
     """Refuses a colour that is not red, green and blue, before any frame is read."""
     for _, _, message, _ in _messages(reader, decode, Topics(topic, topic)):
-        if getattr(message, "encoding", "rgb8") not in bags.COLORS:
+        if getattr(message, "encoding", "rgb8") not in ros_images.COLORS:
             raise ValueError(
                 f"{path}: encoding {message.encoding} of the colour is unknown; record rgb8"
             )
@@ -230,7 +230,7 @@ def _find_pairs(reader: Any, decode: Any, topics: Topics) -> tuple[list[FramePai
     by_stamp: dict[str, dict[int, int]] = {topic: {} for topic in topics}
     by_arrival: dict[str, dict[int, int]] = {topic: {} for topic in topics}
     for topic, time, message, _ in _messages(reader, decode, topics):
-        by_stamp[topic].setdefault(bags.stamp_ns(message), time)
+        by_stamp[topic].setdefault(ros_images.stamp_ns(message), time)
         by_arrival[topic][time] = time
     pairs = bags.nearest_pairs(*(by_stamp[topic] for topic in topics))
     frames = min(len(times) for times in by_arrival.values())
@@ -247,7 +247,7 @@ def _read_frames(
         return
     with _reader(path) as (reader, decode):
         messages = (
-            (topic, bags.stamp_ns(message) if by_stamp else time, (message, units))
+            (topic, ros_images.stamp_ns(message) if by_stamp else time, (message, units))
             for topic, time, message, units in _messages(
                 reader, decode, topics, *bags.stretch(pairs)
             )
@@ -260,9 +260,9 @@ def _make_frame(cameras: _Cameras, frame: tuple[int, FramePair, Any, Any]) -> Re
     number, pair, (color, _), (depth, units) = frame
     mm_per_unit = MM_PER_METRE * units if units else cameras.mm_per_unit
     try:
-        values = bags.decode_depth(depth) * np.float32(mm_per_unit)
+        values = ros_images.decode_depth(depth) * np.float32(mm_per_unit)
         image = rgbd.register_image(
-            bags.decode_color(color), values, cameras.depth, lens=cameras.lens
+            ros_images.decode_color(color), values, cameras.depth, lens=cameras.lens
         )
     except (ValueError, OSError) as error:
         return RecordedFrame(number, pair.depth / 1e9, None, file_checks.one_line(error, 300))

@@ -1,6 +1,7 @@
 """Recordings: folders of RGB-D frames in the order in which a camera took them.
 
-The depth is aligned to the colour, and all frames have one lens::
+All frames have one lens. The depth is aligned to the colour; otherwise depth_intrinsics.json and
+depth_to_color.json are there as well, as beside a single frame (see e2r.datasets.rgbd)::
 
     color_000001.png   8-bit RGB (also rgb, image; .jpg, .tif, .bmp)
     depth_000001.png   16 bit (also .tif, .pfm, .pgm), or depth_000001.npy, .npz, .exr
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e2r.datasets import case_folder, rgbd
+from e2r.datasets.rgbd import DepthCamera
 from e2r.formats import camera_files, depth_files, depth_units, file_checks, pictures
 from e2r.formats.file_checks import PathLike, Unit
 from e2r.formats.scenes import RgbdImage
@@ -96,14 +98,17 @@ class _Folder(NamedTuple):
 
     lens: Lens
     mm_per_unit: float  # of the stored depth
+    size: tuple[int, int]  # width and height of the colour, pixels
+    depth_camera: DepthCamera | None  # of a depth that is not aligned
 
 
-def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
+def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = False) -> Recording:
     """Finds the frames of a recording, and reads its lens and its timestamps.
 
     Args:
       folder: see the module.
       unit: of the depth, after its scale.
+      unchecked: say what is doubtful about the lenses, and do not refuse them.
 
     Raises:
       ValueError: something is missing or broken; the message names it and the remedy.
@@ -124,7 +129,12 @@ def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
     first = next((one for one in files if _is_readable(one)), files[0])
     color, values = pictures.read_color(first.color), depth_files.read_depth(first.depth)
     size = (color.shape[1], color.shape[0])
-    lens = camera_files.read_lens(_find_lens(folder), size)
+    lens = camera_files.read_lens(_find_lens(folder), size, unchecked=unchecked)
+    camera = rgbd.find_depth_camera(folder, values.shape, unchecked=unchecked)
+    scale, of_depth = (
+        rgbd.depth_scale(lens, camera, folder),
+        lens if camera is None else camera.lens,
+    )
     if lens.size is not None and lens.size != size:
         raise ValueError(
             f"{first.color}: is {size[0]}x{size[1]}, but the intrinsics are for "
@@ -135,13 +145,13 @@ def open_recording(folder: PathLike, unit: Unit = "mm") -> Recording:
         raise ValueError(f"{first.depth}: no pixel has a depth; is it the right picture?")
     factor = depth_units.depth_mm_per_unit(
         float(np.median(values[~unseen])),
-        lens.depth_scale,
+        scale,
         unit,
         whole=values.dtype.kind in "ui",
         path=first.depth,
-        widths=values.shape[1] / lens.fx,
+        widths=values.shape[1] / of_depth.fx,
     )
-    read_one = partial(_read_frame, _Folder(lens, factor / lens.depth_scale))
+    read_one = partial(_read_frame, _Folder(lens, factor / scale, size, camera))
     by_number = {one.number: one for one in files}
     return Recording(
         folder,
@@ -219,14 +229,23 @@ def write_recording(
 def _read_frame(recording: _Folder, files: FrameFiles) -> RecordedFrame:
     try:
         color, values = pictures.read_color(files.color), depth_files.read_depth(files.depth)
-        if color.shape[:2] != values.shape:
+        if color.shape[1::-1] != recording.size:
+            raise ValueError(
+                f"{files.color}: is {color.shape[1]}x{color.shape[0]}, but the recording began "
+                f"with {recording.size[0]}x{recording.size[1]}, for which the intrinsics are"
+            )
+        if recording.depth_camera is None and color.shape[:2] != values.shape:
             raise ValueError(
                 f"{files.depth}: is {values.shape[1]}x{values.shape[0]}, but {files.color.name} is "
                 f"{color.shape[1]}x{color.shape[0]}"
             )
         unseen = depth_files.unmeasured(values)
         depth = np.where(unseen, 0.0, values * recording.mm_per_unit)
-        image = rgbd.undistort_image(color, depth, recording.lens)
+        camera, lens = recording.depth_camera, recording.lens
+        if camera is None:
+            image = rgbd.undistort_image(color, depth, lens)
+        else:
+            image = rgbd.register_image(color, depth, camera, lens=lens)
     except (ValueError, OSError) as error:
         return RecordedFrame(files.number, files.seconds, None, file_checks.one_line(error, 300))
     return RecordedFrame(files.number, files.seconds, image)
@@ -271,7 +290,7 @@ def _read_timestamps(path: Path, numbers: list[int]) -> dict[int, float]:
     if not path.is_file():
         return {number: (number - numbers[0]) / RATE for number in numbers}
     found: dict[int, float] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write its mark
         for row in csv.DictReader(file):
             try:
                 found[int(row["number"])] = float(row["seconds"])

@@ -117,16 +117,16 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = 
     height, width = color.shape[:2]
     lens_path = _find_file(folder, LENS_NAMES, LENS_SUFFIXES)
     lens = camera_files.read_lens(lens_path, (width, height), unchecked=unchecked)
-    camera = _find_depth_camera(folder, values.shape, unchecked=unchecked)
+    camera = find_depth_camera(folder, values.shape, unchecked=unchecked)
     if camera is None:
         _check_aligned_size(color_path, color.shape[:2], depth_path, values.shape)
     _check_size(depth_path if camera is None else color_path, color.shape[:2], lens)
     if camera is not None:
         _check_size(depth_path, values.shape, camera.lens)
-    scale, of_depth = _depth_scale(lens, camera, folder), lens if camera is None else camera.lens
+    scale, of_depth = depth_scale(lens, camera, folder), lens if camera is None else camera.lens
     depth = _to_mm(values, scale, unit, path=depth_path, focal=of_depth.fx)
     if camera is None:
-        _check_shift(color, depth, depth_path, unchecked=unchecked)
+        check_shift(color, depth, depth_path, unchecked=unchecked)
         return undistort_image(color, depth, lens)
     return _register(color, depth, camera, lens=lens, path=depth_path, unchecked=unchecked)
 
@@ -192,10 +192,19 @@ def register_image(
     return RgbdImage(straight, found, lens.fx, lens.fy, lens.cx, lens.cy)
 
 
-def _find_depth_camera(
+def find_depth_camera(
     folder: Path, shape: tuple[int, ...], *, unchecked: bool
 ) -> DepthCamera | None:
-    """The depth camera's own lens and its motion to the colour, if the folder holds both."""
+    """The depth camera's own lens and its motion to the colour, if the folder holds both.
+
+    Args:
+      folder: of one frame, or of a recording.
+      shape: of the depth, (H, W).
+      unchecked: say what is doubtful about the lens, and do not refuse it.
+
+    Raises:
+      ValueError: the folder holds one of the two, or one is broken.
+    """
     height, width = shape
     lens = _find_file(folder, DEPTH_LENS_NAMES, LENS_SUFFIXES, needed=False)
     motion = _find_file(folder, MOTION_NAMES, MOTION_SUFFIXES, needed=False)
@@ -218,8 +227,17 @@ def _find_depth_camera(
     return None
 
 
-def _depth_scale(lens: Lens, camera: DepthCamera | None, folder: Path) -> float:
-    """Units per mm: of the depth camera's lens, or else of the colour's."""
+def depth_scale(lens: Lens, camera: DepthCamera | None, folder: Path) -> float:
+    """Units per mm: of the depth camera's lens, or else of the colour's.
+
+    Args:
+      lens: of the colour.
+      camera: of the depth, if it has its own.
+      folder: that messages name.
+
+    Raises:
+      ValueError: both name a scale, and not the same.
+    """
     if camera is None or camera.lens.depth_scale in (1.0, lens.depth_scale):
         return lens.depth_scale
     if lens.depth_scale == 1.0:
@@ -280,18 +298,28 @@ def _register(
             remedy="align the depth to the colour by the camera's own software",
             unchecked=unchecked,
         )
-    _check_shift(straight, found, path, unchecked=unchecked)
+    check_shift(straight, found, path, unchecked=unchecked)
     return image
 
 
-def _check_shift(
+def check_shift(
     color: UInt8[np.ndarray, "h w 3"],
     depth: Float[np.ndarray, "h w"],
     path: Path,
     *,
     unchecked: bool,
 ) -> None:
-    """Refuses a depth whose edges do not lie on those of the colour."""
+    """Refuses a depth whose edges do not lie on those of the colour.
+
+    Args:
+      color: of the frame.
+      depth: mm, 0 where unseen, on the same pixels.
+      path: of the depth, that messages name.
+      unchecked: only say so.
+
+    Raises:
+      ValueError: they lie elsewhere.
+    """
     shift = picture_alignment.find_shift(color, depth)
     if shift is not None and shift.is_certain:
         larger = f"is {shift.scale:.2f} times as large and " if shift.scale != 1.0 else ""

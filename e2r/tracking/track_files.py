@@ -1,5 +1,7 @@
 """The files of a track: ``poses.jsonl``, one line a frame, and a TUM trajectory of each level.
 
+A trajectory holds accepted poses only, for its format has no room to say which are.
+
 A line is whole or not there, so an interrupted track keeps all its frames.
 """
 
@@ -45,8 +47,9 @@ class TrackFiles:
         """
         self._write(frame_json(frame, number=number, tre_mm=tre_mm))
         for name, level in frame.levels.items():
-            self._trajectories[name].write(tum_line(frame.seconds, level.pose))
-            self._trajectories[name].flush()
+            if level.accepted:
+                self._trajectories[name].write(tum_line(frame.seconds, level.pose))
+                self._trajectories[name].flush()
 
     def add_broken(self, number: int, seconds: float, message: str) -> None:
         """Writes the line of a frame that cannot be read.
@@ -139,7 +142,7 @@ def read_track(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{folder}: has no {POSES_FILE}; name the output folder of e2r track")
     lines: list[dict[str, Any]] = []
-    for row, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for row, text in enumerate(_lines(path), 1):
         where = f"{path}: line {row}"
         try:
             line = json.loads(text)
@@ -161,6 +164,11 @@ def read_track(folder: Path) -> list[dict[str, Any]]:
     if not any("error" not in line for line in lines):
         raise ValueError(f"{path}: holds no frame; track the recording again")
     return lines
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield from file
 
 
 def check_fits(

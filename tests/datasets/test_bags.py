@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
 from e2r.cli import main
-from e2r.datasets import bags
+from e2r.datasets import bags, ros_images
 from e2r.formats import meshes
 from tests.conftest import refused
 
@@ -24,8 +26,13 @@ PICTURES = RNG.integers(0, 256, (3, 48, 64, 3)).astype(np.uint8)
 DEPTHS = RNG.integers(350, 450, (3, 48, 64)).astype(np.uint16)
 
 
-def messages(store, *, encoding="16UC1", compressed=False, depth_focal=60.0, order=1):
-    """(topic, message, type) of three frames; the depth of each comes before its colour."""
+def messages(
+    store, *, encoding="16UC1", compressed=False, depth_focal=60.0, order=1, stamped=True, **lens
+):
+    """(topic, message, type) of three frames; the depth of each comes before its colour.
+
+    ``lens`` changes fields of both ``camera_info``: d, p, width.
+    """
     packages = ("std_msgs", "sensor_msgs", "builtin_interfaces")  # both have a Time: the last one
     types = {
         name.rsplit("/", 1)[1]: kind
@@ -36,19 +43,21 @@ def messages(store, *, encoding="16UC1", compressed=False, depth_focal=60.0, ord
     old = store is ROS1
 
     def header(seconds):
-        stamp = types["Time"](sec=10, nanosec=round(1e9 * seconds))
+        stamp = types["Time"](sec=10 * stamped, nanosec=round(1e9 * seconds) * stamped)
         return types["Header"](**({"seq": 0} if old else {}), stamp=stamp, frame_id="camera")
 
     def info(focal):
         k = np.array([focal, 0, 31.5, 0, focal, 23.5, 0, 0, 1.0])
         p = np.array([focal, 0, 31.5, 0, 0, focal, 23.5, 0, 0, 0, 1.0, 0])
         names = "DKRP" if old else "dkrp"
-        values = dict(zip(names, (np.zeros(5), k, np.eye(3).ravel(), p), strict=True))
+        values = dict(
+            zip(names, (lens.get("d", np.zeros(5)), k, np.eye(3).ravel(), p), strict=True)
+        )
         region = types["RegionOfInterest"](0, 0, 0, 0, False)
         return types["CameraInfo"](
             header=header(0),
             height=48,
-            width=64,
+            width=lens.get("width", 64),
             distortion_model="plumb_bob",
             binning_x=0,
             binning_y=0,
@@ -150,12 +159,57 @@ def test_what_is_no_bag_is_told(tmp_path, capsys):
     refused(capsys, "cannot be read as a bag", "track", path, "--output", tmp_path / "out")
 
 
+def test_pictures_of_another_size_than_their_lens_are_broken(tmp_path):
+    frames = list(bags.open_bag(write_bag(tmp_path / "sqlite", width=66)).read())
+    assert len(frames) == 3 and all(frame.image is None for frame in frames)
+    assert "is 64x48, but its camera_info is for 66x48" in frames[0].message
+
+
+def test_a_bag_without_stamps_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"the 3 pictures of .* have 1 different stamps"):
+        bags.open_bag(write_bag(tmp_path / "sqlite", stamped=False))
+
+
+def test_a_rectified_picture_is_not_undistorted_again():
+    """Its camera_info still holds the distortion of the lens; P is what holds for it."""
+    k, p = np.eye(3) * 60.0, np.zeros((3, 4))
+    k[:2, 2] = p[:2, 2] = 31.5, 23.5
+    k[2, 2] = p[2, 2] = 1.0
+    p[0, 0] = p[1, 1] = 55.0
+    info = SimpleNamespace(
+        width=64,
+        height=48,
+        k=k.ravel(),
+        p=p.ravel(),
+        d=np.array([0.1, 0.0, 0.0, 0.0, 0.0]),
+        distortion_model="plumb_bob",
+    )
+    where = Path("bag/color")
+    assert bags.lens_of_info(info, where).bends
+    straight = bags.lens_of_info(info, where, straight=True)
+    assert not straight.bends and straight.fx == 55.0
+    assert bags._is_rectified("/zed/rgb/image_rect_color/compressed")
+    assert not bags._is_rectified("/camera/color/image_raw")
+
+
+def test_a_quantised_depth_is_read():
+    """Of 32FC1, compressedDepth stores inverse depths, by two numbers before the PNG."""
+    a, b = 100.0, -50.0
+    stored = np.array([[0, 100], [200, 450]], np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(stored).save(file, "PNG")
+    data = struct.pack("<iff", 0, a, b) + file.getvalue()
+    message = SimpleNamespace(format="32FC1; compressedDepth", data=np.frombuffer(data, np.uint8))
+    expected = [[0.0, 1e5 / 150.0], [1e5 / 250.0, 200.0]]
+    np.testing.assert_allclose(ros_images.decode_depth(message), expected, rtol=1e-6)
+
+
 def test_a_torn_picture_is_refused():
     message = SimpleNamespace(
         encoding="rgb8", height=4, width=4, step=12, data=np.zeros(20, np.uint8), is_bigendian=0
     )
     with pytest.raises(ValueError, match="has 20 bytes for 4 rows of 12"):
-        bags.decode_color(message)
+        ros_images.decode_color(message)
 
 
 def test_numbers_of_the_other_byte_order_are_read():
@@ -168,4 +222,4 @@ def test_numbers_of_the_other_byte_order_are_read():
         data=np.frombuffer(values.tobytes(), np.uint8),
         is_bigendian=1,
     )
-    np.testing.assert_array_equal(bags.decode_depth(message), values.astype(np.float32))
+    np.testing.assert_array_equal(ros_images.decode_depth(message), values.astype(np.float32))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e2r.datasets import recordings
+from e2r.datasets import any_recording, recordings
 from e2r.datasets.recordings import RecordedFrame
 from e2r.formats.scenes import RgbdImage
 from e2r.types import Pose
@@ -78,7 +78,54 @@ def test_a_broken_frame_is_told_and_the_others_are_read(folder):
 def test_a_frame_of_another_size_is_broken(folder):
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(folder / "color_000003.png")
     *_, last = recordings.open_recording(folder).read()
-    assert last.image is None and "is 64x48, but color_000003.png is 32x24" in last.message
+    assert last.image is None and "is 32x24, but the recording began with 64x48" in last.message
+    Image.fromarray(np.zeros((24, 32), np.uint16)).save(folder / "depth_000003.png")
+    *_, last = recordings.open_recording(folder).read()
+    assert last.image is None  # although both are alike: the intrinsics are not theirs
+    Image.fromarray(np.zeros((24, 32), np.uint16)).save(folder / "depth_000002.png")
+    second = list(recordings.open_recording(folder).read())[1]
+    assert "is 32x24, but color_000002.png is 64x48" in second.message
+
+
+def test_a_depth_of_another_camera_is_moved_to_the_colour(folder):
+    (folder / "depth_intrinsics.json").write_bytes((folder / "camera.json").read_bytes())
+    with pytest.raises(ValueError, match="put the motion from depth to colour there"):
+        recordings.open_recording(folder)
+    motion = np.eye(4)
+    motion[0, 3] = 30.0
+    (folder / "depth_to_color.json").write_text(json.dumps(motion.tolist()))
+    first = next(recordings.open_recording(folder).read()).image.depth
+    own = next(frames())[0].image.depth
+    shift = round(30.0 * 60.0 / 400.0)  # pixels, of what is 400 mm away
+    assert (first[:, : shift - 2] == 0).all()  # nothing comes from the left of the picture
+    seen = first[first > 0]  # the nearest where several meet
+    assert own.min() - 0.1 <= seen.min() and seen.max() <= own.max() + 0.1
+    assert len(seen) > 0.5 * first.size
+
+
+def test_times_of_a_spreadsheet_are_read(folder):
+    path = folder / "timestamps.csv"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert recordings.open_recording(folder).first_seconds == pytest.approx(0.05)
+
+
+def test_a_depth_that_is_not_aligned_is_refused(tmp_path):
+    """As a single frame is: the edges of both pictures tell."""
+    v, u = np.mgrid[:240, :320]
+    rng = np.random.default_rng(0)
+    depth = np.full((240, 320), 500.0, np.float32)
+    color = np.full((240, 320, 3), 60, np.uint8)
+    for x, y, r in zip(
+        rng.uniform(30, 290, 14), rng.uniform(30, 210, 14), rng.uniform(12, 25, 14), strict=True
+    ):
+        disc = (u - x) ** 2 + (v - y) ** 2 < r * r
+        depth[disc] = 420.0
+        color[np.roll(disc, 9, axis=1)] = 220
+    image = RgbdImage(color, depth, 300.0, 300.0, 159.5, 119.5)
+    recordings.write_recording(tmp_path, [(RecordedFrame(1, 0.0, image), {})])
+    with pytest.raises(ValueError, match="seems not to be aligned"):
+        any_recording.open_any(tmp_path)
+    assert any_recording.open_any(tmp_path, unchecked=True).count == 1
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ POSE = Pose(
 )
 
 
-def frame(number=0, state="tracking"):
-    levels = {"L1": TrackedLevel(POSE, 0.5, 1.0)} if state == "tracking" else {}
+def frame(number=0, state="tracking", accepted=False):
+    levels = {"L1": TrackedLevel(POSE, 0.5, 1.0, accepted)} if state == "tracking" else {}
     return TrackedFrame(number, 0.1 * number, state, levels, state == "tracking", 0.9, 0.0, 0.012)
 
 
@@ -33,10 +33,12 @@ def test_each_frame_is_a_line_at_once(tmp_path):
     with open_track(tmp_path, ["L1"]) as files:
         files.add(frame(), number=7, tre_mm={"L1": 0.25})
         files.add(frame(1, "lost"), number=8, tre_mm={})
+        assert (tmp_path / "trajectory_L1.txt").read_text() == ""
         files.add_broken(9, 0.2, "no picture")
+        files.add(frame(3, accepted=True), number=10, tre_mm={})
         lines = [json.loads(line) for line in (tmp_path / "poses.jsonl").read_text().splitlines()]
         assert (tmp_path / "trajectory_L1.txt").read_text().count("\n") == 1
-    assert [line["number"] for line in lines] == [7, 8, 9]
+    assert [line["number"] for line in lines] == [7, 8, 9, 10]
     assert lines[0]["levels"]["L1"]["tre_mm"] == 0.25 and lines[1]["levels"] == {}
     assert lines[0]["latency_ms"] == pytest.approx(12.0) and lines[2]["error"] == "no picture"
     np.testing.assert_allclose(lines[0]["levels"]["L1"]["T_camera_model"], poses.to_matrix(POSE))

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -355,7 +356,7 @@ def run(options: Protocol) -> int:
     """Runs what is left of the protocol, and writes its summary and report."""
     path, output = options.output / "protocol.json", options.output
     leave_devices(options.where)
-    code = open_study(
+    with open_study(
         path,
         settings_of(options),
         study=(convert, folds, run_fold),
@@ -363,29 +364,27 @@ def run(options: Protocol) -> int:
         results=[output / name for name in RESULTS],
         first=[output / "cases.json", *output.glob("folds/*/result.json")],
         plugins=(options.config.network, options.config.schedule, options.config.optimisation),
-    )
-    try:
-        about = convert(options)
-    except (ValueError, OSError):
-        if not (options.output / "cases").exists():  # nothing was written: other settings may be
-            path.unlink()
-        raise
-    checkpoint = options.checkpoint and options.checkpoint.resolve()
-    placed = replace(options, output=output.resolve(), checkpoint=checkpoint)
-    left, name = folds(options, about["sources"]), attrgetter("name")
-    results = run_parts(partial(run_fold, placed), left, config=options.where, name=name)
-    floor = options.label_floor
-    if floor is None and options.data_set == "spinedepth":
-        floor = SPINEDEPTH_LABEL_FLOOR_MM
-    elif floor is None:
-        floor = about["label_rmse_mm"]
-    summary = summarise(options, results, floor) | {"code": code}
-    _write(options.output / "summary.json", summary)
-    page = report_figure(summary, results).to_html(include_plotlyjs=True)
-    (options.output / "report.html").write_text(page, encoding="utf-8")
-    print(results_table(summary))
-    print(f"{options.output / 'summary.json'}, report.html, folds/")
-    return 3 if summary["failed"] else 0
+    ) as code:
+        try:
+            about = convert(options)
+        except (ValueError, OSError):
+            if not (output / "cases").exists():
+                path.unlink()  # nothing was written: other settings may be
+            raise
+        checkpoint = options.checkpoint and options.checkpoint.resolve()
+        placed = replace(options, output=output.resolve(), checkpoint=checkpoint)
+        left, name = folds(options, about["sources"]), attrgetter("name")
+        results = run_parts(partial(run_fold, placed), left, config=options.where, name=name)
+        known = options.data_set == "spinedepth"
+        floor = SPINEDEPTH_LABEL_FLOOR_MM if known else about["label_rmse_mm"]
+        floor = floor if options.label_floor is None else options.label_floor
+        summary = summarise(options, results, floor) | {"code": code}
+        _write(output / "summary.json", summary)
+        page = report_figure(summary, results).to_html(include_plotlyjs=True)
+        (output / "report.html").write_text(page, encoding="utf-8")
+        print(results_table(summary))
+        print(f"{output / 'summary.json'}, report.html, folds/")
+        return 3 if summary["failed"] else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -397,4 +396,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(import_module("experiments.protocol").main())  # by its name, for workers

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import tyro
 from tqdm import tqdm
 
 from e2r.config import EvaluationConfig, TrainingConfig
-from e2r.datasets.case import Case
+from e2r.datasets.case import Case, SlimCase, slim, whole
 from e2r.evaluation import runner, work_units
 from e2r.evaluation.errors_table import table_rows, write_errors_table
 from e2r.evaluation.initial_poses import read_initial_poses
@@ -127,11 +127,14 @@ def run(options: Options) -> int:
     ):
         work_units.refuse_changed_cases(units, folder)
         total = sum(len(unit.ids) for unit in units)
+        left: Iterator[Sent] = work_units.remaining_cases(units, folder)
+        if options.where.cluster is not None:
+            left = (slim(one) if isinstance(one, Case) else one for one in left)
         device = ""
         with tqdm(total=total, initial=len(folder.done()), desc="evaluate", unit="case") as bar:
             for report in cluster.stream(
-                partial(report_cases, model=model, job=job),
-                work_units.remaining_cases(units, folder),
+                partial(report_cases, model=dataclasses.replace(model, fitted=()), job=job),
+                left,
                 config=options.where,
                 name=attrgetter("id"),
                 give_up=partial(report_lost, job=job),
@@ -223,8 +226,12 @@ class CaseReport(NamedTuple):
     device: str = ""  # kind of the device that registered it
 
 
+Sent: TypeAlias = Case | SlimCase | Failed
+"""A case as a worker gets it, or one that could not be read."""
+
+
 def report_cases(
-    source: Iterator[Case | Failed], *, model: Model, job: EvaluationConfig
+    source: Iterator[Sent], *, model: Model, job: EvaluationConfig
 ) -> Iterator[tuple[str, CaseReport]]:
     """Registers cases; yields the id and the report of each.
 
@@ -235,7 +242,8 @@ def report_cases(
     """
     worst = snapshots.WorstCases(job.primary_mask)
     device = str(jax.devices()[0].device_kind)
-    for result in runner.run(source, model, job=job):
+    cases = (whole(one) if isinstance(one, SlimCase) else one for one in source)
+    for result in runner.run(cases, model, job=job):
         outcome = judge_case(result, job.program.masks, calibration=model.calibration)
         report = CaseReport(
             id=result.id if isinstance(result, Failed) else result.case.id,
@@ -248,7 +256,7 @@ def report_cases(
         yield report.id, report
 
 
-def report_lost(case: Case | Failed, sentence: str, *, job: EvaluationConfig) -> CaseReport:
+def report_lost(case: Sent, sentence: str, *, job: EvaluationConfig) -> CaseReport:
     """The report of a case whose worker died again and again.
 
     Args:

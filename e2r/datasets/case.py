@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import trimesh
@@ -85,10 +85,7 @@ def make_case(
     image = None
     if isinstance(scene, RgbdImage):
         image = scene
-        points, pixels = point_clouds.back_project(
-            image.depth, fx=image.fx, fy=image.fy, cx=image.cx, cy=image.cy
-        )
-        scene = ScenePoints(points, image.color.reshape(-1, 3)[pixels] / 255.0)
+        scene, pixels = _scene_of(image)
         bone = None if bone is None else bone.ravel()[pixels]
     return Case(
         **scene._asdict(),
@@ -101,6 +98,50 @@ def make_case(
         source=source,
         bone=bone,
     )
+
+
+class SlimCase(NamedTuple):
+    """A case to send: without the points that its image gives, which are eight times as large."""
+
+    case: Case
+    bone: Bool[np.ndarray, "m"] | None
+
+    @property
+    def id(self) -> str:
+        """Of the case."""
+        return self.case.id
+
+
+def slim(case: Case) -> Case | SlimCase:
+    """The case without the points of its image; without an image, the case itself.
+
+    Args:
+      case: whole.
+    """
+    if case.image is None or case.normals is not None:
+        return case
+    none = np.zeros((0, 3))
+    return SlimCase(replace(case, points=none, colors=none, bone=None), case.bone)
+
+
+def whole(sent: SlimCase) -> Case:
+    """The case with its points again.
+
+    Args:
+      sent: by :func:`slim`.
+    """
+    if sent.case.image is None:
+        raise ValueError(f"{sent.id}: has no image to make points of")
+    scene, _ = _scene_of(sent.case.image)
+    return replace(sent.case, points=scene.points, colors=scene.colors, bone=sent.bone)
+
+
+def _scene_of(image: RgbdImage) -> tuple[ScenePoints, Int[np.ndarray, "m"]]:
+    """The points of an image, and their pixels."""
+    points, pixels = point_clouds.back_project(
+        image.depth, fx=image.fx, fy=image.fy, cx=image.cx, cy=image.cy
+    )
+    return ScenePoints(points, image.color.reshape(-1, 3)[pixels] / 255.0), pixels
 
 
 def case_digest(case: Case) -> str:

@@ -6,20 +6,18 @@ in the files of the other masks' predictions are written first. The next run goe
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from e2r.runtime.continued_folder import continue_or_begin, refuse_orphan
+from e2r.runtime.single_writer import single_writer
 
 PREDICTIONS, ERRORS, SETTINGS = "predictions.jsonl", "errors.jsonl", "job.json"
-LOCK = "writer.lock"
-"""Empty file that the writer of a job's folder locks."""
 RESULTS = (PREDICTIONS, ERRORS, "errors.csv", "summary.json", "report.html", "views")
 """What a job writes into its folder, beside the other masks' predictions."""
 
@@ -124,8 +122,7 @@ def open_job(
         with figures of other code.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as lock:
-        _refuse_second_writer(folder, lock)
+    with single_writer(folder, "job"):
         refuse_orphan(folder / PREDICTIONS, folder / SETTINGS)
         recorded = continue_or_begin(
             folder / SETTINGS,
@@ -135,19 +132,6 @@ def open_job(
             results=[*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)],
         )
         yield JobFolder(folder, recorded)
-
-
-def _refuse_second_writer(folder: Path, lock: IO[str]) -> None:
-    """Holds the lock until its file is closed, or the process ends in any way."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"{folder}: another process writes this job; wait for its end, name another output "
-            "folder, or give the running job more workers with --cluster"
-        ) from None
-    except OSError:
-        pass  # a network disk without locks: the user alone sees to it that one process writes
 
 
 def _append(path: Path, line: Line) -> None:

@@ -140,7 +140,11 @@ def failed_prediction(failed: Failed) -> Prediction:
 
 
 def make_prediction(
-    result: Registered, mask: str, calibration: Calibration | None = None
+    result: Registered,
+    mask: str,
+    calibration: Calibration | None = None,
+    *,
+    digest: str | None = None,
 ) -> Prediction:
     """The prediction of a registered case under one mask.
 
@@ -153,6 +157,7 @@ def make_prediction(
       result: the registered case.
       mask: name of the mask.
       calibration: of the trained network.
+      digest: of the case; it takes a while, and is the same for all masks.
     """
     levels, hypotheses = result.levels[mask], result.hypotheses[mask]
     inliers = float(np.sum(levels.inlier_weight))
@@ -183,7 +188,7 @@ def make_prediction(
             for k in np.flatnonzero(hypotheses.distinct)
         ),
         seconds=result.seconds,
-        case_digest=case_digest(result.case),
+        case_digest=case_digest(result.case) if digest is None else digest,
         bound95_mm=whole.bound95_mm if whole else None,
         levels={
             name: LevelEstimate(
@@ -252,5 +257,8 @@ def judge_case(
     """
     if isinstance(result, Failed):
         return CaseOutcome(dict.fromkeys(masks, failed_prediction(result)), None)
-    predictions = {mask: make_prediction(result, mask, calibration) for mask in masks}
+    digest = case_digest(result.case)
+    predictions = {
+        mask: make_prediction(result, mask, calibration, digest=digest) for mask in masks
+    }
     return CaseOutcome(predictions, score_case(result))

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from e2r.runtime import cluster, code_digest
 from e2r.runtime.cluster import ClusterConfig
 from e2r.runtime.continued_folder import continue_or_begin, refuse_orphan
 from e2r.runtime.provenance import code_record
+from e2r.runtime.single_writer import single_writer
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
+@contextmanager
 def open_study(
     path: Path,
     settings: Mapping[str, Any],
@@ -26,8 +32,8 @@ def open_study(
     results: Iterable[Path],
     first: Iterable[Path],
     plugins: Iterable[Any] = (),
-) -> dict[str, str]:
-    """Begins a study's folder, or goes on with it; returns what computes its figures.
+) -> Iterator[dict[str, str]]:
+    """Begins a study's folder, or goes on with it, as its only writer.
 
     Args:
       path: file of the settings; its folder is made.
@@ -38,14 +44,21 @@ def open_study(
       first: the files among them that a study writes first; without settings they are unknown.
       plugins: settings that name plug-ins.
 
+    Yields:
+      what computes the figures.
+
     Raises:
-      ValueError: the folder holds figures by other settings, by other code, or by unknown ones.
+      ValueError: the folder holds figures by other settings, by other code, or by unknown ones; or
+        another process writes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for figures in first:
-        refuse_orphan(figures, path, what="study")
-    code = {**code_record(*plugins), "study": code_digest.digest(study)}
-    return continue_or_begin(path, settings, code=code, again=again, results=results, what="study")
+    with single_writer(path.parent, "study"):
+        for figures in first:
+            refuse_orphan(figures, path, what="study")
+        code = {**code_record(*plugins), "study": code_digest.digest(study)}
+        yield continue_or_begin(
+            path, settings, code=code, again=again, results=results, what="study"
+        )
 
 
 def run_parts(
@@ -61,17 +74,31 @@ def run_parts(
       name: of a part; unique.
 
     Raises:
-      ValueError: a part was refused, or its worker died again and again.
+      ValueError: a part was refused, or its worker died again and again. That is said after all
+        other parts are done.
     """
+    lost: list[str] = []
 
-    def give_up(_: T, sentence: str) -> tuple[str, U]:
-        raise ValueError(sentence)
+    def give_up(part: T, sentence: str) -> tuple[str, U | None]:
+        lost.append(sentence)
+        return name(part), None
 
-    found = dict(
-        cluster.stream(
-            partial(_each, run=run, name=name), parts, config=config, name=name, give_up=give_up
-        )
-    )
+    if config.cluster is not None:  # a part is a worker's only item: more of them would only wait
+        config = replace(config, workers=min(config.workers or len(parts), len(parts)) or 1)
+    found: dict[str, Any] = {}
+    with tqdm(total=len(parts), unit="part", disable=config.cluster is None) as bar:
+        for key, result in cluster.stream(
+            partial(_each, run=run, name=name),
+            parts,
+            config=config,
+            name=name,
+            give_up=give_up,
+            notice=partial(bar.set_postfix_str, refresh=False),
+        ):
+            found[key] = result
+            bar.update()
+    if lost:
+        raise ValueError("; ".join(lost))
     return [found[name(part)] for part in parts]
 
 

@@ -15,6 +15,7 @@ import os
 import queue
 import re
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -26,8 +27,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
 
+from e2r.runtime import freed_memory
 from e2r.runtime.compile_cache import enable_cache
-from e2r.runtime.freed_memory import keep_freed_memory
 from e2r.runtime.provenance import code_differences, code_record
 
 T = TypeVar("T")
@@ -49,10 +50,15 @@ LOCAL_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
 }
 """Ray's settings of a local cluster. Without the first, its processes listen on all networks, even
 where Ray is given a node's address of 127.0.0.1. Without the second, workers give way to any other
-process (niceness 15)."""
+process (niceness 15). The last two spare a process for each core, which our workers never become,
+for they have an environment of their own."""
+REFUSALS = (ValueError, FloatingPointError, OSError)
+"""What work raises for input that it refuses: the command ends with it."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Ray gives a worker one thread of LAPACK, which then returns other bits than the driver's."""
 
@@ -143,8 +149,8 @@ def _connected(cluster: str) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")
             ray.init(**where, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"--cluster {cluster}: cannot be reached ({reason}); is it up?") from None
     try:
         if cluster == "local" and ray.util.get_node_ip_address() != "127.0.0.1":
@@ -169,7 +175,6 @@ class _Server:
 
     def __init__(self, serve: Serve[Any, Any]) -> None:
         enable_cache()
-        keep_freed_memory()
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._work, args=(serve,), daemon=True).start()
@@ -206,8 +211,18 @@ class _Server:
             while True:
                 for outcome in serve(item for (item,) in iter(self._items.get, ())):
                     self._outcomes.put(outcome)
+        except jax.errors.JaxRuntimeError as error:  # a device that broke, or is full
+            print(error, file=sys.stderr, flush=True)
+            os._exit(1)  # others redo the items
         except BaseException as error:
             self._outcomes.put(error)
+
+
+def _environment() -> dict[str, str]:
+    """Variables of a worker's process, from its first moment on."""
+    default = str(os.cpu_count())
+    threads = {variable: os.environ.get(variable, default) for variable in THREADS}
+    return {**threads, **freed_memory.ENVIRONMENT}
 
 
 @dataclass
@@ -215,6 +230,7 @@ class _Worker(Generic[T]):
     """What the driver knows of a worker."""
 
     actor: Any
+    kind: str  # of its device, GPU or CPU
     call: Any  # the running call
     where: str = ""  # host and process; empty until it is ready
     held: dict[str, T] = field(default_factory=dict)  # name -> item, without its outcome yet
@@ -280,21 +296,21 @@ class _Driver(Generic[T, U]):
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return
         self._looked = time.monotonic()
+        if self._items is None and not self._groups:
+            return  # nothing is left for another one
         there = self._ray.cluster_resources()
         kind = "GPU" if there.get("GPU") else "CPU"
         count = int(there.get(kind, 0))
         if self._limit:
             count = min(count, self._limit)
-        default = str(os.cpu_count())
-        threads = {variable: os.environ.get(variable, default) for variable in THREADS}
-        while len(self._workers) < count:
+        for _ in range(count - sum(worker.kind == kind for worker in self._workers)):
             options: dict[str, Any] = {"num_gpus" if kind == "GPU" else "num_cpus": 1}
             actor = (
                 self._ray.remote(_Server)
-                .options(**options, runtime_env={"env_vars": threads})
+                .options(**options, runtime_env={"env_vars": _environment()})
                 .remote(self._serve)
             )
-            self._workers.append(_Worker(actor, actor.ready.remote()))
+            self._workers.append(_Worker(actor, kind, actor.ready.remote()))
 
     def _deal(self, worker: _Worker[T]) -> None:
         """Gives an idle worker items, and asks it for outcomes."""
@@ -322,7 +338,7 @@ class _Driver(Generic[T, U]):
         try:
             found = self._ray.get(worker.call)
         except self._ray.exceptions.RayTaskError as error:  # of ``serve``, not of the worker
-            if isinstance(error.cause, ValueError):
+            if isinstance(error.cause, REFUSALS):
                 raise error.cause from None
             raise RuntimeError(f"{worker.where}: {error}") from None
         worker.call = None

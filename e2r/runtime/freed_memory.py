@@ -17,6 +17,14 @@ _KEEPING = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2
 
 One arena serves all threads: the others cannot hold a block of more than 64 MiB."""
 
+ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""The same for a process that is yet to start, and has threads before it could call anything."""
+
 
 def keep_freed_memory() -> bool:
     """From now on, memory that this process frees stays with it.

@@ -110,6 +110,6 @@ class ModelFinder:
             number,
             poses,
             bone,
-            make_prediction(result, MASK, self._model.calibration),
+            make_prediction(result, MASK, self._model.calibration, digest=""),
             result.evidence(MASK),
         )

@@ -109,13 +109,24 @@ def undisturbed_seconds(played: Played, finder: ModelFinder) -> list[float]:
     return seconds[1:]  # the first one waits for the registration
 
 
-def recoveries(played: Played, errors: Sequence[dict[str, float]]) -> list[tuple[str, float]]:
-    """Kind and seconds of each recovery; infinite where the levels are not found again."""
+class Recovery(NamedTuple):
+    """What came after the wound was hidden or left."""
+
+    kind: str  # hand, cut
+    seconds: float  # until the levels are right; infinite where they are not any more
+    before: bool  # whether they were right when they were last seen
+
+
+def recoveries(played: Played, errors: Sequence[dict[str, float]]) -> list[Recovery]:
+    """The recovery after each time at which the wound was not visible."""
     visible = np.array([frame.visible for frame in played.frames])
     right = np.array([bool(e) and max(e.values()) < WRONG_MM for e in errors])
     followed = [t is not None and t.state == "tracking" for t in played.tracked]
     found = []
+    seen = False  # whether the levels were right in the last frame with a visible wound
     for number in range(1, len(visible)):
+        if visible[number - 1] >= VISIBLE:
+            seen = bool(right[number - 1])
         if not (visible[number] >= VISIBLE > visible[number - 1]):
             continue
         if not any(followed[:number]):
@@ -131,7 +142,7 @@ def recoveries(played: Played, errors: Sequence[dict[str, float]]) -> list[tuple
         rows = range(number, until - RIGHT_FRAMES + 1)
         first = next((row for row in rows if right[row : row + RIGHT_FRAMES].all()), None)
         seconds = np.inf if first is None else (first - number) / played.config.rate
-        found.append(("cut" if was_cut else "hand", float(seconds)))
+        found.append(Recovery("cut" if was_cut else "hand", float(seconds), seen))
     return found
 
 

@@ -142,8 +142,7 @@ class Tracker:
         """Of each level in the present frame; None where they are not followed."""
         if self._track is None or state not in ("tracking", "occluded"):
             return None
-        pose: Pose = jax.tree.map(np.asarray, self._track.pose)
-        return pose
+        return Pose(*map(np.asarray, self._track.pose))
 
     def _keep(self, frame: PastFrame, state: State) -> PastFrame:
         """The frame with its poses; it is kept for what runs beside and began before it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from e2r.registration.tracking import Evidence
@@ -117,7 +116,7 @@ class Trust:
             seen = known is not None and known.expected_tre_mm is not None
             bounded = known is not None and known.bound95_mm is not None
             levels[name] = TrackedLevel(
-                jax.tree.map(lambda leaf, i=i: leaf[i], pose),
+                Pose(pose.rotation[i], pose.translation[i]),
                 float(doubts[i]) if seen else None,
                 float(bounds[i]) if bounded else None,
                 bool(usable and seen and supported[i] and doubts[i] <= config.accept_mm),

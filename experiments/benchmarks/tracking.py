@@ -246,10 +246,13 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[list[str]]:
         if values:
             rows.append([what, f"{np.median(values):.2f} (worst {max(values):.2f})"])
     for kind in ("hand", "cut"):
-        seconds = np.array([s for k, s in events if k == kind])
-        if len(seconds):
-            soon = int((seconds <= RECOVERY_SECONDS).sum())
-            rows.append([f"right within a second of a {kind}", f"{soon} of {len(seconds)}"])
+        soon = np.array([s <= RECOVERY_SECONDS for k, s, _ in events if k == kind])
+        before = np.array([b for k, _, b in events if k == kind])
+        if len(soon):
+            again = f"{(soon & before).sum()} of {before.sum()} that were right before"
+            rows.append(
+                [f"right within a second of a {kind}", f"{soon.sum()} of {len(soon)}; {again}"]
+            )
     undisturbed = gather("undisturbed_ms")
     if len(undisturbed):
         rows.append(["a frame, nothing beside (ms)", f"{np.median(undisturbed):.1f}"])

@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -343,23 +344,23 @@ def ablate(options: Ablation) -> int:
     leave_devices(options.where)
     settings = plain(asdict(options), without=("output", "seeds", "where", "again"))
     summary = options.output / "ablation.json"
-    code = open_study(
+    with open_study(
         options.output / "settings.json",
         settings,
         study=SeedRun,
         again=options.again,
         results=[*options.output.glob("seed*"), summary],
         first=options.output.glob("seed*/errors.json"),
-    )
-    placed = replace(options, output=options.output.resolve())
-    seeds = run_parts(
-        partial(run_seed, placed), range(options.seeds), config=options.where, name=seed_name
-    )
-    figures = summarise(seeds)
-    record = {"arms": figures, **settings, "code": code}
-    summary.write_text(json.dumps(record, indent=1))
-    print(results_table(figures))
-    print(summary)
+    ) as code:
+        placed = replace(options, output=options.output.resolve())
+        seeds = run_parts(
+            partial(run_seed, placed), range(options.seeds), config=options.where, name=seed_name
+        )
+        figures = summarise(seeds)
+        record = {"arms": figures, **settings, "code": code}
+        summary.write_text(json.dumps(record, indent=1))
+        print(results_table(figures))
+        print(summary)
     return 0
 
 
@@ -372,4 +373,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(import_module("experiments.studies.ablation").main())  # by its name, for workers

@@ -11,7 +11,7 @@ import trimesh
 from PIL import Image
 
 from e2r.datasets import case_folder
-from e2r.datasets.case import scored_targets
+from e2r.datasets.case import case_digest, scored_targets, slim, whole
 from e2r.formats import meshes
 
 
@@ -268,3 +268,16 @@ def test_a_data_set_is_a_folder_of_cases(folder, tmp_path):
         case_folder.read_case(tmp_path)
     with pytest.raises(ValueError, match="holds no case"):
         case_folder.find_cases(tmp_path / "notes")
+
+
+def test_a_case_is_whole_again_after_it_was_sent(simulated_cases):
+    """Bit for bit, and the bone as well."""
+    case = simulated_cases[0]
+    sent = slim(case)
+    assert sent.id == case.id and sent.case.points.size == sent.case.colors.size == 0
+    again = whole(sent)
+    assert case_digest(again) == case_digest(case)
+    for name in ("points", "colors", "bone"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(case, name))
+    bare = replace(case, image=None)
+    assert slim(bare) is bare

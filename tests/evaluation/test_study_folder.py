@@ -2,7 +2,10 @@
 
 import pytest
 
-from e2r.evaluation.study_folder import open_study, plain
+from e2r.evaluation.study_folder import open_study, plain, run_parts
+from e2r.runtime import cluster
+from e2r.runtime.cluster import ClusterConfig
+from e2r.runtime.single_writer import single_writer
 
 WEIGHT = 1.0
 
@@ -12,14 +15,15 @@ def compute():
 
 
 def begin(folder, settings=(("steps", 3),), *, again=False):
-    return open_study(
+    with open_study(
         folder / "settings.json",
         dict(settings),
         study=compute,
         again=again,
         results=[folder / "errors.json", folder / "runs"],
         first=[folder / "errors.json"],
-    )
+    ) as code:
+        return code
 
 
 def test_figures_of_other_code_are_refused_and_deleted_on_request(tmp_path, monkeypatch):
@@ -45,6 +49,30 @@ def test_other_settings_and_figures_of_unknown_ones_are_refused(tmp_path):
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match=r"belongs to a study without settings\.json"):
         begin(tmp_path)
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    with single_writer(tmp_path, "study"), pytest.raises(ValueError, match="writes this study"):
+        begin(tmp_path)
+    begin(tmp_path)
+
+
+def test_a_part_that_is_given_up_is_told_after_the_others_are_done(monkeypatch):
+    done = []
+
+    def stream(serve, parts, *, give_up, name, **_):
+        for part in parts:
+            if part == 1:
+                yield give_up(part, "part1: its worker died")
+            else:
+                done.append(part)
+                yield from (outcome for _, outcome in serve(iter([part])))
+
+    monkeypatch.setattr(cluster, "stream", stream)
+    with pytest.raises(ValueError, match="part1: its worker died"):
+        run_parts(lambda part: part, [0, 1, 2], config=ClusterConfig(), name="part{}".format)
+    assert done == [0, 2]
+    assert run_parts(lambda p: 10 * p, [2, 0], config=ClusterConfig(), name=str) == [20, 0]
 
 
 def test_settings_are_kept_as_json_without_those_that_change_nothing(tmp_path):

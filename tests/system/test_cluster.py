@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
@@ -142,6 +143,63 @@ def test_a_job_is_that_of_one_process(ray, checkpoint, data_set, tmp_path, capsy
         for level, pose in line["T_camera_model"].items():
             np.testing.assert_allclose(other["T_camera_model"][level], pose, atol=1e-6)
     assert evaluate.main([*words, str(tmp_path / "two")]) == 3
+
+
+def test_a_study_runs_on_a_cluster_as_it_is_called(checkpoint, tmp_path):
+    """By ``python -m``, where its functions are those of ``__main__``, which no worker has."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'e2r[cluster]'")
+    (tmp_path / "models" / "bob").mkdir(parents=True)
+    (tmp_path / "models" / "bob" / "L1.stl").write_bytes(b"no surface")
+    words = ["-m", "experiments.adapt_patients", "--patients", tmp_path / "models"]
+    words += ["--output", tmp_path / "out", "--checkpoint", checkpoint, "--cluster", "local"]
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert "e2r: bob: " in done.stderr and "Traceback" not in done.stderr
+    assert "bob" in (tmp_path / "out" / "patients.json").read_text()
+
+
+class FakeRay:
+    """Knows what a cluster has, and makes actors that do nothing."""
+
+    def __init__(self):
+        self.there = {"CPU": 4}
+        self.made = []
+
+    def put(self, value):
+        return value
+
+    def cluster_resources(self):
+        return self.there
+
+    def remote(self, kind):
+        return self
+
+    def options(self, **options):
+        self.made.append("GPU" if "num_gpus" in options else "CPU")
+        return self
+
+    def __getattr__(self, name):
+        return self
+
+
+def test_a_gpu_that_joins_later_gets_a_worker(monkeypatch):
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", -1.0)
+    fake = FakeRay()
+    fake.remote = lambda *_: fake
+    driver = cluster._Driver(fake, serve, [1, 2], 0, name=str, window=1)
+    driver._hire()
+    assert fake.made == ["CPU"] * 4
+    fake.there = {"CPU": 4, "GPU": 2.0}
+    driver._hire()
+    driver._hire()
+    assert fake.made[4:] == ["GPU"] * 2
+    driver._items = None  # nothing is left
+    fake.there = {"CPU": 4, "GPU": 8.0}
+    driver._hire()
+    assert len(fake.made) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""Several patients: each has a folder, and one that is refused does not end the others."""
+
+import json
+
+import pytest
+
+from e2r.evaluation import calibration_fit
+from e2r.evaluation.models import read_model
+from e2r.formats import meshes
+from experiments import adapt_patients
+
+SMALL = ["--steps", "2", "--frames", "4", "--specimens", "1", "--held-out", "4", "--batch", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _an_untrained_network_is_right(monkeypatch):
+    monkeypatch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
+
+
+@pytest.mark.slow
+def test_each_patient_has_a_model_and_a_refused_one_a_sentence(
+    checkpoint, simulated_cases, tmp_path, capsys
+):
+    meshes.write_meshes(simulated_cases[0].model, tmp_path / "models" / "ann")
+    (tmp_path / "models" / "bob").mkdir()
+    (tmp_path / "models" / "bob" / "L1.stl").write_bytes(b"no surface")
+    words = ["--patients", tmp_path / "models", "--output", tmp_path / "out"]
+    words = [*map(str, words), "--checkpoint", str(checkpoint), *SMALL]
+    assert adapt_patients.main(words) == 3
+    said = capsys.readouterr()
+    assert "e2r: bob: " in said.err and "Traceback" not in said.err
+    ann, bob = json.loads((tmp_path / "out" / "patients.json").read_text())
+    assert [row["model"] for row in ann["models"]] == ["base", "adapted", "both"]
+    assert bob["error"] and not bob["models"]
+    assert read_model(tmp_path / "out" / "ann").patient
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--steps", "0"], "--steps is 0"),
+        (["--patients", "nowhere"], "nowhere: no such folder"),
+        (["--patients", "."], "holds no folder"),
+    ],
+)
+def test_what_cannot_be_is_refused(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--patients", "x", *words, "--output", str(tmp_path / "out")]
+    assert adapt_patients.main(words) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,8 +1,8 @@
 """Tracks of simulated recordings, played at the camera's rate: errors, latency, losses, peers.
 
 Command:  python -m experiments.benchmarks.tracking --output runs/tracking
-Time:     about 80 minutes on two cores, most of it for drawing the frames
-Expect:   latency 8 to 10 ms in the median; 0.98 mm tracked, 1.00 mm alone (four recordings)
+Time:     about 90 minutes on two cores, most of it for drawing the frames; 40 with --events 0
+Expect:   latency 9.6 ms in the median; 0.69 mm tracked, 0.68 mm alone (twenty recordings)
 
 Half of the recordings have a hand, a cut, or both; every fourth has neither, and nothing moves in
 it. Further, shorter recordings have a hand or a cut every two seconds. Each is drawn before it is

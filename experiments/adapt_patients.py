@@ -33,8 +33,9 @@ from e2r.evaluation.text_table import text_table
 from e2r.formats import file_checks
 from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write
-from e2r.runtime.cluster import REFUSALS, ClusterConfig, leave_devices
+from e2r.runtime.cluster import ClusterConfig, leave_devices
 from e2r.runtime.single_writer import single_writer
+from e2r.runtime.system_errors import REFUSALS
 
 SUMMARY = "patients.json"
 

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from e2r.runtime.system_errors import REFUSALS, explain
+
 Options = TypeVar("Options")
-REFUSALS = (ValueError, FloatingPointError, OSError)
-"""What a command raises for input that it refuses, or for a place that the system refuses."""
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -53,10 +53,8 @@ def sentence(error: BaseException) -> str:
     """What is printed of an error: its text, or for one of the system a sentence with a remedy.
 
     Args:
-      error: one of :data:`REFUSALS`.
+      error: one of ``REFUSALS``.
     """
-    from e2r.runtime.system_errors import explain
-
     text = explain(error) if isinstance(error, OSError) else str(error)
     return " ".join(text.split())
 

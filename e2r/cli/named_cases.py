@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from e2r.cli.errors import REFUSALS, sentence
+from e2r.cli.errors import sentence
 from e2r.datasets import case_folder
 from e2r.formats import file_checks, meshes
+from e2r.runtime.system_errors import REFUSALS
 
 
 def find_named(words: Sequence[Path]) -> list[Path]:

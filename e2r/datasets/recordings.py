@@ -135,11 +135,7 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
         rgbd.depth_scale(lens, camera, folder),
         lens if camera is None else camera.lens,
     )
-    if lens.size is not None and lens.size != size:
-        raise ValueError(
-            f"{first.color}: is {size[0]}x{size[1]}, but the intrinsics are for "
-            f"{lens.size[0]}x{lens.size[1]}; give those of this size"
-        )
+    rgbd.check_size(first.color, color.shape[:2], lens)
     unseen = depth_files.unmeasured(values)
     if unseen.all():
         raise ValueError(f"{first.depth}: no pixel has a depth; is it the right picture?")

@@ -120,9 +120,9 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = 
     camera = find_depth_camera(folder, values.shape, unchecked=unchecked)
     if camera is None:
         _check_aligned_size(color_path, color.shape[:2], depth_path, values.shape)
-    _check_size(depth_path if camera is None else color_path, color.shape[:2], lens)
+    check_size(depth_path if camera is None else color_path, color.shape[:2], lens)
     if camera is not None:
-        _check_size(depth_path, values.shape, camera.lens)
+        check_size(depth_path, values.shape, camera.lens)
     scale, of_depth = depth_scale(lens, camera, folder), lens if camera is None else camera.lens
     depth = _to_mm(values, scale, unit, path=depth_path, focal=of_depth.fx)
     if camera is None:
@@ -347,7 +347,17 @@ def _check_aligned_size(
         )
 
 
-def _check_size(path: Path, shape: tuple[int, ...], lens: Lens) -> None:
+def check_size(path: Path, shape: tuple[int, ...], lens: Lens) -> None:
+    """Refuses a picture of another size than that for which its lens is.
+
+    Args:
+      path: of the picture.
+      shape: of the picture, (H, W).
+      lens: of it.
+
+    Raises:
+      ValueError: the sizes differ.
+    """
     if lens.size is not None and lens.size != shape[::-1]:
         raise ValueError(
             f"{path}: is {shape[1]}x{shape[0]}, but the intrinsics are for "

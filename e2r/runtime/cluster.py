@@ -30,6 +30,7 @@ import jax
 from e2r.runtime import freed_memory
 from e2r.runtime.compile_cache import enable_cache
 from e2r.runtime.provenance import code_differences, code_record
+from e2r.runtime.system_errors import REFUSALS
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -57,8 +58,6 @@ LOCAL_RAY = {
 where Ray is given a node's address of 127.0.0.1. Without the second, workers give way to any other
 process (niceness 15). The last two spare a process for each core, which our workers never become,
 for they have an environment of their own."""
-REFUSALS = (ValueError, FloatingPointError, OSError)
-"""What work raises for input that it refuses: the command ends with it."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Ray gives a worker one thread of LAPACK, which then returns other bits than the driver's."""
 

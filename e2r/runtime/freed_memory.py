@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import ctypes
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-_KEEPING = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26}
-"""Options of glibc's ``mallopt`` and their values (man 3 mallopt).
+_KEEPING = {
+    "MALLOC_ARENA_MAX": (-8, 1),
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_TOP_PAD_": (-2, 2**26),
+}
+"""Variables of glibc, the same options of its ``mallopt``, and their values (man 3 mallopt).
 
 One arena serves all threads: the others cannot hold a block of more than 64 MiB."""
-
-ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
-"""The same for a process that is yet to start, and has threads before it could call anything."""
+ENVIRONMENT = {variable: str(value) for variable, (_, value) in _KEEPING.items()}
+"""For a process that is yet to start, and has threads before it could call anything."""
 
 
 def keep_freed_memory() -> bool:
@@ -38,4 +36,4 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return False
-    return all([library.mallopt(option, value) for option, value in _KEEPING.items()])
+    return all([library.mallopt(option, value) for option, value in _KEEPING.values()])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+REFUSALS = (ValueError, FloatingPointError, OSError)
+"""What a command raises for input that it refuses, or for a place that the system refuses."""
 SENTENCES = {
     errno.ENOENT: "no such file or folder; check the path",
     errno.EEXIST: "is there already and is in the way; move it away, or name another place",

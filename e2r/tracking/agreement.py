@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import numpy as np
 
 from e2r.evaluation.metrics import distances_apart
+from e2r.evaluation.predictions import LevelEstimate
 from e2r.tracking.finder import Found
 from e2r.types import Float, Pose, Surface
 
@@ -29,8 +31,7 @@ def expected(found: Found, names: Sequence[str]) -> Float[np.ndarray, "l"]:
       found: a registration.
       names: of the levels.
     """
-    estimates = [found.prediction.levels.get(name) for name in names]
-    return _filled([None if one is None else one.expected_tre_mm for one in estimates])
+    return _of_levels(found, names, attrgetter("expected_tre_mm"))
 
 
 def bounds(found: Found, names: Sequence[str]) -> Float[np.ndarray, "l"]:
@@ -40,11 +41,15 @@ def bounds(found: Found, names: Sequence[str]) -> Float[np.ndarray, "l"]:
       found: a registration.
       names: of the levels.
     """
+    return _of_levels(found, names, attrgetter("bound95_mm"))
+
+
+def _of_levels(
+    found: Found, names: Sequence[str], figure: Callable[[LevelEstimate], float | None]
+) -> np.ndarray:
+    """A figure of each level's estimate; NaN where there is none."""
     estimates = [found.prediction.levels.get(name) for name in names]
-    return _filled([None if one is None else one.bound95_mm for one in estimates])
-
-
-def _filled(values: Sequence[float | None]) -> np.ndarray:
+    values = [None if one is None else figure(one) for one in estimates]
     return np.array([np.nan if value is None else value for value in values])
 
 

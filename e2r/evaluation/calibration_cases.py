@@ -118,8 +118,10 @@ def fitted_case(
         dict.fromkeys(case.model, jax.tree.map(lambda leaf, row=row: leaf[row], hypotheses.pose))
         for row in rows
     ]
+    deep = {name: metrics.is_deep(case.model[name], points) for name, points in targets.items()}
     errors = [
-        metrics.case_errors(one, case.truth or {}, targets, model=case.model) for one in found
+        metrics.case_errors(one, case.truth or {}, targets, model=case.model, deep=deep)
+        for one in found
     ]
     errors[0] = result.errors["learnt"]  # with one pose a level, as predictions have it
     by_level = errors[0].by_level

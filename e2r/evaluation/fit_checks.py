@@ -10,9 +10,10 @@ from e2r.evaluation import frame_scale, mirror_fit
 from e2r.evaluation.frame_scale import FrameScale
 from e2r.evaluation.free_space import sticking_out
 from e2r.evaluation.precision import LevelPrecision, level_precision
+from e2r.evaluation.shared_models import SharedModel
 from e2r.pipeline import CasePredictions
 from e2r.runtime.timing import timed
-from e2r.types import Cloud, Float, Surface
+from e2r.types import Cloud, Float
 
 
 class FitChecks(NamedTuple):
@@ -24,20 +25,18 @@ class FitChecks(NamedTuple):
     precisions: dict[str, LevelPrecision]  # of the levels' poses
 
 
-def check_fits(predictions: CasePredictions, surface: Surface, cloud: Cloud) -> FitChecks:
+def check_fits(predictions: CasePredictions, model: SharedModel, cloud: Cloud) -> FitChecks:
     """Checks the registrations of one case.
 
     Args:
       predictions: of the case, on the host.
-      surface: of its model.
+      model: its model.
       cloud: of all samples, mm, camera frame.
     """
-    points = np.asarray(cloud.points)
-    with timed("planes"):
-        planes = frame_scale.planes_of(surface)
-    scales = frame_scale.fit_frame_scales(predictions, planes, points)
+    points, surface = np.asarray(cloud.points), model.surface
+    scales = frame_scale.fit_frame_scales(predictions, surface, points)
     gains = mirror_fit.fit_mirror_gains(
-        predictions, planes, points, canonical=surface.canonical_from_model
+        predictions, surface, points, canonical=surface.canonical_from_model
     )
     with timed("free space"):
         out = {
@@ -47,7 +46,7 @@ def check_fits(predictions: CasePredictions, surface: Surface, cloud: Cloud) -> 
     with timed("precision"):
         precisions = {
             mask: level_precision(
-                points[np.asarray(weights) > 0.5], planes, surface, predictions.levels[mask]
+                points[np.asarray(weights) > 0.5], model.tree, surface, predictions.levels[mask]
             )
             for mask, weights in predictions.weights.items()
         }

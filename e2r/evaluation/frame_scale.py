@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from e2r.geometry.closest_points import near_planes
 from e2r.pipeline import CasePredictions
 from e2r.runtime.timing import timed
 from e2r.types import Array, Float, Pose, Surface
@@ -45,25 +45,7 @@ class FrameScale(NamedTuple):
         return not abs(np.log(self.lateral)) > MAX_DEVIATION
 
 
-class Planes(NamedTuple):
-    """The triangles of a model, on the host."""
-
-    centres: Float[np.ndarray, "f 3"]  # mm
-    normals: Float[np.ndarray, "f 3"]  # unit
-    tree: cKDTree  # of the centres
-
-
-def planes_of(surface: Surface) -> Planes:
-    """The triangles of a surface, ready for :func:`fit_frame_scale`.
-
-    Args:
-      surface: of the model.
-    """
-    planes = np.asarray(surface.planes, np.float64)
-    return Planes(planes[:, :3], planes[:, 3:6], cKDTree(planes[:, :3]))
-
-
-def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose) -> FrameScale:
+def fit_frame_scale(points: Float[np.ndarray, "n 3"], surface: Surface, pose: Pose) -> FrameScale:
     """Fits pose, lateral scale and depth scale of a registered frame.
 
     Gauss-Newton on distances to tangent planes (Chen and Medioni, 1992), with Welsch weights. A
@@ -71,7 +53,7 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
 
     Args:
       points: of the mask, mm, camera frame.
-      planes: of the model.
+      surface: the model.
       pose: camera from model, as registered.
 
     Returns:
@@ -80,15 +62,14 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
     if len(points) < MIN_POINTS:
         return FrameScale(np.nan, np.nan, np.nan, np.nan, np.nan)
     scene = np.asarray(points, np.float64)[:: max(1, len(points) // MAX_POINTS)]
-    model, normals, tree = planes
     rotation, translation = (np.asarray(leaf, np.float64) for leaf in pose)
     centre, logs = scene.mean(0), np.zeros(2)
     for _ in range(STEPS):
         lever = (scene - centre) * np.exp(-logs[[0, 0, 1]])
         placed = (lever + centre - translation) @ rotation
-        nearest = tree.query(placed)[1]
-        apart = ((placed - model[nearest]) * normals[nearest]).sum(1)
-        across = normals[nearest] @ rotation.T  # camera frame
+        near = near_planes(surface, placed)
+        apart = ((placed - near.centres) * near.normals).sum(1)
+        across = near.normals @ rotation.T  # camera frame
         stretch = -across * lever
         rows = np.column_stack(
             [np.cross(lever, across), across, stretch[:, :2].sum(1), stretch[:, 2]]
@@ -108,20 +89,20 @@ def fit_frame_scale(points: Float[np.ndarray, "n 3"], planes: Planes, pose: Pose
 
 
 def fit_frame_scales(
-    predictions: CasePredictions, planes: Planes, points: Float[Array, "p 3"]
+    predictions: CasePredictions, surface: Surface, points: Float[Array, "p 3"]
 ) -> dict[str, FrameScale]:
     """Mask name -> the frame's size by the points that the mask keeps.
 
     Args:
       predictions: of one case, on the host.
-      planes: of its model.
+      surface: of its model.
       points: of all samples, mm, camera frame.
     """
     with timed("frame scale"):
         return {
             mask: fit_frame_scale(
                 np.asarray(points)[np.asarray(weights) > 0.5],
-                planes,
+                surface,
                 predictions.registrations[mask].pose,
             )
             for mask, weights in predictions.weights.items()

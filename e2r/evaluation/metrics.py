@@ -80,6 +80,7 @@ def case_errors(
     targets: Mapping[str, Float[np.ndarray, "_ 3"]],
     *,
     model: Mapping[str, trimesh.Trimesh],
+    deep: Mapping[str, Bool[np.ndarray, "_"]] | None = None,
 ) -> CaseErrors:
     """The errors of one case.
 
@@ -88,28 +89,28 @@ def case_errors(
       truth: level -> true pose, camera from model.
       targets: level -> targets, mm, model frame; only these levels are scored.
       model: level -> surface, mm, model frame.
+      deep: level -> :func:`is_deep` of its targets, where it is known already.
     """
+    if deep is None:
+        deep = {name: is_deep(model[name], points) for name, points in targets.items()}
     distances: list[np.ndarray] = []
-    deep: list[np.ndarray] = []
     by_level = {}
     for name, points in targets.items():
         found, true = predicted[name], truth[name]
         apart = distances_apart(found, true, points)
-        off_surface = is_deep(model[name], points)
         centroid = np.asarray(model[name].centroid)[None]
         relative = np.asarray(found.rotation, np.float64) @ np.asarray(true.rotation, np.float64).T
         by_level[name] = _target_errors(
             apart,
-            off_surface,
+            deep[name],
             rotation_deg=float(np.rad2deg(poses.rotation_angle(relative))),
             translation_mm=float(distances_apart(found, true, centroid)[0]),
         )
         distances.append(apart)
-        deep.append(off_surface)
     levels = by_level.values()
     whole = _target_errors(
         np.concatenate(distances),
-        np.concatenate(deep),
+        np.concatenate([deep[name] for name in targets]),
         rotation_deg=float(np.mean([level.rotation_deg for level in levels])),
         translation_mm=float(np.mean([level.translation_mm for level in levels])),
     )

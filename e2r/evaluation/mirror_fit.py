@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from e2r.evaluation.frame_scale import MAX_POINTS, MIN_POINTS, Planes
+from e2r.evaluation.frame_scale import MAX_POINTS, MIN_POINTS
+from e2r.geometry.closest_points import near_planes
 from e2r.pipeline import CasePredictions
 from e2r.runtime.timing import timed
-from e2r.types import Array, Float, Pose
+from e2r.types import Array, Float, Pose, Surface
 
 WIDTHS_MM = (6.0,) * 3 + (5.0,) * 2 + (4.0,) * 2 + (3.0,) * 2 + (2.0,) * 6
 """Widths of the robust kernel, one a step: the sagittal plane is known to some millimetres."""
@@ -27,7 +28,7 @@ whose levels had moved. No right pose of these was refused by it."""
 
 
 def mirror_gain(
-    points: Float[np.ndarray, "n 3"], planes: Planes, *, pose: Pose, canonical: Pose
+    points: Float[np.ndarray, "n 3"], surface: Surface, *, pose: Pose, canonical: Pose
 ) -> float:
     """How much better the mirrored points fit the model: the difference of two shares, -1 to 1.
 
@@ -36,7 +37,7 @@ def mirror_gain(
 
     Args:
       points: of the mask, mm, camera frame.
-      planes: of the model.
+      surface: the model.
       pose: camera from model, as registered.
       canonical: canonical frame from model; its x is the axis that is mirrored.
 
@@ -50,13 +51,13 @@ def mirror_gain(
     placed = (scene - translation) @ rotation
     turn, shift = (np.asarray(leaf, np.float64) for leaf in canonical)
     mirrored = ((placed @ turn.T + shift) * [-1.0, 1.0, 1.0] - shift) @ turn
-    return _fitted_share(mirrored, planes) - _fitted_share(placed, planes)
+    return _fitted_share(mirrored, surface) - _fitted_share(placed, surface)
 
 
-def _fitted_share(points: Float[np.ndarray, "n 3"], planes: Planes) -> float:
+def _fitted_share(points: Float[np.ndarray, "n 3"], surface: Surface) -> float:
     """The share of the points that lie on the model after a rigid fit."""
     for width in WIDTHS_MM:
-        distances, apart, across = _offsets(points, planes)
+        distances, apart, across = _offsets(points, surface)
         weight = np.exp(-np.square(apart / width)) * (distances < 3.0 * width + 4.0)
         centre = points.mean(0)
         rows = np.column_stack([np.cross(points - centre, across), across])
@@ -64,26 +65,26 @@ def _fitted_share(points: Float[np.ndarray, "n 3"], planes: Planes) -> float:
         step = -np.linalg.solve(normal, rows.T @ (weight * apart))
         turn = Rotation.from_rotvec(step[:3]).as_matrix()
         points = (points - centre) @ turn.T + centre + step[3:]
-    return float(np.exp(-np.square(_offsets(points, planes)[1] / NEAR_MM)).mean())
+    return float(np.exp(-np.square(_offsets(points, surface)[1] / NEAR_MM)).mean())
 
 
 def _offsets(
-    points: Float[np.ndarray, "n 3"], planes: Planes
+    points: Float[np.ndarray, "n 3"], surface: Surface
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], Float[np.ndarray, "n 3"]]:
-    """Distance from the nearest triangle's centre, from its plane, and its normal."""
-    distances, nearest = planes.tree.query(points)
-    across = planes.normals[nearest]
-    return distances, ((points - planes.centres[nearest]) * across).sum(1), across
+    """Distance from the near triangle's centre, from its plane, and its normal."""
+    near = near_planes(surface, points)
+    away = points - near.centres
+    return np.linalg.norm(away, axis=1), (away * near.normals).sum(1), near.normals
 
 
 def fit_mirror_gains(
-    predictions: CasePredictions, planes: Planes, points: Float[Array, "p 3"], *, canonical: Pose
+    predictions: CasePredictions, surface: Surface, points: Float[Array, "p 3"], *, canonical: Pose
 ) -> dict[str, float]:
     """Mask name -> the gain of the mirror image, by the points that the mask keeps.
 
     Args:
       predictions: of one case, on the host.
-      planes: of its model.
+      surface: of its model.
       points: of all samples, mm, camera frame.
       canonical: canonical frame from model.
     """
@@ -91,7 +92,7 @@ def fit_mirror_gains(
         return {
             mask: mirror_gain(
                 np.asarray(points)[np.asarray(weights) > 0.5],
-                planes,
+                surface,
                 pose=predictions.registrations[mask].pose,
                 canonical=canonical,
             )

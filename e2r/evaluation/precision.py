@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
-from e2r.evaluation.frame_scale import MAX_POINTS, Planes
+from e2r.evaluation.frame_scale import MAX_POINTS
 from e2r.types import Float, LevelPoses, Surface
 
 KERNEL_MM = 2.0
@@ -32,7 +33,7 @@ class LevelPrecision(NamedTuple):
 
 
 def level_precision(
-    points: Float[np.ndarray, "n 3"], planes: Planes, surface: Surface, levels: LevelPoses
+    points: Float[np.ndarray, "n 3"], tree: cKDTree, surface: Surface, levels: LevelPoses
 ) -> LevelPrecision:
     """The precision of each level's pose.
 
@@ -40,11 +41,12 @@ def level_precision(
 
     Args:
       points: of the mask, mm, camera frame.
-      planes: of the model.
+      tree: of the centres of the model's triangles; a lattice is too coarse for their spread.
       surface: of the model.
       levels: one pose a level, padded; or one for all.
     """
-    level_of = np.asarray(surface.planes)[:, 7].astype(np.int64)
+    triangles = np.asarray(surface.planes, np.float64)
+    level_of = triangles[:, 7].astype(np.int64)
     count = int(level_of.max()) + 1
     thinned = np.asarray(points, np.float64)[:: max(1, len(points) // MAX_POINTS)]
     scale = len(points) / max(1, len(thinned))
@@ -55,12 +57,12 @@ def level_precision(
         if bent or level == 0:  # with one pose, the points lie alike for all levels
             k = min(level, len(translations) - 1)
             placed = (thinned - translations[k]) @ rotations[k]
-            nearest = planes.tree.query(placed)[1] if len(placed) else np.zeros(0, np.int64)
-            across = planes.normals[nearest]
-            apart = ((placed - planes.centres[nearest]) * across).sum(1)
+            nearest = tree.query(placed)[1] if len(placed) else np.zeros(0, np.int64)
+            across = triangles[nearest, 3:6]
+            apart = ((placed - triangles[nearest, :3]) * across).sum(1)
             weight = np.exp(-np.square(apart / KERNEL_MM))
         own = level_of[nearest] == level
-        targets = planes.centres[level_of == level]
+        targets = triangles[level_of == level, :3]
         centre = targets.mean(0)
         rows = np.column_stack([np.cross(placed - centre, across), across])
         held = weight * own if bent else weight

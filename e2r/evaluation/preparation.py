@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,45 +12,9 @@ import trimesh
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case, scored_targets, true_pose
 from e2r.datasets.sampling import SampledScene, oracle_weights
-from e2r.geometry import poses, surface_cache, surfaces
+from e2r.geometry import poses
 from e2r.pipeline import PreparedCase, case_key
-from e2r.runtime.timing import timed
 from e2r.types import Float, Pose, Surface
-
-MAX_SURFACES = 4
-"""Surfaces that :class:`SharedSurfaces` holds."""
-
-
-class SharedSurfaces:
-    """Builds the surfaces of models, and holds the latest: cases of one specimen share theirs."""
-
-    def __init__(self, *, exact: bool, file: Path | None = None) -> None:
-        """Makes an empty cache.
-
-        Args:
-          exact: keep the triangles' corners, for the ``closest`` correspondence.
-          file: where the surface is kept between runs, if all cases have one model.
-        """
-        build = (
-            surfaces.build_surface if file is None else partial(surface_cache.load_or_build, file)
-        )
-        self._build = partial(build, seed=0, nodes=surfaces.PROJECTION_NODES, exact=exact)
-        self._surfaces: dict[str, Surface] = {}
-        self._lock = threading.Lock()
-
-    def get(self, model: Mapping[str, trimesh.Trimesh]) -> Surface:
-        """The surface of a model; threads wait for each other.
-
-        Args:
-          model: level -> surface, mm, model frame.
-        """
-        with self._lock, timed("surfaces"):
-            key = surface_cache.fingerprint(model)
-            if key not in self._surfaces:
-                if len(self._surfaces) >= MAX_SURFACES:
-                    self._surfaces.pop(next(iter(self._surfaces)))
-                self._surfaces[key] = self._build(model)
-            return self._surfaces[key]
 
 
 def stable_seed(text: str, attempt: int = 0) -> int:

@@ -13,9 +13,9 @@ from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.evaluation.initial_poses import read_initial_poses
 from e2r.evaluation.models import Model
-from e2r.evaluation.preparation import SharedSurfaces
 from e2r.evaluation.programs import Programs, compile_programs
 from e2r.evaluation.results import Failed, Registered
+from e2r.evaluation.shared_models import SharedModels
 from e2r.evaluation.stages import JobContext, attempt
 from e2r.runtime import sharding
 
@@ -27,7 +27,7 @@ def run(
     job: EvaluationConfig,
     programs: Programs | None = None,
     surface_file: Path | None = None,
-    surfaces: SharedSurfaces | None = None,
+    models: SharedModels | None = None,
 ) -> Iterator[Registered | Failed]:
     """Evaluates cases in batches; a broken case yields a :class:`Failed` and does not stop the job.
 
@@ -41,7 +41,7 @@ def run(
       job: initial poses, schedule, masks.
       programs: programs to use instead of those of :func:`compile_programs`.
       surface_file: keeps the surface between runs; for cases of one model.
-      surfaces: keeps the surfaces between jobs of this process.
+      models: keeps the models between jobs of this process.
 
     Raises:
       ValueError: the initial pose cannot be read, or the batch not be divided among the devices.
@@ -53,10 +53,8 @@ def run(
         job=job,
         given_poses=read_initial_poses(job.start),
         programs=programs,
-        surfaces=surfaces
-        or SharedSurfaces(
-            exact=job.program.schedule.correspondence == "closest", file=surface_file
-        ),
+        models=models
+        or SharedModels(exact=job.program.schedule.correspondence == "closest", file=surface_file),
         patient=model.patient,
     )
     waiting: list[Registered] = []

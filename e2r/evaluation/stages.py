@@ -1,6 +1,6 @@
 """Batch evaluation in three stages, each a generator: load -> locate -> register.
 
-:func:`load` builds a case's surface and samples its scene. :func:`locate` finds the region of
+:func:`load` prepares a case's model and samples its scene. :func:`locate` finds the region of
 interest in a batch on the device, and samples each scene again there. :func:`register` registers
 the batch. The device takes the first look at a batch before the registration of the previous one,
 so that the host takes the second look meanwhile.
@@ -25,9 +25,10 @@ from e2r.evaluation.fit_checks import check_fits
 from e2r.evaluation.initial_poses import InitialPoses
 from e2r.evaluation.looks import Look
 from e2r.evaluation.patient import Sizes, foreign_sentence
-from e2r.evaluation.preparation import SharedSurfaces, initial_pose, prepare_case, stable_seed
+from e2r.evaluation.preparation import initial_pose, prepare_case, stable_seed
 from e2r.evaluation.programs import Programs, stack_batch, stack_prepared
 from e2r.evaluation.results import Failed, Registered, level_poses
+from e2r.evaluation.shared_models import SharedModel, SharedModels
 from e2r.formats import meshes
 from e2r.geometry import point_clouds
 from e2r.networks.build import NetworkConfig
@@ -35,7 +36,7 @@ from e2r.pipeline import CasePredictions, FirstLook, PreparedCase
 from e2r.runtime import sharding
 from e2r.runtime.prefetch import prefetch
 from e2r.runtime.timing import Stopwatch, timed
-from e2r.types import Params, Pose, Surface
+from e2r.types import Params, Pose
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class JobContext(NamedTuple):
     job: EvaluationConfig
     given_poses: InitialPoses  # from a file
     programs: Programs
-    surfaces: SharedSurfaces
+    models: SharedModels
     patient: Sizes | None  # whose networks they are; None: anybody's
     attempt: int = 0  # each attempt takes other samples
     asked: int = 0  # which of the networks is asked
@@ -60,10 +61,10 @@ class JobContext(NamedTuple):
 
 
 class LoadedCase(NamedTuple):
-    """A case with its surface and a first sample of its scene."""
+    """A case with its model and a first sample of its scene."""
 
     case: Case
-    surface: Surface
+    model: SharedModel
     sample: SampledScene
     initial_pose: Pose | None  # camera from model; None: it is searched for
     seconds: float  # host's time so far
@@ -73,6 +74,7 @@ class LocatedCase(NamedTuple):
     """A case whose scene was sampled in the region of interest."""
 
     case: Case
+    model: SharedModel
     sample: SampledScene
     prepared: PreparedCase
     interest: float  # largest logit of the region of interest, at the surest look
@@ -119,14 +121,14 @@ def _load(context: JobContext, item: Case | Failed) -> LoadedCase | Failed:
     try:
         given = context.given_poses.of(item)
         pose = initial_pose(item, context.job, given, attempt=context.attempt)
-        surface = context.surfaces.get(item.model)
+        model = context.models.get(item.model)
         watch = Stopwatch()
         with timed("first look, host"):
             seed = stable_seed(item.id, context.attempt)
             sample = sample_scene_points(item, context.network, seed=seed)
     except ValueError as error:
         return Failed(item.id, str(error))
-    return LoadedCase(item, surface, sample, pose, watch.seconds())
+    return LoadedCase(item, model, sample, pose, watch.seconds())
 
 
 # Locate -------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, Look]) -> LocatedC
             within = looks.rows_to_sample(
                 case,
                 look,
-                surface=loaded.surface,
+                surface=loaded.model.surface,
                 initial_pose=loaded.initial_pose,
                 min_points=network.points // 4,
             )
@@ -228,7 +230,7 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, Look]) -> LocatedC
             prepared = prepare_case(
                 case,
                 sample,
-                loaded.surface,
+                loaded.model.surface,
                 job=context.job,
                 initial_pose=loaded.initial_pose,
                 attempt=context.attempt,
@@ -236,7 +238,12 @@ def _second_look(context: JobContext, pair: tuple[LoadedCase, Look]) -> LocatedC
     except ValueError as error:
         return Failed(case.id, str(error))
     return LocatedCase(
-        case, sample, prepared, interest=look.interest, seconds=loaded.seconds + watch.seconds()
+        case,
+        loaded.model,
+        sample,
+        prepared,
+        interest=look.interest,
+        seconds=loaded.seconds + watch.seconds(),
     )
 
 
@@ -290,7 +297,6 @@ def _finish(
             yield Failed(case.id, f"{case.id}: the registration is not finite; is its scene in mm?")
             continue
         cloud = point_clouds.flatten_samples(located.sample.cloud)
-        surface = located.prepared.surface
         yield Registered(
             case=case,
             cloud=cloud,
@@ -299,23 +305,25 @@ def _finish(
             levels=one.levels,
             hypotheses=one.hypotheses,
             weights={mask: np.asarray(one.weights[mask]) for mask in one.weights},
-            errors=_errors(case, one),
-            **check_fits(one, surface, cloud)._asdict(),
+            errors=_errors(located, one),
+            **check_fits(one, located.model, cloud)._asdict(),
             interest=located.interest,
-            num_degenerate=int(surface.num_degenerate),
+            num_degenerate=int(located.model.surface.num_degenerate),
             seconds=located.seconds + seconds,
         )
 
 
-def _errors(case: Case, predictions: CasePredictions) -> dict[str, metrics.CaseErrors]:
+def _errors(located: LocatedCase, predictions: CasePredictions) -> dict[str, metrics.CaseErrors]:
     """The errors of a case under each mask; empty without a truth."""
+    case = located.case
     if not case.truth:
         return {}
     with timed("errors"):
         targets = scored_targets(case)
+        deep = located.model.deep(targets)
         return {
             mask: metrics.case_errors(
-                level_poses(case, levels), case.truth, targets, model=case.model
+                level_poses(case, levels), case.truth, targets, model=case.model, deep=deep
             )
             for mask, levels in predictions.levels.items()
         }

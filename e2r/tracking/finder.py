@@ -16,9 +16,9 @@ from e2r.evaluation import runner
 from e2r.evaluation.models import Model
 from e2r.evaluation.patient import foreign_sentence
 from e2r.evaluation.predictions import Prediction, make_prediction
-from e2r.evaluation.preparation import SharedSurfaces
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.results import Failed
+from e2r.evaluation.shared_models import SharedModels
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import surfaces
 from e2r.registration import iterate
@@ -80,8 +80,8 @@ class ModelFinder:
         self._programs = compile_programs(
             model.config.network, SINGLE_FRAME.program, batch=SINGLE_FRAME.batch
         )
-        self._shared = SharedSurfaces(exact=False)
-        stacked = surfaces.stack([self._shared.get(levels)], shared=True)
+        self._shared = SharedModels(exact=False)
+        stacked = surfaces.stack([self._shared.get(levels).surface], shared=True)
         self.surface: Surface = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
         self._remember = jax.jit(remember_bone)
 
@@ -96,7 +96,7 @@ class ModelFinder:
             return f"frame{number}: no pixel has a depth"
         case = make_case(image, id=f"frame{number}", model=self._meshes)
         (result,) = runner.run(
-            [case], self._model, job=SINGLE_FRAME, programs=self._programs, surfaces=self._shared
+            [case], self._model, job=SINGLE_FRAME, programs=self._programs, models=self._shared
         )
         if isinstance(result, Failed):
             return result.message

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial import cKDTree
 
-from e2r.evaluation.frame_scale import planes_of
 from e2r.evaluation.precision import level_precision
 from e2r.geometry import poses, surfaces
 from e2r.registration import iterate, steps
@@ -22,6 +22,10 @@ def surface():
     return surfaces.build_surface(
         {"L1": shape, "L2": other}, seed=0, nodes=2**14, samples=4096, exact=False
     )
+
+
+def tree_of(surface):
+    return cKDTree(np.asarray(surface.planes)[:, :3])
 
 
 def levels_at(*two):
@@ -47,7 +51,7 @@ def test_the_predicted_error_is_the_one_that_noise_makes(surface, rng):
     inside = (np.abs(points) < np.array([30.0, 20.0, 15.0]) - 5.0).sum(1) == 2  # not by an edge
     rows = np.flatnonzero((surface.levels == 0) & inside & (points[:, 1] > -10.0))
     targets = points[surface.levels == 0]
-    planes, found, predicted = planes_of(surface), [], []
+    tree, found, predicted = tree_of(surface), [], []
     scales = iterate.annealed_scales(4.0, 4.0, 8)
     for _ in range(30):
         some = rng.choice(rows, 60, replace=False)
@@ -57,7 +61,7 @@ def test_the_predicted_error_is_the_one_that_noise_makes(surface, rng):
         pose = iterate.run_unrolled(cloud, surface, IDENTITY, scales, step=step).pose
         moved = poses.apply_host(pose, targets) - targets
         found.append(np.sqrt(np.square(moved).sum(1).mean()))
-        precision = level_precision(points, planes, surface, same(pose))
+        precision = level_precision(points, tree, surface, same(pose))
         predicted.append(precision.dilution[0] * precision.noise[0])
     root_mean = np.sqrt(np.mean(np.square(found)))
     assert root_mean == pytest.approx(np.mean(predicted), rel=0.35)
@@ -68,9 +72,9 @@ def test_points_of_one_corner_hold_a_level_less_than_points_all_around(surface, 
     level = np.flatnonzero(surface.levels == 0)
     corner = level[np.argsort(-(points[level] @ [1.0, 1.0, 1.0]))[:100]]
     around = rng.choice(level, 100, replace=False)
-    planes = planes_of(surface)
+    tree = tree_of(surface)
     few, many = (
-        level_precision(points[rows], planes, surface, same(IDENTITY)).dilution[0]
+        level_precision(points[rows], tree, surface, same(IDENTITY)).dilution[0]
         for rows in (corner, around)
     )
     assert few > 3.0 * many
@@ -80,9 +84,9 @@ def test_a_bent_level_is_held_by_its_own_points_alone(surface, rng):
     rows = np.flatnonzero(surface.levels == 0)
     points, _ = sampled(surface, rng.choice(rows, 300, replace=False), rng)
     shifted = Pose(np.eye(3, dtype=np.float32), np.array([0.0, 0.0, 0.5], np.float32))
-    planes = planes_of(surface)
-    rigid = level_precision(points, planes, surface, same(IDENTITY))
-    bent = level_precision(points, planes, surface, levels_at(IDENTITY, shifted))
+    tree = tree_of(surface)
+    rigid = level_precision(points, tree, surface, same(IDENTITY))
+    bent = level_precision(points, tree, surface, levels_at(IDENTITY, shifted))
     assert rigid.dilution[1] < 1.0 < bent.dilution[1]
     np.testing.assert_allclose(bent.dilution[0], rigid.dilution[0], rtol=0.1)
     assert rigid.inliers[0] == pytest.approx(300, rel=0.1) and rigid.inliers[1] < 1.0
@@ -90,6 +94,6 @@ def test_a_bent_level_is_held_by_its_own_points_alone(surface, rng):
 
 
 def test_no_points_hold_nothing(surface):
-    nothing = level_precision(np.zeros((0, 3)), planes_of(surface), surface, same(IDENTITY))
+    nothing = level_precision(np.zeros((0, 3)), tree_of(surface), surface, same(IDENTITY))
     assert (nothing.dilution > 3.0).all() and np.isfinite(nothing).all()
     assert (nothing.inliers == 0).all()

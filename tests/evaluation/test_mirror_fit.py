@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import trimesh
 
-from e2r.evaluation.frame_scale import planes_of
 from e2r.evaluation.mirror_fit import MAX_GAIN, mirror_gain
 from e2r.geometry import poses, surfaces
 from e2r.types import Pose
@@ -34,7 +33,7 @@ def surface_of(lean, mirrored=False):
 def gain_of(model, lean, rng):
     points = poses.apply_host(POSE, np.asarray(surface_of(lean).points, np.float64))
     points += 0.3 * rng.normal(size=points.shape)
-    return mirror_gain(points, planes_of(model), pose=POSE, canonical=CANONICAL)
+    return mirror_gain(points, model, pose=POSE, canonical=CANONICAL)
 
 
 @pytest.mark.parametrize("lean", [5.0, 9.0])
@@ -48,5 +47,5 @@ def test_a_symmetric_model_is_not_refused(rng):
 
 
 def test_too_few_points_say_nothing(rng):
-    planes = planes_of(surface_of(5.0))
-    assert mirror_gain(rng.normal(size=(9, 3)), planes, pose=POSE, canonical=CANONICAL) == 0.0
+    surface = surface_of(5.0)
+    assert mirror_gain(rng.normal(size=(9, 3)), surface, pose=POSE, canonical=CANONICAL) == 0.0

@@ -1,4 +1,4 @@
-"""How a recording goes: its length, the camera's path, hands that come and go, cuts."""
+"""How a recording goes: its length, the camera's path, cuts, light, and a level that moves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from e2r.types import Array, Float, Pose
 
 Path: TypeAlias = Literal["static", "robot", "hand"]
 """How the camera moves: not at all, smoothly between stops, or as held by hand."""
+MOVED_DEGREES, MOVED_MM, MOVED_SECONDS = 2.0, 3.0, 0.5
+"""How far a surgeon moves a level, and for how long."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +32,43 @@ class SequenceConfig:
     """pixels"""
     path: Path = "hand"
     """static, robot (smooth moves between stops) or hand"""
+    speed: float = 1.0
+    """the camera moves so many times as fast; at 1, its fastest moments are about 70 mm/s and 8
+    degrees/s by hand, 100 mm/s and 14 degrees/s on a robot"""
     wound_fraction: tuple[float, float] = (0.05, 0.25)
     """range of the wound's share of a frame, while the camera stands at its first place"""
     breathing_mm: float = 1.5
     """amplitude of the patient's breathing, along the line of sight"""
     hands: int = 1
     """times that a hand covers the wound"""
+    hand_seconds: tuple[float, float] = (0.5, 1.5)
+    """range of how long a hand stays"""
+    tools: int = 0
+    """times that a metal instrument enters the wound, for 1 to 3 s"""
     cuts: int = 0
     """times that the picture is lost for half a second while the camera goes elsewhere"""
     posture_degrees: float = 2.0
     """turn of each level since the scan, standard deviation per axis"""
     posture_mm: float = 1.5
     """shift of each level since the scan, standard deviation per axis"""
+    exposure: float = 0.0
+    """amplitude of slow changes of the brightness, as a logarithm: 0.5 is 0.6 to 1.6 times"""
+    moved_level: bool = False
+    """half way, the surgeon moves an exposed level by 2 degrees and 3 mm, and it stays there"""
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("hands", 0), ("cuts", 0)):
+        for name, least in (("frames", 1), ("hands", 0), ("tools", 0), ("cuts", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}; use {least} or more")
         if not 1 <= self.rate <= 240:
             raise ValueError(f"--rate is {self.rate}; use 1 to 240 frames a second")
+        if not 0 < self.speed <= 20:
+            raise ValueError(f"--speed is {self.speed}; use more than 0, and 20 at most")
+        low, high = self.hand_seconds
+        if not 0 < low <= high:
+            raise ValueError(f"--hand-seconds is {low} {high}; use a range above 0, smaller first")
+        if not 0 <= self.exposure <= 2:
+            raise ValueError(f"--exposure is {self.exposure}; use 0 to 2")
         for name in ("width", "height"):
             value = getattr(self, name)
             if not 64 <= value <= 2048 or value % 4:
@@ -95,12 +115,13 @@ def camera_path(
       cuts: number of cuts before each frame.
       base: the camera at its first place, from the canonical frame.
       look_at: mm, canonical frame; the camera turns about it.
-      config: path and breathing.
+      config: path, speed and breathing. A hand's tremor and the breathing have their own pace.
     """
     shift, turn = np.zeros((len(times), 3)), np.zeros((len(times), 3))
     if config.path == "hand":
         for _ in range(3):
             rate, phase = rng.uniform(0.1, 0.35), rng.uniform(0, 2 * np.pi, (2, 3))
+            rate *= config.speed
             shift += rng.uniform(6.0, 18.0) * np.sin(2 * np.pi * rate * times[:, None] + phase[0])
             turn += np.deg2rad(rng.uniform(0.5, 2.5)) * np.sin(
                 2 * np.pi * rate * times[:, None] + phase[1]
@@ -110,12 +131,11 @@ def camera_path(
             shift += 0.25 * np.sin(2 * np.pi * rate * times[:, None] + phase[0])
             turn += np.deg2rad(0.03) * np.sin(2 * np.pi * rate * times[:, None] + phase[1])
     elif config.path == "robot":
-        stops = max(2, int(times[-1] / 2.0) + 2)
+        stops = max(2, int(config.speed * times[-1] / 2.0) + 2)
         places = rng.uniform(-1.0, 1.0, (stops, 6)) * [40, 40, 25, 0.09, 0.09, 0.09]
         where = times / max(times[-1], 1e-9) * (stops - 1)
         first = np.minimum(where.astype(int), stops - 2)
-        s = np.clip(1.5 * (where - first), 0.0, 1.0)[:, None]
-        s = s**3 * (10.0 - 15.0 * s + 6.0 * s**2)  # least jerk
+        s = _least_jerk(1.5 * (where - first))[:, None]
         path = places[first] + s * (places[first + 1] - places[first])
         shift, turn = path[:, :3], path[:, 3:]
     jumps = rng.uniform(-1.0, 1.0, (cuts.max() + 1, 6)) * [60, 60, 40, 0.12, 0.12, 0.5]
@@ -135,32 +155,45 @@ def camera_path(
     return jax.tree.map(np.asarray, paths)
 
 
-def hand_path(
-    rng: np.random.Generator,
-    times: np.ndarray,
-    look_at: Float[np.ndarray, "3"],
-    config: SequenceConfig,
-) -> np.ndarray:
-    """Place of the hand at each frame, mm in the canonical frame, and whether it is there.
+def brightness_path(
+    rng: np.random.Generator, times: Float[np.ndarray, "f"], config: SequenceConfig
+) -> Float[np.ndarray, "f"]:
+    """Gain of the colours at each frame, 1 where nothing changes.
 
     Args:
-      rng: of the paths.
+      rng: of the brightness alone.
       times: of the frames, s.
-      look_at: mm, canonical frame; the hand covers it.
-      config: number of hands.
+      config: exposure.
     """
-    path = np.zeros((len(times), 4), np.float32)
-    span = times[-1] if len(times) > 1 else 1.0
-    for i in range(config.hands):
-        middle = span * (0.15 + 0.8 * (i + 0.5) / config.hands)
-        stay, way = rng.uniform(0.5, 1.5), rng.uniform(0, 2 * np.pi)
-        u = (times - middle) / (0.5 * stay + 0.6)
-        out = np.clip((np.abs(u) * (0.5 * stay + 0.6) - 0.5 * stay) / 0.6, 0.0, 1.0)
-        here = np.abs(u) < 1.0
-        away = 260.0 * out**2
-        place = look_at + np.array([0.0, 55.0, -20.0])
-        path[here, 0] = (place[0] + away * np.cos(way))[here]
-        path[here, 1] = (place[1] + 0.2 * away)[here]
-        path[here, 2] = (place[2] + away * np.sin(way))[here]
-        path[here, 3] = 1.0
-    return path
+    rate, phase = rng.uniform(0.05, 0.3, 3), rng.uniform(0, 2 * np.pi, 3)
+    wave = np.sin(2 * np.pi * rate * times[:, None] + phase).mean(1)
+    return np.exp(config.exposure * wave).astype(np.float32)
+
+
+def level_path(
+    rng: np.random.Generator, times: Float[np.ndarray, "f"], centre: Float[np.ndarray, "3"]
+) -> Pose:
+    """The motion (leading axis F) of a level that is moved half way, canonical frame.
+
+    Args:
+      rng: of the level alone.
+      times: of the frames, s.
+      centre: mm, canonical frame, of the level; it turns about it.
+    """
+    ways = rng.normal(size=(2, 3))
+    turn, shift = ways / np.linalg.norm(ways, axis=1, keepdims=True)
+    share = _least_jerk((times - 0.5 * times[-1]) / MOVED_SECONDS)[:, None]
+
+    def motion(turn: Array, shift: Array) -> Pose:
+        return poses.about(Pose(poses.exp_rotation(turn), shift), centre.astype(np.float32))
+
+    turns, shifts = share * np.deg2rad(MOVED_DEGREES) * turn, share * MOVED_MM * shift
+    path: Pose = jax.jit(jax.vmap(motion))(turns.astype(np.float32), shifts.astype(np.float32))
+    return jax.tree.map(np.asarray, path)
+
+
+def _least_jerk(share: np.ndarray) -> np.ndarray:
+    """Share of a way at a share of its time, both 0 to 1, with the least jerk."""
+    s = np.clip(share, 0.0, 1.0)
+    eased: np.ndarray = s**3 * (10.0 - 15.0 * s + 6.0 * s**2)
+    return eased

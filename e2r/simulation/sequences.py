@@ -1,4 +1,4 @@
-"""Recordings of one wound by a moving camera, with hands that come and go.
+"""Recordings of one wound by a moving camera, with hands and tools that come and go.
 
 The scene is traced once, from a camera that sees more of it. Each frame is then drawn from the
 points of that picture: a point goes to the pixels around its projection, the foremost one wins, and
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,10 @@ from e2r.geometry import poses
 from e2r.geometry.depth_pixels import Pinhole, find_pixels
 from e2r.runtime.compile_cache import CachedProgram
 from e2r.runtime.prefetch import prefetch
-from e2r.simulation import sequence_paths
+from e2r.simulation import intruders, sequence_paths
 from e2r.simulation.bone_grids import BoneGrids, bend_spine
 from e2r.simulation.camera import Camera, rays, sample_camera
+from e2r.simulation.intruders import HAND, TOOL, Intruder, intruder_depth
 from e2r.simulation.materials import BONE
 from e2r.simulation.rendering import render
 from e2r.simulation.sensor import sense_depth
@@ -32,19 +33,13 @@ from e2r.simulation.sequence_paths import SequenceConfig
 from e2r.simulation.specimens import Specimen
 from e2r.simulation.tracing import image_normals
 from e2r.simulation.wound import sample_scene
-from e2r.types import Array, Bool, Float, Pose, PRNGKey
+from e2r.types import Array, Bool, Float, Int, Pose, PRNGKey
 
+T = TypeVar("T")
 MARGIN = 1.3
 """Width of the traced picture over that of a frame, as angles."""
 DENSITY = 1.3
 """Pixels of the traced picture over those of a frame, along each axis, for the same angle."""
-HAND = (
-    ((0.0, 0.0, 0.0), (38.0, 14.0, 45.0)),
-    *(((-27.0 + 18.0 * i, -4.0, 70.0), (9.0, 9.0, 42.0)) for i in range(4)),
-)
-"""Palm and fingers: centres and half axes of ellipsoids, mm."""
-GLOVE = (0.75, 0.8, 0.85)
-"""Colour of the glove."""
 COLOUR_NOISE = 0.01
 """Of each frame, standard deviation; the traced picture has its own."""
 MIN_SLANT, NEAR_PLANE_MM = 0.05, 3.0
@@ -58,7 +53,7 @@ class SequenceFrame(NamedTuple):
     color: np.ndarray  # (H, W, 3) uint8
     depth: np.ndarray  # (H, W) mm, 0 where unseen
     pose: Pose  # of each level, leading axis L, camera from model
-    visible: float  # share of the wound's bone in the picture that no hand covers, no cut hides
+    visible: float  # share of the wound's bone in the picture that nothing covers, no cut hides
 
     def image(self, focal: float) -> RgbdImage:
         """The frame as an image.
@@ -99,6 +94,23 @@ class _Backdrop(NamedTuple):
     normals: Float[Array, "p 3"]
     colors: Float[Array, "p 3"]
     bone: Bool[Array, "p"]  # and in the frame at the first place
+    level: Int[Array, "p"]  # of bone, in the frame or not; -1: none
+
+
+class _Scene(NamedTuple):
+    """What the camera looks at."""
+
+    backdrop: _Backdrop
+    levels: Pose  # canonical from model, leading axis L
+
+
+class _Shot(NamedTuple):
+    """What changes from frame to frame; leading axis F for all of them."""
+
+    view: Pose  # camera from canonical
+    hand: Intruder
+    tool: Intruder
+    gain: Float[Array, ""]  # of the colours
 
 
 class _Traced(NamedTuple):
@@ -115,7 +127,7 @@ def simulate_sequence(key: PRNGKey, specimen: Specimen, config: SequenceConfig) 
     Args:
       key: consumed.
       specimen: a spine.
-      config: length, path, hands and cuts.
+      config: length, path, and all that happens.
     """
     k_scene, k_path, k_sensor = jax.random.split(key, 3)
     traced = jax.tree.map(np.asarray, _trace_program(config)(k_scene, specimen.bones))
@@ -153,8 +165,9 @@ def _trace(key: PRNGKey, bones: BoneGrids, *, config: SequenceConfig) -> _Traced
     *_, inside = _pixels(
         poses.apply(camera.pose, points), camera.focal, width=config.width, height=config.height
     )
-    bone = (frame.material.reshape(-1) == BONE) & inside
-    backdrop = _Backdrop(points, normals, frame.color.reshape(-1, 3), bone)
+    bone = frame.material.reshape(-1) == BONE
+    level = jnp.where(bone, frame.level.reshape(-1), -1)
+    backdrop = _Backdrop(points, normals, frame.color.reshape(-1, 3), bone & inside, level)
     return _Traced(backdrop, camera, posture, scene.look_at, scene.exposed)
 
 
@@ -163,15 +176,20 @@ def _frames(
 ) -> Iterator[SequenceFrame]:
     """The frames, one after the other."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(k_path)))
+    for_light, for_tools, for_level = rng.spawn(3)
     times = np.arange(config.frames) / config.rate
     cuts, hidden = sequence_paths.draw_cuts(rng, times, config)
     base, look_at = traced.camera.pose, np.asarray(traced.look_at)
-    views = sequence_paths.camera_path(rng, times, cuts, base=base, look_at=look_at, config=config)
-    hands = sequence_paths.hand_path(rng, times, look_at, config)
+    shots = _Shot(
+        sequence_paths.camera_path(rng, times, cuts, base=base, look_at=look_at, config=config),
+        intruders.hand_path(rng, times, look_at, config),
+        intruders.tool_path(for_tools, times, look_at, config),
+        sequence_paths.brightness_path(for_light, times, config),
+    )
     draw = _draw_program(config)
     steady, fresh = jax.random.split(k_sensor)
     in_levels = [
-        poses.compose(jax.tree.map(lambda leaf, i=i: leaf[i], traced.posture), specimen.canonical)
+        poses.compose(_pick(traced.posture, i), specimen.canonical)
         for i in range(len(specimen.model))
     ]
     levels = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_levels)
@@ -179,22 +197,67 @@ def _frames(
     backdrop, focal = jax.device_put((traced.backdrop, traced.camera.focal))
     shape = config.height, config.width
     nothing = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.float32), 0.0
+    scene_at = _scene_path(for_level, _Scene(backdrop, levels), times, (specimen, traced), config)
 
     def one(number: int) -> SequenceFrame:
-        view = jax.tree.map(lambda leaf: leaf[number], views)
+        shot = _pick(shots, number)
+        scene = scene_at(number)
         color, depth, visible = nothing
         if not hidden[number]:
             key = jax.random.fold_in(fresh, number)
-            color, depth, visible = draw(key, steady, backdrop, focal, (view, hands[number]))
+            color, depth, visible = draw(key, steady, scene.backdrop, focal, shot)
         return SequenceFrame(
             float(times[number]),
             np.asarray(color),
             np.asarray(depth),
-            jax.tree.map(np.asarray, place(view, levels)),
+            jax.tree.map(np.asarray, place(shot.view, scene.levels)),
             float(visible),
         )
 
     return prefetch(one, range(config.frames), workers=os.cpu_count() or 1)
+
+
+def _pick(tree: T, number: int) -> T:
+    """One entry of each leaf's leading axis."""
+    picked: T = jax.tree.map(lambda leaf: leaf[number], tree)
+    return picked
+
+
+def _scene_path(
+    rng: np.random.Generator,
+    scene: _Scene,
+    times: np.ndarray,
+    made_of: tuple[Specimen, _Traced],
+    config: SequenceConfig,
+) -> Callable[[int], _Scene]:
+    """The scene at each frame: half way, one exposed level moves, or none ever does."""
+    if not config.moved_level:
+        return lambda number: scene
+    specimen, traced = made_of
+    level = int(rng.choice(np.flatnonzero(traced.exposed)))
+    centre = poses.apply(_pick(traced.posture, level), specimen.bones.centre[level])
+    motions = sequence_paths.level_path(rng, times, np.asarray(centre))
+    move = jax.jit(partial(_move_level, level=level))
+    return lambda number: move(scene, _pick(motions, number))
+
+
+def _move_level(scene: _Scene, motion: Pose, *, level: int) -> _Scene:
+    """The scene after a level has moved with its bone.
+
+    What lay behind it was not traced, so gaps as wide as the motion open there.
+
+    Args:
+      scene: before.
+      motion: of the level, canonical frame.
+      level: its number.
+    """
+    backdrop, levels = scene
+    own = (backdrop.level == level)[:, None]
+    points = jnp.where(own, poses.apply(motion, backdrop.points), backdrop.points)
+    normals = jnp.where(own, poses.rotate(motion, backdrop.normals), backdrop.normals)
+    moved = poses.compose(motion, _pick(levels, level))
+    levels = jax.tree.map(lambda leaf, new: leaf.at[level].set(new), levels, moved)
+    return _Scene(backdrop._replace(points=points, normals=normals), levels)
 
 
 @cache
@@ -207,23 +270,29 @@ def _draw(
     steady: PRNGKey,
     backdrop: _Backdrop,
     focal: Float[Array, ""],
-    shot: tuple[Pose, Float[Array, "4"]],
+    shot: _Shot,
     *,
     width: int,
     height: int,
 ) -> tuple[Array, Array, Array]:
     """Colour (uint8), depth (mm) and the visible share of the bone of one frame."""
-    view, hand = shot
-    clean, owner = _project(backdrop, focal, view, width=width, height=height)
+    clean, owner = _project(backdrop, focal, shot.view, width=width, height=height)
     color = jnp.where((clean > 0)[..., None], backdrop.colors[owner], 0.0)
-    glove, shade = _hand_depth(hand, Camera(focal, view), width=width, height=height)
-    held = (glove > 0) & ((clean == 0) | (glove < clean))
-    clean = jnp.where(held, glove, clean)
-    color = jnp.where(held[..., None], shade[..., None] * jnp.array([[GLOVE]]), color)
-    visible = _visible_share(backdrop, held, focal, view)
-    seen = sense_depth(key, clean, jnp.zeros_like(held), steady=steady)
+    origin, directions = rays(Camera(focal, shot.view), width, height)
+    held = shiny = jnp.zeros((height, width), bool)
+    for body, intruder in ((HAND, shot.hand), (TOOL, shot.tool)):
+        depth, shade = (
+            image.reshape(height, width)
+            for image in intruder_depth(body, intruder, origin, directions)
+        )
+        nearer = (depth > 0) & ((clean == 0) | (depth < clean))
+        clean = jnp.where(nearer, depth, clean)
+        color = jnp.where(nearer[..., None], shade[..., None] * jnp.array([[body.color]]), color)
+        held, shiny = held | nearer, jnp.where(nearer, body.metal, shiny)
+    visible = _visible_share(backdrop, held, focal, shot.view)
+    seen = sense_depth(key, clean, shiny, steady=steady)
     noise = jax.random.normal(jax.random.fold_in(key, 1), color.shape)
-    color = jnp.clip(color + COLOUR_NOISE * noise, 0.0, 1.0)
+    color = jnp.clip(shot.gain * color + COLOUR_NOISE * noise, 0.0, 1.0)
     return (
         jnp.round(255.0 * color).astype(jnp.uint8),
         jnp.where((clean > 0) & (seen > 0), seen, 0.0),
@@ -234,7 +303,7 @@ def _draw(
 def _visible_share(
     backdrop: _Backdrop, held: Bool[Array, "h w"], focal: Float[Array, ""], view: Pose
 ) -> jax.Array:
-    """Share of the bone that lies in the frame, and behind no hand."""
+    """Share of the bone that lies in the frame, and behind no hand or tool."""
     height, width = held.shape
     points = poses.apply(view, backdrop.points)
     row, column, inside = _pixels(points, focal, width=width, height=height)
@@ -279,34 +348,3 @@ def _project(
     owner = jnp.full(width * height + 1, -1, jnp.int32).at[pixel].max(first)
     found = owner[:-1].reshape(height, width)
     return jnp.where(found >= 0, front[:-1].reshape(height, width), 0.0), found
-
-
-def _hand_depth(
-    hand: Float[Array, "4"], camera: Camera, *, width: int, height: int
-) -> tuple[jax.Array, jax.Array]:
-    """Depth of a gloved hand, mm, 0 where it is not; and how bright its glove is, 0 to 1.
-
-    Args:
-      hand: its place (mm, canonical frame), and 1 where it is there.
-      camera: of the frame.
-      width: pixels.
-      height: pixels.
-    """
-    origin, directions = rays(camera, width, height)
-    best, shade = jnp.full(directions.shape[0], jnp.inf), jnp.zeros(directions.shape[0])
-    for centre, radii in HAND:
-        start = (origin - hand[:3] - jnp.array(centre)) / jnp.array(radii)
-        way = directions / jnp.array(radii)[None]
-        a, b = jnp.sum(way * way, 1), jnp.matmul(way, start, precision="highest")
-        square = b * b - a * (jnp.sum(start * start) - 1.0)
-        hit = (square > 0) & (hand[3] > 0)
-        depth = jnp.where(hit, (-b - jnp.sqrt(jnp.where(hit, square, 1.0))) / a, jnp.inf)
-        normal = (start[None] + depth[:, None] * way) / jnp.array(radii)[None]
-        facing = -jnp.sum(normal * directions, 1)
-        facing = facing / jnp.sqrt(jnp.sum(normal * normal, 1) * jnp.sum(directions**2, 1))
-        nearer = depth < best
-        best = jnp.where(nearer, depth, best)
-        shade = jnp.where(nearer, facing, shade)
-    there = jnp.isfinite(best)
-    depth = jnp.where(there, best, 0.0).reshape(height, width)
-    return depth, jnp.where(there, shade, 0.0).reshape(height, width)

@@ -15,7 +15,11 @@ def test_the_wound_is_visible_by_its_bone_wherever_the_camera_looks(shift, held_
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(-200.0, 201.0, 4.0), [-1.0, 1.0]))
     points = np.stack([x, y, np.full_like(x, 400.0)], 1).astype(np.float32)
     backdrop = sequences._Backdrop(
-        points, np.zeros_like(points), np.zeros_like(points), np.abs(x) <= 40.0
+        points,
+        np.zeros_like(points),
+        np.zeros_like(points),
+        np.abs(x) <= 40.0,
+        np.zeros(len(x), np.int32),
     )
     held = np.zeros((120, 160), bool)
     held[:, held_from:] = True  # a hand over the right of the picture

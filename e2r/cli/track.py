@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from e2r.api.models import load_model
 from e2r.api.tracking import Tracker
-from e2r.datasets import recordings
-from e2r.datasets.any_recording import open_any
+from e2r.datasets.any_recording import find_patient, open_any
 from e2r.datasets.case import vertex_targets
 from e2r.datasets.recordings import Recording
-from e2r.formats import meshes, notices
+from e2r.formats import notices
 from e2r.formats.file_checks import Unit
 from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write, require_new_folder
@@ -44,12 +43,13 @@ class Options:
     """
 
     recording: Annotated[Path, tyro.conf.Positional]
-    """folder of frames (color_000001.png, depth_000001.png, camera.json); or a bag of ROS or of the
-    RealSense SDK"""
+    """folder of frames (color_000001.png, depth_000001.png, camera.json); a camera of SpineDepth
+    (Specimen_1/recording_0/cam_0); or a bag of ROS or of the RealSense SDK"""
     output: Path
     """folder for poses.jsonl, the trajectories, timeline.html and track.webp"""
     model: Path | None = None
-    """folder of the patient's surfaces (one a level, mm); by default, model in the recording"""
+    """folder of the patient's surfaces (one a level, mm); by default, model in the recording, or
+    those of SpineDepth"""
     checkpoint: Path | None = None
     """output folder of e2r train or e2r adapt; by default, the model that comes with e2r"""
     unit: Unit = "mm"
@@ -76,8 +76,7 @@ def run(options: Options) -> int:
     recording = open_any(
         options.recording, options.unit, options.topics or (), unchecked=options.unchecked
     )
-    truth = recordings.read_truth(options.recording)
-    levels = read_surfaces(options.recording, options.model)
+    levels, truth = find_patient(recording, options.model)
     outputs.require_folder(options.output)
     require_new_folder(options.output)
     with ExitStack() as stack:
@@ -93,22 +92,6 @@ def run(options: Options) -> int:
     film = f", {FILM}" if options.film else ""
     print(f"{options.output / POSES_FILE}, {PAGE}{film} and a trajectory of each level")
     return 3 if broken else 0
-
-
-def read_surfaces(recording: Path, model: Path | None) -> dict[str, trimesh.Trimesh]:
-    """Reads the patient's surfaces, which may lie in the recording.
-
-    Args:
-      recording: file or folder.
-      model: folder of the surfaces; by default, ``model`` in the recording.
-
-    Raises:
-      ValueError: there are none, or they cannot be read.
-    """
-    folder = model or recording / "model"
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; name the patient's surfaces with --model")
-    return meshes.read_meshes(folder)
 
 
 def _track(

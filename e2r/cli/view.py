@@ -23,7 +23,8 @@ class Options:
     track: Path | None = None
     """output folder of e2r track, of a recording; without it, the recording is tracked now"""
     model: Path | None = None
-    """folder of the patient's surfaces, of a recording; by default, model in the recording"""
+    """folder of the patient's surfaces, of a recording; by default, model in the recording, or
+    those of SpineDepth"""
     unit: Unit = "mm"
     """of the depth of a recording"""
     topics: tuple[str, str] | None = None
@@ -64,9 +65,7 @@ def run(options: Options) -> int:
 
 def _view_track(options: Options) -> int:
     """Steps through a recording and its track."""
-    from e2r.cli.track import read_surfaces
-    from e2r.datasets import recordings
-    from e2r.datasets.any_recording import open_any
+    from e2r.datasets.any_recording import find_patient, open_any
     from e2r.tracking.track_files import check_fits, read_track
     from e2r.visualisation import viewer
     from e2r.visualisation.track_pictures import ShownFrame
@@ -75,8 +74,7 @@ def _view_track(options: Options) -> int:
     recording = open_any(
         options.source, options.unit, options.topics or (), unchecked=options.unchecked
     )
-    levels = read_surfaces(options.source, options.model)
-    truth = recordings.read_truth(options.source)
+    levels, truth = find_patient(recording, options.model)
     if options.track is not None:
         lines = read_track(options.track)
     else:

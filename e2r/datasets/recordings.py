@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import trimesh
+from jaxtyping import UInt8
 
 from e2r.datasets import case_folder, rgbd
 from e2r.datasets.rgbd import DepthCamera
@@ -56,6 +58,13 @@ class RecordedFrame(NamedTuple):
     message: str = ""  # why it is broken, in one sentence
 
 
+class Patient(NamedTuple):
+    """What is known of the patient beside the frames."""
+
+    levels: Mapping[str, trimesh.Trimesh]  # preoperative surfaces, mm, model frame
+    truth: Mapping[int, Mapping[str, Pose]]  # by frame and level; empty where it is not known
+
+
 @dataclass(frozen=True)
 class Recording:
     """A recording, opened: its lens and its times are checked, its frames are not read yet."""
@@ -67,6 +76,8 @@ class Recording:
     """reads the frames of some numbers, which rise"""
     first_seconds: float
     """when the first frame was taken"""
+    read_patient: Callable[[], Patient] | None = None
+    """reads what a data set knows of its patient; None where no data set does"""
 
     @property
     def count(self) -> int:
@@ -222,14 +233,29 @@ def write_recording(
     return count
 
 
+def check_frame_size(path: Path, color: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> None:
+    """Refuses a picture of another size than that with which its recording began.
+
+    Args:
+      path: of the picture.
+      color: of the frame.
+      size: width and height, pixels.
+
+    Raises:
+      ValueError: the sizes differ.
+    """
+    height, width = color.shape[:2]
+    if (width, height) != size:
+        raise ValueError(
+            f"{path}: is {width}x{height}, but the recording began with {size[0]}x{size[1]}, for "
+            "which the intrinsics are"
+        )
+
+
 def _read_frame(recording: _Folder, files: FrameFiles) -> RecordedFrame:
     try:
         color, values = pictures.read_color(files.color), depth_files.read_depth(files.depth)
-        if color.shape[1::-1] != recording.size:
-            raise ValueError(
-                f"{files.color}: is {color.shape[1]}x{color.shape[0]}, but the recording began "
-                f"with {recording.size[0]}x{recording.size[1]}, for which the intrinsics are"
-            )
+        check_frame_size(files.color, color, recording.size)
         if recording.depth_camera is None and color.shape[:2] != values.shape:
             raise ValueError(
                 f"{files.depth}: is {values.shape[1]}x{values.shape[0]}, but {files.color.name} is "

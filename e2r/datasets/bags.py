@@ -118,8 +118,9 @@ def _choose_topics(reader: Any, path: Path, given: Sequence[str]) -> Topics:
         return Topics(*given)
     colors, depths = [], []
     for topic, connection in sorted(images.items()):
-        for found, _, raw in reader.messages(connections=[connection]):
-            encoding = ros_images.encoding_of(reader.deserialize(raw, found.msgtype))
+        raw = reader.messages(connections=[connection])
+        for _, message in ros_images.readable(reader.deserialize, raw):
+            encoding = ros_images.encoding_of(message)
             colors += [topic] if encoding in ros_images.COLORS or encoding == "compressed" else []
             depths += (
                 [topic] if encoding in ros_images.DEPTHS or encoding == "compressedDepth" else []
@@ -148,8 +149,9 @@ def _read_lens(reader: Any, topics: Topics, path: Path) -> Lens:
             for c in reader.connections
             if c.msgtype == CAMERA_INFO and c.topic.rsplit("/", 1)[0] == parent
         ]
-        for connection, _, raw in reader.messages(connections=beside[:1]) if beside else ():
-            infos[topic] = reader.deserialize(raw, connection.msgtype)
+        raw = reader.messages(connections=beside[:1]) if beside else ()
+        for _, info in ros_images.readable(reader.deserialize, raw):
+            infos[topic] = info
             break
     if topics.color not in infos:
         raise ValueError(f"{path}: has no camera_info beside {topics.color}; record it, too")
@@ -212,20 +214,33 @@ def _matrix(info: Any, straight: bool) -> np.ndarray:
 def _messages(
     reader: Any, topics: Topics, first: int | None = None, last: int | None = None
 ) -> Iterator[tuple[str, int, Any]]:
-    """Topic, time in the bag and message of each image; those of a stretch of time, ns."""
+    """Topic, time in the bag and message of each image; those of a stretch of time, ns.
+
+    One that cannot be read is a :class:`~e2r.datasets.ros_images.BrokenMessage`.
+    """
     connections = [c for c in reader.connections if c.topic in topics and c.msgtype in IMAGES]
     stop = None if last is None else last + 1
     for connection, time, raw in reader.messages(connections=connections, start=first, stop=stop):
-        yield connection.topic, time, reader.deserialize(raw, connection.msgtype)
+        yield (
+            connection.topic,
+            time,
+            ros_images.read_or_broken(reader.deserialize, connection, raw),
+        )
 
 
 def _pairs(reader: Any, topics: Topics, path: Path) -> list[FramePair]:
     """The frames, in order of the depth's stamps."""
     times: dict[str, dict[int, int]] = {topic: {} for topic in topics}
     counts = dict.fromkeys(topics, 0)
+    lost = 0
     for topic, time, message in _messages(reader, topics):
-        times[topic].setdefault(ros_images.stamp_ns(message), time)
+        stamp = ros_images.stamp_ns(message)
+        if stamp is None:
+            lost += 1
+            continue
+        times[topic].setdefault(stamp, time)
         counts[topic] += 1
+    say_lost(path, lost)
     for topic, count in counts.items():
         if 2 * len(times[topic]) < count:
             raise ValueError(
@@ -243,6 +258,17 @@ def _pairs(reader: Any, topics: Topics, path: Path) -> list[FramePair]:
             "others are left out",
         )
     return pairs
+
+
+def say_lost(path: Path, count: int) -> None:
+    """Says how many messages no frame can be told of.
+
+    Args:
+      path: of the bag.
+      count: messages whose stamps cannot be read; nothing is said of none.
+    """
+    if count:
+        notices.say(path, f"is read without {count} of its pictures, for their stamps are broken")
 
 
 def nearest_pairs(colors: Mapping[int, int], depths: Mapping[int, int]) -> list[FramePair]:
@@ -267,12 +293,12 @@ def nearest_pairs(colors: Mapping[int, int], depths: Mapping[int, int]) -> list[
 
 
 def wait_for_partners(
-    messages: Iterable[tuple[str, int, Any]], topics: Topics, pairs: Mapping[int, FramePair]
+    messages: Iterable[tuple[str, int | None, Any]], topics: Topics, pairs: Mapping[int, FramePair]
 ) -> Iterator[tuple[int, FramePair, Any, Any]]:
     """Number, pair, colour and depth of frames in order; a message waits for its partner.
 
     Args:
-      messages: topic, time by the clock that pairs them, and message.
+      messages: topic, time by the clock that pairs them (None: unknown), and message.
       topics: of the images.
       pairs: number of a frame -> its times; in order.
     """
@@ -283,7 +309,7 @@ def wait_for_partners(
     waiting: dict[str, dict[int, Any]] = {topic: {} for topic in topics}
     left = list(pairs.items())[::-1]
     for topic, time, message in messages:
-        if time in wanted[topic]:
+        if time is not None and time in wanted[topic]:
             waiting[topic].setdefault(time, message)
         colors, depths = waiting[topics.color], waiting[topics.depth]
         while left and left[-1][1].color in colors and left[-1][1].depth in depths:

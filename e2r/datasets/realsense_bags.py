@@ -44,6 +44,7 @@ from e2r.datasets import bags, rgbd, ros_images
 from e2r.datasets.bags import FramePair, Topics
 from e2r.datasets.recordings import RecordedFrame, Recording
 from e2r.datasets.rgbd import DepthCamera
+from e2r.datasets.ros_images import BrokenMessage
 from e2r.formats import file_checks
 from e2r.geometry import poses
 from e2r.geometry.lens_distortion import Lens
@@ -91,7 +92,7 @@ def open_realsense_bag(path: Path) -> Recording:
     with _reader(path) as (reader, decode):
         topics = _find_topics(reader, path)
         cameras = _read_cameras(reader, decode, topics, path=path)
-        pairs, by_stamp = _find_pairs(reader, decode, topics)
+        pairs, by_stamp = _find_pairs(reader, decode, topics, path)
         if not pairs:
             raise ValueError(f"{path}: no colour and depth were taken at one time; record both")
         _check_encoding(reader, decode, topics.color, path)
@@ -161,9 +162,8 @@ def _read_cameras(reader: Any, decode: Any, topics: Topics, *, path: Path) -> _C
 def _first(reader: Any, decode: Any, pattern: str) -> Any:
     """The first message of the topic that fits a pattern; None without one."""
     connections = [one for one in reader.connections if re.fullmatch(pattern, one.topic)]
-    for connection, _, raw in reader.messages(connections[:1]) if connections else ():
-        return decode(raw, connection.msgtype)
-    return None
+    raw = reader.messages(connections[:1]) if connections else ()
+    return next((message for _, message in ros_images.readable(decode, raw)), None)
 
 
 def _matrix(transform: Any, where: str) -> Float[np.ndarray, "4 4"]:
@@ -198,11 +198,17 @@ def _matrix_of_text(text: str, where: str) -> Float[np.ndarray, "4 4"]:
 def _messages(
     reader: Any, decode: Any, topics: Topics, first: int | None = None, last: int | None = None
 ) -> Iterator[tuple[str, int, Any, float | None]]:
-    """Topic, time in the bag, message, and metres a unit of each image."""
+    """Topic, time in the bag, message, and metres a unit of each image.
+
+    One that cannot be read is a :class:`~e2r.datasets.ros_images.BrokenMessage`.
+    """
     connections = [one for one in reader.connections if one.topic in topics]
     stop = None if last is None else last + 1
     for connection, time, raw in reader.messages(connections, start=first, stop=stop):
-        yield connection.topic, time, *_read_image(decode, raw, connection.msgtype)
+        whole = partial(_read_image, decode)
+        found = ros_images.read_or_broken(whole, connection, raw)
+        broken = isinstance(found, BrokenMessage)
+        yield (connection.topic, time, *((found, None) if broken else found))
 
 
 def _read_image(decode: Any, raw: bytes, kind: str) -> tuple[Any, float | None]:
@@ -218,6 +224,8 @@ def _read_image(decode: Any, raw: bytes, kind: str) -> tuple[Any, float | None]:
 def _check_encoding(reader: Any, decode: Any, topic: str, path: Path) -> None:
     """Refuses a colour that is not red, green and blue, before any frame is read."""
     for _, _, message, _ in _messages(reader, decode, Topics(topic, topic)):
+        if isinstance(message, BrokenMessage):
+            continue
         if getattr(message, "encoding", "rgb8") not in ros_images.COLORS:
             raise ValueError(
                 f"{path}: encoding {message.encoding} of the colour is unknown; record rgb8"
@@ -225,16 +233,24 @@ def _check_encoding(reader: Any, decode: Any, topic: str, path: Path) -> None:
         return
 
 
-def _find_pairs(reader: Any, decode: Any, topics: Topics) -> tuple[list[FramePair], bool]:
+def _find_pairs(
+    reader: Any, decode: Any, topics: Topics, path: Path
+) -> tuple[list[FramePair], bool]:
     """The frames in order, and whether their stamps pair them."""
     by_stamp: dict[str, dict[int, int]] = {topic: {} for topic in topics}
     by_arrival: dict[str, dict[int, int]] = {topic: {} for topic in topics}
+    lost = 0
     for topic, time, message, _ in _messages(reader, decode, topics):
-        by_stamp[topic].setdefault(ros_images.stamp_ns(message), time)
+        stamp = ros_images.stamp_ns(message)
         by_arrival[topic][time] = time
+        if stamp is None:
+            lost += 1
+        else:
+            by_stamp[topic].setdefault(stamp, time)
     pairs = bags.nearest_pairs(*(by_stamp[topic] for topic in topics))
     frames = min(len(times) for times in by_arrival.values())
     if 2 * len(pairs) >= frames:
+        bags.say_lost(path, lost)
         return pairs, True
     return bags.nearest_pairs(*(by_arrival[topic] for topic in topics)), False
 

@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 
 from e2r.datasets import case_folder, rgbd
 from e2r.datasets.rgbd import DepthCamera
-from e2r.formats import camera_files, depth_files, depth_units, file_checks, pictures
+from e2r.formats import camera_files, depth_files, depth_units, file_checks, notices, pictures
 from e2r.formats.file_checks import PathLike, Unit
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
@@ -45,7 +45,7 @@ class FrameFiles(NamedTuple):
 
     number: int
     seconds: float
-    color: Path
+    color: Path  # one of the two may not be there: the frame is broken
     depth: Path
 
 
@@ -129,14 +129,22 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
         raise ValueError(f"{folder}: no such folder; give the folder of a recording")
     colors = _numbered(folder, rgbd.COLOR_NAMES, rgbd.COLOR_SUFFIXES)
     depths = _numbered(folder, rgbd.DEPTH_NAMES, rgbd.DEPTH_SUFFIXES)
-    numbers = sorted(colors.keys() & depths.keys())
-    if not numbers:
+    whole = sorted(colors.keys() & depths.keys())
+    if not whole:
         raise ValueError(
             f"{folder}: holds no frame; name its pictures color_000001.png and depth_000001.png, "
             "with one number a frame"
         )
-    seconds = _read_timestamps(folder / TIMESTAMPS, numbers)
-    files = [FrameFiles(n, seconds[n], colors[n], depths[n]) for n in numbers]
+    seconds = _read_timestamps(folder / TIMESTAMPS, whole, sorted(colors.keys() ^ depths.keys()))
+    files = [
+        FrameFiles(
+            n,
+            seconds[n],
+            colors.get(n, _named_like(colors[whole[0]], n)),
+            depths.get(n, _named_like(depths[whole[0]], n)),
+        )
+        for n in seconds
+    ]
     first = next((one for one in files if _is_readable(one)), files[0])
     color, values = pictures.read_color(first.color), depth_files.read_depth(first.depth)
     size = (color.shape[1], color.shape[0])
@@ -162,7 +170,7 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
     by_number = {one.number: one for one in files}
     return Recording(
         folder,
-        numbers,
+        list(seconds),
         lambda wanted: prefetch(read_one, [by_number[number] for number in wanted], workers=2),
         first_seconds=files[0].seconds,
     )
@@ -254,6 +262,7 @@ def check_frame_size(path: Path, color: UInt8[np.ndarray, "h w 3"], size: tuple[
 
 def _read_frame(recording: _Folder, files: FrameFiles) -> RecordedFrame:
     try:
+        _check_both(files)
         color, values = pictures.read_color(files.color), depth_files.read_depth(files.depth)
         check_frame_size(files.color, color, recording.size)
         if recording.depth_camera is None and color.shape[:2] != values.shape:
@@ -271,6 +280,21 @@ def _read_frame(recording: _Folder, files: FrameFiles) -> RecordedFrame:
     except (ValueError, OSError) as error:
         return RecordedFrame(files.number, files.seconds, None, file_checks.one_line(error, 300))
     return RecordedFrame(files.number, files.seconds, image)
+
+
+def _check_both(files: FrameFiles) -> None:
+    """Refuses a frame of which one file is not there."""
+    for missing, other in ((files.color, files.depth), (files.depth, files.color)):
+        if not missing.exists():
+            raise ValueError(
+                f"{missing}: no such file, but {other.name} is there; a frame needs both"
+            )
+
+
+def _named_like(path: Path, number: int) -> Path:
+    """A path with another number, as long as its own where that has room."""
+    digits = len(path.stem) - len(path.stem.rstrip("0123456789"))
+    return path.with_name(f"{path.stem[: -digits or None]}{number:0{digits}d}{path.suffix}")
 
 
 def _is_readable(files: FrameFiles) -> bool:
@@ -307,10 +331,37 @@ def _find_lens(folder: Path) -> Path:
     raise ValueError(f"{folder / 'camera.json'}: no such file; put the camera's intrinsics there")
 
 
-def _read_timestamps(path: Path, numbers: list[int]) -> dict[int, float]:
-    """Seconds of each frame; 30 frames a second where there is no file."""
+def _read_timestamps(path: Path, whole: list[int], halves: list[int]) -> dict[int, float]:
+    """Seconds of each frame in order; 30 frames a second where there is no file.
+
+    Args:
+      path: of the file.
+      whole: numbers of the frames whose two pictures are there; each needs a time.
+      halves: of those that lack one; without a time they are left out.
+    """
+    numbers = sorted([*whole, *halves])
     if not path.is_file():
         return {number: (number - numbers[0]) / RATE for number in numbers}
+    found = _read_times(path)
+    missing = [number for number in whole if number not in found]
+    if missing:
+        raise ValueError(f"{path}: has no time of frame {missing[0]}; add it, or delete the file")
+    without = [number for number in halves if number not in found]
+    if without:
+        notices.say(
+            path.parent,
+            f"is read without {len(without)} of its frames, which lack a picture and a time; the "
+            f"first is frame {without[0]}",
+        )
+    times = {number: found[number] for number in numbers if number in found}
+    values = np.array(list(times.values()))
+    if not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
+        raise ValueError(f"{path}: the seconds must be finite and grow from frame to frame")
+    return times
+
+
+def _read_times(path: Path) -> dict[int, float]:
+    """Seconds by the number of a frame, as the file has them."""
     found: dict[int, float] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write its mark
         for row in csv.DictReader(file):
@@ -320,10 +371,4 @@ def _read_timestamps(path: Path, numbers: list[int]) -> dict[int, float]:
                 raise ValueError(
                     f"{path}: must have the columns number and seconds, with a number in each row"
                 ) from None
-    missing = [number for number in numbers if number not in found]
-    if missing:
-        raise ValueError(f"{path}: has no time of frame {missing[0]}; add it, or delete the file")
-    times = np.array([found[number] for number in numbers])
-    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        raise ValueError(f"{path}: the seconds must be finite and grow from frame to frame")
-    return {number: float(value) for number, value in zip(numbers, times, strict=True)}
+    return found

@@ -90,7 +90,10 @@ def messages(
         yield from frame
 
 
-def write_bag(path, *, version=2, **options):
+def write_bag(path, *, version=2, cut=None, **options):
+    """``cut``: number of a message -> how many of its bytes are left; both camera_info come first,
+    then the depth and the colour of each frame.
+    """
     store = ROS1 if version == 1 else ROS2
     plugin = StoragePlugin.MCAP if path.name.startswith("mcap") else StoragePlugin.SQLITE3
     writer = Writer1(path) if version == 1 else Writer2(path, version=9, storage_plugin=plugin)
@@ -101,7 +104,8 @@ def write_bag(path, *, version=2, **options):
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=store)
             raw = store.serialize_ros1 if version == 1 else store.serialize_cdr
-            writer.write(connections[topic], number, raw(message, kind))
+            left = (cut or {}).get(number)
+            writer.write(connections[topic], number, bytes(raw(message, kind))[:left])
     return path
 
 
@@ -127,6 +131,41 @@ def test_frames_are_paired_by_their_stamps(tmp_path, name, options):
         np.testing.assert_array_equal(frame.image.color, PICTURES[number])
         np.testing.assert_allclose(frame.image.depth, DEPTHS[number], rtol=1e-6)
         assert frame.image[2:] == (60.0, 60.0, 31.5, 23.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("bag.bag", {"version": 1}), ("sqlite", {}), ("mcap", {"compressed": True})],
+)
+def test_a_message_that_cannot_be_read_is_a_broken_frame(tmp_path, name, options):
+    """The first picture of the colour, by which topics are found, and a depth."""
+    path = write_bag(tmp_path / name, cut={3: 60, 4: 60}, **options)
+    first, second, third = bags.open_bag(path).read()
+    assert first.image is None and second.image is None
+    assert first.message.startswith("a message on /camera/color/image_raw")
+    assert second.message.startswith(f"a message on {DEPTH} cannot be read (")
+    assert second.message.endswith("; record it again")
+    assert second.seconds == pytest.approx(10.001 + 1 / 30)
+    np.testing.assert_array_equal(third.image.color, PICTURES[2])
+
+
+def test_a_message_without_a_stamp_is_left_out_and_told_once(tmp_path, caplog):
+    path = write_bag(tmp_path / "sqlite", cut={4: 6, 2: 3})
+    (frame,) = bags.open_bag(path).read()
+    assert frame.seconds == pytest.approx(10.001 + 2 / 30)
+    assert caplog.text.count("is read without 2 of its pictures, for their stamps are broken") == 1
+
+
+def test_a_broken_message_of_a_bag_is_one_line_and_not_the_end(
+    tmp_path, checkpoint, simulated_cases, capsys
+):
+    meshes.write_meshes(simulated_cases[0].model, tmp_path / "model")
+    path = write_bag(tmp_path / "bag.bag", version=1, cut={5: 100})
+    words = ["track", path, "--model", tmp_path / "model", "--output", tmp_path / "out"]
+    assert main([*map(str, words), "--no-film", "--checkpoint", str(checkpoint)]) == 3
+    assert f"frame 2: a message on {COLOR} cannot be read" in capsys.readouterr().err
+    lines = [json.loads(one) for one in (tmp_path / "out" / "poses.jsonl").read_text().splitlines()]
+    assert ["error" in line for line in lines] == [False, True, False]
 
 
 def test_a_bag_is_tracked_with_one_command(tmp_path, checkpoint, simulated_cases):
@@ -202,6 +241,15 @@ def test_a_quantised_depth_is_read():
     message = SimpleNamespace(format="32FC1; compressedDepth", data=np.frombuffer(data, np.uint8))
     expected = [[0.0, 1e5 / 150.0], [1e5 / 250.0, 200.0]]
     np.testing.assert_allclose(ros_images.decode_depth(message), expected, rtol=1e-6)
+
+
+def test_a_torn_compressed_picture_is_refused():
+    file = io.BytesIO()
+    Image.fromarray(PICTURES[0]).save(file, "PNG")
+    for data in (file.getvalue()[:200], b"nothing", file.getvalue().replace(b"IDAT", b"IDAS")):
+        one = SimpleNamespace(format="rgb8; png compressed", data=np.frombuffer(data, np.uint8))
+        with pytest.raises(ValueError, match="a compressed picture cannot be read"):
+            ros_images.decode_color(one)
 
 
 def test_a_torn_picture_is_refused():

@@ -6,6 +6,7 @@ camera was at hand.
 
 import json
 import struct
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -122,16 +123,19 @@ def messages(*, stamps=(0.0, 0.002), tail=True, option="Depth_Units", without=""
         yield f"{color_stream}/image/data", 1.004 + seconds, other, struct.pack("<f", 0.0)
 
 
-def write_bag(path, **options):
+def write_bag(path, *, cut=None, **options):
+    """``cut``: (topic, how many before it) -> how many bytes of a message are left."""
     with Writer(path) as writer:
-        connections = {}
+        connections, counts = {}, Counter()
         for topic, seconds, message, tail in messages(**options):
             kind = message.__msgtype__
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=STORE)
             raw = bytes(STORE.serialize_ros1(message, kind))
             with_tail = raw + (tail if options.get("tail", True) else b"")
-            writer.write(connections[topic], round(1e9 * seconds), with_tail)
+            left = (cut or {}).get((topic, counts[topic]))
+            counts[topic] += 1
+            writer.write(connections[topic], round(1e9 * seconds), with_tail[:left])
     return path
 
 
@@ -175,6 +179,25 @@ def test_the_depth_is_moved_to_the_color_camera(tmp_path, options, first):
         assert np.median(frame.image.color) == 60 + 20 * number
     (last,) = recording.read([3])
     np.testing.assert_array_equal(last.image.depth, frames[2].image.depth)
+
+
+COLOR, DEPTH = "/device_0/sensor_1/Color_0/image/data", "/device_0/sensor_0/Depth_0/image/data"
+
+
+@pytest.mark.parametrize("stamps", [(0.0, 0.002), (0.0, 700.0)])
+def test_a_message_that_cannot_be_read_is_a_broken_frame(tmp_path, stamps):
+    path = write_bag(tmp_path / "d435.bag", stamps=stamps, cut={(COLOR, 0): 99, (DEPTH, 1): 99})
+    first, second, third = any_recording.open_any(path).read()
+    assert first.image is None and first.message.startswith(f"a message on {COLOR} cannot be read")
+    assert second.image is None and f"a message on {DEPTH} cannot" in second.message
+    assert np.median(third.image.color) == 100
+
+
+def test_a_message_without_a_stamp_is_left_out_and_told_once(tmp_path, caplog):
+    path = write_bag(tmp_path / "d435.bag", cut={(DEPTH, 0): 5})
+    frames = list(any_recording.open_any(path).read())
+    assert len(frames) == 2 and all(frame.image is not None for frame in frames)
+    assert caplog.text.count("is read without 1 of its pictures, for their stamps are broken") == 1
 
 
 def test_a_reader_of_ros_alone_refuses_the_images(tmp_path):

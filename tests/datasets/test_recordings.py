@@ -75,6 +75,30 @@ def test_a_broken_frame_is_told_and_the_others_are_read(folder):
     assert "depth_000002.png" in found[1].message and "\n" not in found[1].message
 
 
+def test_a_frame_of_which_one_picture_is_missing_is_broken(folder):
+    (folder / "depth_000001.png").unlink()
+    (folder / "color_000003.png").unlink()
+    first, second, third = recordings.open_recording(folder).read()
+    assert (first.number, second.number, third.number) == (1, 2, 3)
+    assert first.image is None and second.image is not None and third.image is None
+    words = "depth_000001.png: no such file, but color_000001.png is there; a frame needs both"
+    assert words in first.message and first.seconds == pytest.approx(0.05)
+    assert "color_000003.png: no such file, but depth_000003.png is there" in third.message
+
+
+def test_half_a_frame_without_a_time_is_left_out(folder, caplog):
+    (folder / "depth_000003.png").unlink()
+    path = folder / "timestamps.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    assert recordings.open_recording(folder).numbers == [1, 2]
+    assert (
+        "without 1 of its frames, which lack a picture and a time; the first is frame 3"
+        in caplog.text
+    )
+    path.unlink()
+    assert recordings.open_recording(folder).numbers == [1, 2, 3]
+
+
 def test_a_frame_of_another_size_is_broken(folder):
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(folder / "color_000003.png")
     *_, last = recordings.open_recording(folder).read()

@@ -24,14 +24,14 @@ class SharedModel:
     """A model, ready to be registered and scored."""
 
     def __init__(self, meshes: Mapping[str, trimesh.Trimesh], surface: Surface) -> None:
-        """Makes nothing yet but what is given.
+        """Keeps both; the rest is made when it is asked for.
 
         Args:
           meshes: level -> surface, mm, model frame.
           surface: of all levels.
         """
         self.surface = surface
-        self._meshes = meshes
+        self.meshes = meshes
         self._deep: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # level -> targets, whether deep
 
     @cached_property
@@ -51,7 +51,7 @@ class SharedModel:
         for name, points in targets.items():
             known = self._deep.get(name)
             if known is None or not np.array_equal(known[0], points):
-                self._deep[name] = points, is_deep(self._meshes[name], points)
+                self._deep[name] = points, is_deep(self.meshes[name], points)
         return {name: self._deep[name][1] for name in targets}
 
 

@@ -315,15 +315,15 @@ def _finish(
 
 def _errors(located: LocatedCase, predictions: CasePredictions) -> dict[str, metrics.CaseErrors]:
     """The errors of a case under each mask; empty without a truth."""
-    case = located.case
+    case, model = located.case, located.model
     if not case.truth:
         return {}
     with timed("errors"):
         targets = scored_targets(case)
-        deep = located.model.deep(targets)
+        deep = model.deep(targets)
         return {
             mask: metrics.case_errors(
-                level_poses(case, levels), case.truth, targets, model=case.model, deep=deep
+                level_poses(case, levels), case.truth, targets, model=model.meshes, deep=deep
             )
             for mask, levels in predictions.levels.items()
         }

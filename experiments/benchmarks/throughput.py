@@ -6,10 +6,11 @@ Expect:   1,960 predictions, 40 error lines, exit code 3; at most 6 programs com
           second, 86 % of the rate of the device alone; two workers 1.5 times as fast; 1.9 GB
 
 A few simulated scenes are copied under new names and broken in twenty ways. The cases go to
-experiments.evaluate, as a user would give them. The rate is that between the first prediction and
-the last. An earlier job compiles all programs, so start-up and compilation do not count. All jobs
-have as many cases a model, and no second try. The rate of the device alone is that of the two
-programs on one batch in memory.
+experiments.evaluate, as a user would give them. One process and two workers evaluate a few whole
+ones, and must find the same poses; two workers evaluate many, some of them broken. The rate is that
+between the first prediction and the last. An earlier job compiles all programs, so start-up and
+compilation do not count. All jobs have as many cases a model, and no second try. The rate of the
+device alone is that of the two programs on one batch in memory.
 """
 
 from __future__ import annotations
@@ -43,9 +44,12 @@ from e2r.runtime.atomic_files import require_new_folder
 from e2r.runtime.measured_process import process_family
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
+from experiments.benchmarks.interruptions import pose_difference, read_poses
 
 MAX_PROGRAMS = 6
-"""Most programs that a job may compile."""
+"""Most programs that a job of one process may compile."""
+MAX_DIFFERENCE = 1e-6
+"""Largest difference of an entry of a pose, between one process and two workers."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +320,7 @@ def device_rate(options: Throughput, scenes: Sequence[Path], batch: int = 8) -> 
 
 
 def benchmark(options: Throughput) -> int:
-    """Runs the jobs; 0 if every case of them has its line and programs were shared.
+    """Runs the jobs; 0 if every case has its line, programs were shared and poses are the same.
 
     Raises:
       ValueError: the output folder is not empty.
@@ -336,10 +340,13 @@ def benchmark(options: Throughput) -> int:
         return run_job(command, output / name, total=total, workers=workers)
 
     run("compiled", "scenes", len(scenes))
+    broken = options.each * len(DEFECTS)
+    alone, shared = run("one", "few", few), run("two", "few", few, 2)
+    large = run("many", "cases", many, 2)
     jobs = {
-        f"{few} cases": run("job0", "few", few),
-        f"{many} cases": run("job1", "cases", many),
-        f"{few} cases, two workers": run("job2", "few", few, 2),
+        f"{few}, one process": alone,
+        f"{few}, two workers": shared,
+        f"{many}, {broken} broken, two workers": large,
     }
     rows = [
         [
@@ -355,21 +362,25 @@ def benchmark(options: Throughput) -> int:
         ]
         for name, job in jobs.items()
     ]
-    columns = ["job", "exit code", "predictions", "errors", "cases/s", "of the device", "s"]
+    columns = ["cases", "exit code", "predictions", "errors", "cases/s", "of the device", "s"]
     print(text_table([*columns, "programs compiled", "memory, MiB"], rows))
-    small, large, shared = jobs.values()
-    print(
-        f"{many} cases at {large.rate / small.rate:.0%} of the rate of {few}; two workers at "
-        f"{shared.rate / small.rate:.0%} of the rate of one"
-    )
-    record = {"device": device, **{name: job._asdict() for name, job in jobs.items()}}
+    difference = pose_difference(*(read_poses(output / name) for name in ("one", "two")))
+    print(f"two workers at {shared.rate / alone.rate:.0%} of the rate of one process")
+    print(f"their poses differ by {difference:.1e} at most")
+    thirds = ", ".join(f"{mib:.0f}" for mib in large.memory)
+    print(f"memory in each third of the {many} cases: {thirds} MiB")
+    record = {
+        "device": device,
+        "pose_difference": difference,
+        **{name: job._asdict() for name, job in jobs.items()},
+    }
     (output / "throughput.json").write_text(json.dumps(record, indent=1))
-    broken = options.each * len(DEFECTS)
     good = (
         (large.predictions, large.errors) == (many - broken, broken)
         and large.code == (3 if broken else 0)
-        and small.code == shared.code == 0
-        and large.programs <= MAX_PROGRAMS
+        and alone.code == shared.code == 0
+        and alone.programs <= MAX_PROGRAMS
+        and difference <= MAX_DIFFERENCE
     )
     return 0 if good else 1
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import trimesh
 import tyro
@@ -71,6 +71,15 @@ class Options:
     tracker: TrackerConfig = TrackerConfig()
 
 
+class _Done(NamedTuple):
+    """What was tracked of a recording."""
+
+    scored: list[Scored]
+    broken: int = 0
+    dropped: int = 0
+    interrupted: bool = False
+
+
 def run(options: Options) -> int:
     """Runs ``e2r track``."""
     recording = open_any(
@@ -83,15 +92,15 @@ def run(options: Options) -> int:
         viewer = _open_viewer(options, recording, levels, has_truth=bool(truth))
         if viewer is not None:
             stack.callback(viewer.close)
-        scored, broken = _track(options, recording, levels, truth=truth, viewer=viewer)
+        done = _track(options, recording, levels, truth=truth, viewer=viewer)
         if viewer is not None:
             viewer.say("The recording has ended.")
-        if scored:
-            _draw(options, recording, levels)
-    print(summary_table(scored, broken))
-    film = f", {FILM}" if options.film else ""
-    print(f"{options.output / POSES_FILE}, {PAGE}{film} and a trajectory of each level")
-    return 3 if broken else 0
+        drawn = _draw(options, recording, levels, film=not done.interrupted) if done.scored else []
+    print(summary_table(done.scored, done.broken, done.dropped))
+    print(", ".join([str(options.output / POSES_FILE), *drawn, "a trajectory of each level"]))
+    if done.interrupted:
+        raise KeyboardInterrupt
+    return 3 if done.broken else 0
 
 
 def _track(
@@ -101,12 +110,11 @@ def _track(
     *,
     truth: Mapping[int, Mapping[str, Pose]],
     viewer: TrackViewer | None,
-) -> tuple[list[Scored], int]:
-    """Follows the levels and writes their poses; returns the scores, and how many are broken."""
+) -> _Done:
+    """Follows the levels and writes their poses; Ctrl-C ends it between two frames."""
     from e2r.visualisation.track_pictures import ShownFrame
 
-    scored: list[Scored] = []
-    broken = 0
+    done = _Done([])
     model = load_model(options.checkpoint)
     with (
         Tracker(model, levels, config=options.tracker, beside=options.live) as tracker,
@@ -121,21 +129,24 @@ def _track(
         ):
             for one in bar:
                 if stop():
-                    raise KeyboardInterrupt
+                    return done._replace(interrupted=True)
                 frame, found = one.recorded, one.tracked
+                if one.dropped:
+                    done = done._replace(dropped=done.dropped + 1)
+                    continue
                 if viewer is not None:
                     true = truth.get(frame.number, {})
                     viewer.offer(ShownFrame(frame.image, one.line(), true))
                 if found is None:
-                    broken += 1
+                    done = done._replace(broken=done.broken + 1)
                     files.add_broken(frame.number, frame.seconds, frame.message)
                     print(f"e2r: frame {frame.number}: {frame.message}", file=sys.stderr)
                     continue
                 files.add(found, number=frame.number, tre_mm=one.tre_mm)
-                scored.append(score(found, one.tre_mm))
-        if tracker.failure and all(frame.state == "searching" for frame in scored):
+                done.scored.append(score(found, one.tre_mm))
+        if tracker.failure and all(frame.state == "searching" for frame in done.scored):
             notices.say(recording.path, f"nothing was found in it; the last try: {tracker.failure}")
-    return scored, broken
+    return done
 
 
 def _open_viewer(
@@ -157,13 +168,18 @@ def _open_viewer(
     return viewer
 
 
-def _draw(options: Options, recording: Recording, levels: Mapping[str, trimesh.Trimesh]) -> None:
-    """Writes the timeline as a page, and the film."""
-    from e2r.visualisation import film, track_page  # a second of imports
+def _draw(
+    options: Options, recording: Recording, levels: Mapping[str, trimesh.Trimesh], *, film: bool
+) -> list[str]:
+    """Writes the timeline as a page, and the film where it is wanted; returns their names."""
+    from e2r.visualisation.film import write_film  # a second of imports
+    from e2r.visualisation.track_page import track_page
 
     lines = read_track(options.output)
-    page = track_page.track_page(f"Track of {options.recording.name}", recording, lines, levels)
+    page = track_page(f"Track of {options.recording.name}", recording, lines, levels)
     with atomic_write(options.output / PAGE) as part:
         part.write_text(page)
-    if options.film:
-        film.write_film(options.output / FILM, recording, lines, levels)
+    if not (film and options.film):
+        return [PAGE]
+    write_film(options.output / FILM, recording, lines, levels)
+    return [PAGE, FILM]

@@ -24,6 +24,17 @@ def bone_weights(found: Found, count: int) -> Float[np.ndarray, "l"]:
     return np.bincount(np.asarray(bone.levels), np.asarray(bone.weights), minlength=count)
 
 
+def over_bone(found: Found, apart: Float[np.ndarray, "l"]) -> float:
+    """Mean of the levels' distances over the bone that a registration saw, mm.
+
+    Args:
+      found: the registration.
+      apart: of each level, mm.
+    """
+    weights = bone_weights(found, len(apart))
+    return float(np.sum(weights * apart) / max(weights.sum(), 1e-6))
+
+
 def expected(found: Found, names: Sequence[str]) -> Float[np.ndarray, "l"]:
     """Expected TRE of each level, mm; NaN of a level that is not seen.
 

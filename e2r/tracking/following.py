@@ -22,6 +22,7 @@ class Followed(NamedTuple):
     recorded: RecordedFrame
     tracked: TrackedFrame | None  # None where the frame cannot be read
     tre_mm: Mapping[str, float]  # of the levels whose truth is known
+    dropped: bool = False  # it came while the tracker was busy, and was not looked at
 
     def line(self) -> dict[str, Any]:
         """The frame as a line of ``poses.jsonl``."""
@@ -46,17 +47,30 @@ def follow(
       truth: number of a frame -> level -> true pose; may be empty.
       targets: level -> points, mm, model frame, whose error is measured.
       live: play at the recorded rate, and leave out frames that come too soon.
+
+    Raises:
+      ValueError: the first frame cannot be used; a later one is broken.
     """
     began: float | None = None
+    before, used = recording.first_seconds - 1.0 / RATE, False
     for frame in recording.read():
+        apart, before = frame.seconds - before, frame.seconds
         if frame.image is None:
             yield Followed(frame, None, {})
             continue
         if live:
             began = time.perf_counter() if began is None else began
             ahead = frame.seconds - recording.first_seconds - (time.perf_counter() - began)
-            if ahead < -1.0 / RATE:
-                continue  # the camera has taken the next one already
+            if ahead < -apart:  # the camera has taken the next one already
+                yield Followed(frame, None, {}, dropped=True)
+                continue
             time.sleep(max(ahead, 0.0))
-        found = tracker.update(frame.image, frame.seconds)
+        try:
+            found = tracker.update(frame.image, frame.seconds)
+        except ValueError as error:
+            if not used:
+                raise
+            yield Followed(frame._replace(image=None, message=str(error)), None, {})
+            continue
+        used = True
         yield Followed(frame, found, frame_errors(found, truth.get(frame.number, {}), targets))

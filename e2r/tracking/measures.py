@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,11 +55,16 @@ def errors_of(played: Played) -> list[dict[str, float]]:
 
 def alone_errors(
     played: Played, finder: ModelFinder, every: int
-) -> tuple[list[float], list[int], list[float]]:
-    """Frames by themselves: TRE of the exposed levels (mm), their numbers, and seconds."""
+) -> tuple[dict[int, dict[str, float]], list[float]]:
+    """Frames by themselves: number -> TRE of each exposed level (mm); and seconds.
+
+    Args:
+      played: the recording; frames in which the wound is not visible are left out.
+      finder: of its model.
+      every: so many-th frame is taken.
+    """
     targets, names = vertex_targets(played.model), list(played.model)
-    values: list[float] = []
-    numbers: list[int] = []
+    errors: dict[int, dict[str, float]] = {}
     seconds: list[float] = []
     for number in range(every // 2, len(played.frames), every):
         if played.frames[number].visible < VISIBLE:
@@ -70,14 +75,31 @@ def alone_errors(
         if isinstance(found, str):
             continue
         truth = played.frames[number].level_poses(names)
-        errors = []
+        errors[number] = {}
         for name in played.exposed:
             level = names.index(name)
             pose = jax.tree.map(lambda leaf, i=level: leaf[i], found.pose)
-            errors.append(distances_apart(pose, truth[name], targets[name]).mean())
-        values.append(float(np.mean(errors)))
-        numbers.append(number)
-    return values, numbers, seconds
+            apart = distances_apart(pose, truth[name], targets[name])
+            errors[number][name] = float(apart.mean())
+    return errors, seconds
+
+
+def of_both(
+    alone: Mapping[int, Mapping[str, float]], tracked: Sequence[Mapping[str, float]]
+) -> list[tuple[float, float]]:
+    """Mean TRE alone and tracked, mm, of the same levels in the same frames.
+
+    Args:
+      alone: number of a frame -> TRE of each level.
+      tracked: TRE of the levels that are followed in each frame.
+    """
+    pairs = []
+    for number, errors in alone.items():
+        common = errors.keys() & tracked[number].keys()
+        if common:
+            pair = [float(np.mean([one[k] for k in common])) for one in (errors, tracked[number])]
+            pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 class _Once:
@@ -161,10 +183,16 @@ def middles(played: Played) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(rows), np.array(ours), np.array(truth)
 
 
-def jitter_mm(played: Played) -> float:
-    """RMS of the levels' middles around their mean over a second, mm; of a still recording."""
+def jitter_mm(played: Played, seconds: float = np.inf) -> float:
+    """RMS of the levels' middles around their mean, mm; of a still recording.
+
+    Args:
+      played: nothing moves in it.
+      seconds: the mean is taken over so long; over the whole recording by default.
+    """
     rows, ours, _ = middles(played)
-    parts = [ours[(rows >= a) & (rows < a + 30)] for a in range(0, len(played.frames), 30)]
+    size = max(16, int(min(seconds * played.config.rate, len(played.frames))))
+    parts = [ours[(rows >= a) & (rows < a + size)] for a in range(0, len(played.frames), size)]
     squares = [((p - p.mean(0)) ** 2).sum(-1).mean() for p in parts if len(p) > 15]
     return float(np.sqrt(np.mean(squares))) if squares else np.nan
 

@@ -30,6 +30,8 @@ class PastFrame(NamedTuple):
 def take_frame(image: RgbdImage, number: int, seconds: float) -> PastFrame:
     """A frame with a depth of its own: cameras write into the same memory again.
 
+    A depth that is not finite (some cameras say inf for what is too far) counts as unseen.
+
     Args:
       image: without distortion.
       number: of the frame.
@@ -45,6 +47,7 @@ def take_frame(image: RgbdImage, number: int, seconds: float) -> PastFrame:
             f"frame {number}: its colour is {color} and its depth {depth.shape}; give (H, W, 3) "
             "and (H, W), aligned to each other"
         )
+    depth[~np.isfinite(depth)] = 0.0
     lens = (image.fx, image.fy, image.cx, image.cy)
     return PastFrame(number, seconds, depth, Pinhole(*(np.asarray(v, np.float32) for v in lens)))
 

@@ -34,6 +34,8 @@ class TrackerConfig:
     """and when the wound is covered for so long"""
     gap_seconds: float = 0.5
     """where nothing agreed for so long, a registration has to confirm the track again"""
+    expire_seconds: float = 10.0
+    """no pose is accepted when no registration agreed for so long"""
     agree_mm: float = 3.0
     """a registration confirms a track whose levels it finds so near, mm; no pose is accepted before
     one did"""
@@ -52,6 +54,7 @@ class TrackerConfig:
             "lost_seconds",
             "occluded_seconds",
             "gap_seconds",
+            "expire_seconds",
             "agree_mm",
             "accept_mm",
         ):

@@ -48,7 +48,7 @@ def score(frame: TrackedFrame, errors: Mapping[str, float]) -> Scored:
     """What the summary keeps of a frame.
 
     Args:
-      frame: what the tracker says; it expects no error of a level that is not seen.
+      frame: what the tracker says; poses that are held while something covers them do not count.
       errors: TRE of each followed level, mm.
     """
     accepted = [e for name, e in errors.items() if frame.levels[name].accepted]
@@ -56,7 +56,7 @@ def score(frame: TrackedFrame, errors: Mapping[str, float]) -> Scored:
         frame.state,
         frame.accepted,
         frame.latency,
-        seen_errors(frame, errors),
+        seen_errors(frame, errors) if frame.state == "tracking" else {},
         max(accepted, default=0.0) >= WRONG_MM,
     )
 
@@ -72,18 +72,20 @@ def seen_errors(frame: TrackedFrame, errors: Mapping[str, float]) -> dict[str, f
     return {name: error for name, error in errors.items() if name in seen or not seen}
 
 
-def summary_table(frames: list[Scored], broken: int) -> str:
+def summary_table(frames: list[Scored], broken: int, dropped: int = 0) -> str:
     """States, acceptance, latency and errors of a track, as a table.
 
     Args:
       frames: those that were read.
       broken: number of those that were not.
+      dropped: number of those that came too soon, in a track that is played live.
     """
     states = Counter(frame.state for frame in frames)
     latency = 1e3 * np.array([frame.latency for frame in frames] or [np.nan])
-    rows = [["frames", str(len(frames) + broken)]]
+    rows = [["frames", str(len(frames) + broken + dropped)]]
     rows += [[state, str(count)] for state, count in states.most_common()]
     rows += [["not readable", str(broken)]] if broken else []
+    rows += [["dropped", str(dropped)]] if dropped else []
     rows.append(["accepted", str(sum(frame.accepted for frame in frames))])
     rows.append(["latency, median (ms)", f"{np.median(latency):.1f}"])
     rows.append(["latency, 95 % (ms)", f"{np.quantile(latency, 0.95):.1f}"])

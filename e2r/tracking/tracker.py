@@ -71,7 +71,7 @@ class Tracker:
         self._programs = FramePrograms(finder.surface, config.tracking)
         self._beside, self._closed = beside, False
         self._registering, self._recalling = (
-            Beside[_Caught](thread=beside),
+            Beside[_Caught | str](thread=beside),
             Beside[_Caught](thread=beside),
         )
         self._past = PastFrames()  # since what runs beside began
@@ -126,7 +126,7 @@ class Tracker:
             self._seconds = seconds
         self._take_results()
         state, evidence = self._advance(frame)
-        frame = self._keep(frame, state)
+        frame, self._state = self._keep(frame, state), state
         if not (frame.depth > 0).any():
             self._tries = 0
         else:
@@ -183,6 +183,8 @@ class Tracker:
         """Looks for the remembered track in a frame, or registers it, where that is due."""
         config, seconds = self._config, frame.seconds
         gone = state in ("lost", "occluded") and self._remembered is not None
+        if state != "tracking":
+            self._trust.shake()
         self._tries = self._tries if gone else 0
         if self._registering.busy or self._recalling.busy:
             return  # both at once would hold up the frames
@@ -199,19 +201,16 @@ class Tracker:
             image = image._replace(color=np.array(image.color), depth=frame.depth)
             self._registering.start(partial(self._search, image, frame))
 
-    def _search(self, image: RgbdImage, frame: PastFrame) -> _Caught | None:
-        """Registers a frame, and follows its levels through the frames that came since."""
+    def _search(self, image: RgbdImage, frame: PastFrame) -> _Caught | str:
+        """Registers a frame, and follows its levels to the latest one; or why that fails."""
         found = self._finder.find(image, frame.number)
         if isinstance(found, str):
-            self.failure = found
-            return None
+            return found
         track = tracking.start_track(found.pose, found.bone)
         track, evidence = self._programs.follow(track, frame, 0.0)
         reference = float(evidence.agreeing)
         if reference < MIN_REFERENCE:
-            self.failure = f"frame{frame.number}: the levels that were found do not fit the depth"
-            return None
-        self.failure = None
+            return f"frame{frame.number}: the levels that were found do not fit the depth"
         if self._remembered is None:  # compiles, while nothing waits for it
             self._programs.recall(frame, found.pose, found.bone, frame)
         caught = _Caught(found, frame, track, reference, reference, frame.number, frame.seconds)
@@ -245,10 +244,25 @@ class Tracker:
 
     def _take_results(self) -> bool:
         """Takes what is done; whether a track begins with it."""
-        recalled = self._recalling.take()
-        again = recalled is not None and self._state != "tracking" and self._begin(recalled)
-        caught = self._registering.take()
-        return (caught is not None and self._take_registration(caught)) or again
+        recalled, caught = self._recalling.take(), self._registering.take()
+        again = recalled is not None and self._take_recalled(recalled)
+        if caught is None:
+            return again
+        self.failure = caught if isinstance(caught, str) else None
+        if isinstance(caught, str):
+            self._trust.shake()
+            return again
+        return self._take_registration(caught) or again
+
+    def _take_recalled(self, recalled: _Caught) -> bool:
+        """Takes a recalled track; whether it begins. One that is followed already is compared."""
+        if self._track is None or self._state != "tracking":
+            return self._begin(recalled)
+        there = self._catch_up(recalled).track.pose
+        apart = agreement.distances(there, self._track.pose, self._finder.surface)
+        if agreement.over_bone(recalled.found, apart) > self._config.agree_mm:
+            self._trust.withdraw(self._seconds)
+        return False
 
     def _take_registration(self, caught: _Caught) -> bool:
         """Takes a registration; whether a track begins with it."""
@@ -264,8 +278,7 @@ class Tracker:
         if then is None:  # it was covered then, and is followed now
             return False
         apart = agreement.distances(then, found.pose, self._finder.surface)
-        weights = agreement.bone_weights(found, len(self._names))
-        if float(np.sum(weights * apart) / max(weights.sum(), 1e-6)) <= self._config.agree_mm:
+        if agreement.over_bone(found, apart) <= self._config.agree_mm:
             self._track = self._confirm(self._track, caught, then)
             self._trust.agree(found, apart, caught.frame.seconds)
             return False
@@ -313,9 +326,9 @@ class Tracker:
         """The answer for a frame."""
         levels = {}
         if pose is not None and evidence is not None:
-            levels = self._trust.levels(pose, evidence)
-            if state != "tracking":
-                levels = {name: one._replace(accepted=False) for name, one in levels.items()}
+            levels = self._trust.levels(
+                pose, evidence, seconds=frame.seconds, followed=state == "tracking"
+            )
         return TrackedFrame(
             number=frame.number,
             seconds=frame.seconds,

@@ -16,6 +16,8 @@ from e2r.types import Float, Pose
 
 REMEMBERED = 3
 """A level is doubted by the worst of so many registrations: one alone may be sure and wrong."""
+LEAST_HELD = 0.05
+"""A level's error grows until so much of its bone is left."""
 AGAINST = 2
 """So many registrations in a row that find the levels elsewhere withdraw the confirmation, although
 none of them is accepted by itself."""
@@ -35,6 +37,8 @@ class Trust:
         self.reference = 1.0  # share of the bone that agreed in the frames of the registrations
         self.confirmed = False  # whether another one agreed
         self._since = -np.inf  # one that began earlier confirms nothing, s
+        self._agreed = -np.inf  # when the frame of the latest one that agreed was taken, s
+        self._shaken = False  # whether something happened since that another one should look at
         self._against = 0  # in a row
         self._doubts: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
         self._bounds: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
@@ -47,7 +51,7 @@ class Trust:
     @property
     def calm(self) -> bool:
         """Whether nothing is in doubt."""
-        return self.confirmed and self.accepted and not self._against
+        return self.confirmed and self.accepted and not self._against and not self._shaken
 
     def begin(self, found: Found, reference: float) -> None:
         """A track begins with a registration, perhaps with the same one as before.
@@ -62,7 +66,7 @@ class Trust:
             self._doubts.append(agreement.expected(found, self._names))
             self._bounds.append(agreement.bounds(found, self._names))
         self.found, self.reference = found, reference
-        self.confirmed, self._against = False, 0
+        self.confirmed, self._against, self._shaken = False, 0, False
 
     def agree(self, found: Found, apart: Float[np.ndarray, "l"], seconds: float) -> None:
         """Another registration finds the levels where they are followed.
@@ -74,7 +78,8 @@ class Trust:
         """
         self._doubts.append(np.fmax(apart, agreement.expected(found, self._names)))
         self._bounds.append(np.fmax(apart, agreement.bounds(found, self._names)))
-        self._against = 0
+        self._against, self._shaken = 0, False
+        self._agreed = max(self._agreed, seconds)
         self.confirmed = self.confirmed or seconds >= self._since
 
     def disagree(self, found: Found) -> None:
@@ -87,34 +92,47 @@ class Trust:
         if found.prediction.accepted or self._against >= AGAINST:
             self.confirmed = False
 
+    def shake(self) -> None:
+        """Something happened after which another registration should look soon."""
+        self._shaken = True
+
     def withdraw(self, seconds: float) -> None:
-        """Nothing agreed for long: a later frame has to confirm the track.
+        """The track may be wrong: a later frame has to confirm it.
 
         Args:
           seconds: of the present frame.
         """
         self.confirmed, self._since = False, seconds
 
-    def levels(self, pose: Pose, evidence: Evidence) -> dict[str, TrackedLevel]:
-        """The levels in a frame that is followed, and which of them may be used.
+    def levels(
+        self, pose: Pose, evidence: Evidence, *, seconds: float, followed: bool
+    ) -> dict[str, TrackedLevel]:
+        """The levels in a frame, and which of them may be used.
+
+        An error grows as the square root of the bone that holds a level falls.
 
         Args:
           pose: of each level, leading axis L, camera from model.
           evidence: of the frame.
+          seconds: when it was taken.
+          followed: whether the levels are tracked; the frame says nothing of them otherwise.
         """
         config, found = self._config, self.found
         if found is None:
             return {}
-        doubts = np.fmax.reduce(list(self._doubts))
-        bounds = np.fmax(np.fmax.reduce(list(self._bounds)), doubts)
+        held = np.asarray(evidence.of_levels, np.float64) / self.reference
+        grown = 1.0 / np.sqrt(np.clip(held, LEAST_HELD, 1.0))
+        doubts = grown * np.fmax.reduce(list(self._doubts))
+        bounds = np.fmax(grown * np.fmax.reduce(list(self._bounds)), doubts)
         agreeing = float(evidence.agreeing) >= config.accept_share * self.reference
-        usable = self.confirmed and self.accepted and agreeing
-        supported = np.asarray(evidence.of_levels) >= config.tracking_share * self.reference
+        fresh = seconds - self._agreed <= config.expire_seconds
+        usable = followed and self.confirmed and self.accepted and agreeing and fresh
+        supported = held >= config.tracking_share
         estimates = [found.prediction.levels.get(name) for name in self._names]
         levels = {}
         for i, (name, known) in enumerate(zip(self._names, estimates, strict=True)):
-            seen = known is not None and known.expected_tre_mm is not None
-            bounded = known is not None and known.bound95_mm is not None
+            seen = followed and known is not None and known.expected_tre_mm is not None
+            bounded = followed and known is not None and known.bound95_mm is not None
             levels[name] = TrackedLevel(
                 Pose(pose.rotation[i], pose.translation[i]),
                 float(doubts[i]) if seen else None,

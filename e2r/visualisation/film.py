@@ -77,9 +77,11 @@ def film_lines(lines: Sequence[TrackLine]) -> list[TrackLine]:
     first, last = frames[0]["seconds"], frames[-1]["seconds"]
     step = max(1.0 / MAX_RATE, (last - first) / (MAX_PICTURES - 1))
     chosen: list[TrackLine] = []
+    due = first
     for line in frames:
-        if line["seconds"] >= first + len(chosen) * step - 1e-6:
+        if line["seconds"] >= due - 1e-6:
             chosen.append(line)
+            due = first + step * (np.floor((line["seconds"] - first) / step + 1e-6) + 1.0)
     return chosen
 
 

@@ -73,14 +73,12 @@ def worst_moments(lines: Sequence[TrackLine]) -> list[Moment]:
         for before, line in zip([None, *frames], frames, strict=False)
         if line["state"] == "lost" and (before is None or before["state"] != "lost")
     ]
-    known = [line for line in frames if _worst_level(line) is not None]
+    followed = [line for line in frames if line["state"] == "tracking"]
+    known = [line for line in followed if _worst_level(line) is not None]
     if known:
         known.sort(key=lambda line: -max(_errors(line).values()))
     else:
-        known = sorted(
-            (line for line in frames if line["state"] == "tracking"),
-            key=lambda line: line["agreeing"],
-        )
+        known = sorted(followed, key=lambda line: line["agreeing"])
     chosen = _spread(losses, MAX_MOMENTS // 2, apart)
     numbers = {line["number"] for line in chosen}
     known = [line for line in known if line["number"] not in numbers]
@@ -112,9 +110,10 @@ def _worst_level(line: TrackLine) -> str | None:
 
 
 def _text(line: TrackLine) -> str:
-    accepted = line["state"] == "tracking" and not line["accepted"]
-    words = f"{line['seconds']:.1f} s, {line['state']}" + (", not accepted" if accepted else "")
-    worst = _worst_level(line)
+    followed = line["state"] == "tracking"
+    doubtful = followed and not line["accepted"]
+    words = f"{line['seconds']:.1f} s, {line['state']}" + (", not accepted" if doubtful else "")
+    worst = _worst_level(line) if followed else None
     if worst is not None:
         return f"{words}: TRE {_errors(line)[worst]:.2f} mm ({worst})"
     return f"{words}: {line['agreeing']:.0%} agrees, {line['covered']:.0%} covered"

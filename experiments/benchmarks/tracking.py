@@ -4,18 +4,18 @@ Command:  python -m experiments.benchmarks.tracking --output runs/tracking
 Time:     about 90 minutes on two cores, most of it for drawing the frames; 40 with --events 0
 Expect:   latency 9.6 ms in the median; 0.69 mm tracked, 0.68 mm alone (twenty recordings)
 
-Half of the recordings have a hand, a cut, or both; every fourth has neither, and nothing moves in
-it. Further, shorter recordings have a hand or a cut every two seconds. Each is drawn before it is
-played, so that drawing takes no time from the tracker. Registrations run beside the frames.
+Of four recordings, one has neither hand nor cut, and nothing moves in it; the others have one of
+them. Further, longer recordings have a hand or a cut every three seconds. Each is drawn before it
+is played, so that drawing takes no time from the tracker. Registrations run beside the frames.
 
-- alone: some frames are registered by themselves, without a track;
+- alone: some frames are registered by themselves; the levels that both know are compared;
 - peers: ICP from the pose of the frame before, by Open3D and by small_gicp, rigid, on the scene
   points of the tracker. They start at the tracker's first poses. Their time leaves the points out,
   and nothing runs beside them; "nothing beside" is our time under the same conditions;
 - recovery: seconds from the first frame in which the wound is visible again to the first of three
   in a row whose levels are all right;
 - lag: the delay of the track by which it fits the truth best;
-- jitter: of a level's middle, around its mean, where nothing moves.
+- jitter: of a level's middle around its mean, where nothing moves.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from e2r.tracking.measures import (
     errors_of,
     jitter_mm,
     lag_frames,
+    of_both,
     recoveries,
     undisturbed_seconds,
 )
@@ -172,14 +173,14 @@ def record_of(
         return record
     tracked = [float(np.mean(list(e.values()))) for e in errors if e]
     record["tracked_mm"] = tracked
-    values, numbers, seconds = alone_errors(played, finder, options.alone_every)
-    both = [(v, errors[n]) for v, n in zip(values, numbers, strict=True) if errors[n]]
+    alone, seconds = alone_errors(played, finder, options.alone_every)
+    both = of_both(alone, errors)
     record["alone_mm"] = [value for value, _ in both]
-    record["tracked_beside_mm"] = [float(np.mean(list(e.values()))) for _, e in both]
+    record["tracked_beside_mm"] = [value for _, value in both]
     record["alone_ms"] = [1e3 * value for value in seconds]
     record["undisturbed_ms"] = [1e3 * value for value in undisturbed_seconds(played, finder)]
     if config.path == "static":
-        record["jitter_mm"] = jitter_mm(played)
+        record["jitter_mm"], record["wander_mm"] = jitter_mm(played, 1.0), jitter_mm(played)
     elif len(tracked) > 30:
         record["lag_frames"] = lag_frames(played)
     if options.peers and not isinstance(played.first, str):
@@ -241,7 +242,11 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[list[str]]:
         ["median TRE, the same frames alone (mm)", f"{np.median(alone):.2f}"],
         ["a frame alone / tracked", f"{np.median(gather('alone_ms')) / np.median(latency):.1f} x"],
     ]
-    for name, what in (("jitter_mm", "jitter (mm)"), ("lag_frames", "lag (frames)")):
+    for name, what in (
+        ("jitter_mm", "jitter within a second (mm)"),
+        ("wander_mm", "jitter within a recording (mm)"),
+        ("lag_frames", "lag (frames)"),
+    ):
         values = [record[name] for record in records if name in record]
         if values:
             rows.append([what, f"{np.median(values):.2f} (worst {max(values):.2f})"])

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import e2r
-from e2r.cli import main
+from e2r.cli import main, track
 from e2r.datasets import recordings
 from e2r.formats import meshes
 from tests.conftest import refused
@@ -71,6 +72,24 @@ def test_a_broken_frame_is_one_line_and_not_the_end(recording, checkpoint, tmp_p
         json.loads(line) for line in (tmp_path / "out" / "poses.jsonl").read_text().splitlines()
     ]
     assert [line["number"] for line in lines if "error" in line] == [3]
+
+
+def test_an_interrupted_track_has_its_timeline(
+    recording, checkpoint, tmp_path, monkeypatch, capsys
+):
+    @contextmanager
+    def stopping():
+        asked = iter([False, False, True])
+        yield lambda: next(asked)
+
+    monkeypatch.setattr(track, "stop_requested", stopping)
+    out = tmp_path / "out"
+    words = ["track", str(recording), "--output", str(out), "--checkpoint", str(checkpoint)]
+    assert main(words) == 130
+    said = capsys.readouterr()
+    assert "interrupted" in said.err and "track.webp" not in said.out
+    assert len((out / "poses.jsonl").read_text().splitlines()) == 2
+    assert "Worst moments" in (out / "timeline.html").read_text()
 
 
 def test_a_recording_without_surfaces_is_refused(recording, tmp_path, capsys):

@@ -32,8 +32,12 @@ def trust():
     return found
 
 
+def levels(trust, seconds=1.0, followed=True, **more):
+    return trust.levels(POSE, evidence(**more), seconds=seconds, followed=followed)
+
+
 def accepted(trust, **more):
-    return [level.accepted for level in trust.levels(POSE, evidence(**more)).values()]
+    return [level.accepted for level in levels(trust, **more).values()]
 
 
 def test_a_confirmed_track_is_accepted(trust):
@@ -69,9 +73,37 @@ def test_a_level_needs_bone_of_its_own(trust):
 
 def test_bounds_are_the_worst_of_three_and_no_less_than_what_is_expected(trust):
     trust.agree(registration(bounds=(2.0, 1.0)), np.array([0.1, 2.5]), 1.0)
-    levels = trust.levels(POSE, evidence())
-    assert [level.expected_tre_mm for level in levels.values()] == [0.5, 2.5]
-    assert [level.bound95_mm for level in levels.values()] == [2.0, 2.5]
+    found = levels(trust).values()
+    assert [level.expected_tre_mm for level in found] == [0.5, 2.5]
+    assert [level.bound95_mm for level in found] == [2.0, 2.5]
     for second in (2.0, 3.0, 4.0):
         trust.agree(registration(), np.array([0.1, 0.1]), second)
-    assert trust.levels(POSE, evidence())["L1"].bound95_mm == 1.2
+    assert levels(trust)["L1"].bound95_mm == 1.2
+
+
+def test_a_track_that_no_registration_confirms_any_more_expires(trust):
+    assert accepted(trust, seconds=10.0) == [True, True]
+    assert accepted(trust, seconds=10.1) == [False, False]
+    trust.agree(registration(), np.zeros(2), 10.0)
+    assert accepted(trust, seconds=10.1) == [True, True]
+
+
+def test_what_happened_is_looked_at_soon_and_stays_accepted_until_then(trust):
+    trust.shake()
+    assert accepted(trust) == [True, True] and not trust.calm
+    trust.agree(registration(), np.zeros(2), 1.0)
+    assert trust.calm
+
+
+def test_a_frame_that_does_not_follow_the_levels_says_nothing_of_their_errors(trust):
+    held = levels(trust, followed=False).values()
+    assert [(one.expected_tre_mm, one.bound95_mm, one.accepted) for one in held] == [
+        (None, None, False)
+    ] * 2
+
+
+def test_an_error_grows_as_the_bone_that_holds_a_level_falls(trust):
+    found = levels(trust, of_levels=(0.45, 0.9))
+    assert found["L1"].expected_tre_mm == pytest.approx(0.5 * np.sqrt(2.0))
+    assert found["L1"].bound95_mm == pytest.approx(1.2 * np.sqrt(2.0))
+    assert found["L2"].expected_tre_mm == 0.6 and found["L1"].accepted

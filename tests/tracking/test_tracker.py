@@ -94,11 +94,12 @@ def test_what_was_not_accepted_is_tracked_but_not_accepted(follow, finder):
     assert [frame.accepted for frame in frames] == [False] * 6 + [True] * 4
 
 
-def test_a_covered_wound_is_occluded_and_comes_back(follow):
+def test_a_covered_wound_is_occluded_and_comes_back(follow, finder):
     assert [follow(SEEN).accepted for _ in range(4)][-1]
     covered = [follow(COVERED) for _ in range(30)]
     assert {frame.state for frame in covered} == {"occluded"}
     assert not any(frame.accepted for frame in covered)
+    finder.answers = ["sees nothing", HERE]
     again = [follow(SEEN) for _ in range(5)]
     assert {frame.state for frame in again} == {"tracking"}
     assert not again[0].accepted and again[-1].accepted  # a registration agrees once more
@@ -163,6 +164,43 @@ def test_after_a_gap_a_registration_has_to_agree_once_more(finder):
         finder.answers = ["sees nothing"]
         found = one.update(scene.image(SEEN), 10.0)
         assert found.state == "tracking" and not found.accepted
+
+
+def test_a_short_gap_is_checked_at_once(follow, finder):
+    assert [follow(SEEN).accepted for _ in range(4)][-1] and finder.asked == [0, 3]
+    assert {follow(COVERED).state for _ in range(5)} == {"occluded"}
+    frames = [follow(SEEN) for _ in range(2)]
+    assert frames[0].accepted and finder.asked[:3] == [0, 3, 9]  # not only at 18
+
+
+def test_a_failed_check_is_repeated_soon(follow, finder):
+    finder.answers = [HERE, HERE, "sees nothing", HERE]
+    assert all([follow(SEEN).accepted for _ in range(30)][3:])
+    assert finder.asked[:4] == [0, 3, 18, 22]
+
+
+def test_a_recalled_track_elsewhere_withdraws_the_confirmation(finder):
+    with tracker.Tracker(finder, config=CONFIG, beside=False) as one:
+        for number in range(5):
+            accepted = one.update(scene.image(SEEN), number / 30).accepted
+        assert accepted
+        found = finder.find(None, 0)
+        frame = past_frames.take_frame(scene.image(SEEN), 4, 4 / 30)
+        for shift, believed in ((0.1, True), (8.0, False)):
+            there = following.start_track(
+                scene.level_poses(shift=(shift, 0.0, 0.0), bend=0.05), found.bone
+            )
+            one._take_recalled(tracker._Caught(found, frame, there, 0.9, 0.9, 4, 4 / 30))
+            assert one._trust.confirmed == believed
+
+
+def test_a_depth_that_is_not_finite_is_unseen(follow, finder):
+    far = np.where(SEEN > 419.0, np.inf, SEEN)
+    far[:3, :3] = np.nan
+    frame = [follow(far) for _ in range(5)][-1]
+    assert frame.state == "tracking" and frame.accepted
+    taken = past_frames.take_frame(scene.image(far), 0, 0.0).depth
+    assert np.isfinite(taken).all() and (taken[~np.isfinite(far)] == 0).all()
 
 
 def test_a_frame_keeps_nothing_of_the_callers_memory():

@@ -110,6 +110,22 @@ def test_a_film_has_few_pictures_from_all_of_the_track(seconds, rate, count):
     assert film.film_lines([]) == []
 
 
+def test_a_film_does_not_hurry_after_a_pause():
+    seconds = [*np.arange(30) / 30, *(10.0 + np.arange(60) / 30)]
+    chosen = film.film_lines([line(n, second) for n, second in enumerate(seconds)])
+    gaps = np.diff([one["seconds"] for one in chosen])
+    assert gaps.min() > 0.5 / film.MAX_RATE and 28 <= len(chosen) <= 32
+
+
+def test_poses_that_are_held_are_no_worst_moments():
+    held = {"L1": {"tre_mm": 60.0, "expected_tre_mm": None}}
+    seen = {"L1": {"tre_mm": 0.5, "expected_tre_mm": 1.0}}
+    lines = [line(n, n / 30, levels=seen) for n in range(60)]
+    lines += [line(60 + n, 2 + n / 30, "occluded", levels=held) for n in range(60)]
+    found = track_page.worst_moments(lines)
+    assert found and all(moment.number < 60 for moment in found)
+
+
 def test_the_worst_moments_are_spread():
     tre = np.interp(np.arange(300), [0, 50, 60, 200, 210, 299], [0.5, 0.5, 8.0, 0.5, 4.0, 0.5])
     lines = []

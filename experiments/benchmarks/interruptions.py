@@ -27,7 +27,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +34,7 @@ import numpy as np
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import NAMED_CONFIGS
 from e2r.datasets import case_folder
-from e2r.evaluation.job_folder import PREDICTIONS
+from e2r.evaluation.job_poses import pose_difference, read_poses
 from e2r.runtime.atomic_files import require_new_folder
 from e2r.runtime.measured_process import process_family
 from e2r.simulation import simulator
@@ -218,38 +217,6 @@ def have_equal_states(first: Path, second: Path) -> bool:
     """
     a, b = map(restore_trained, (first, second))
     return a.step == b.step and checkpoints.digest(a.state) == checkpoints.digest(b.state)
-
-
-def read_poses(folder: Path) -> list[tuple[str, Any]]:
-    """The id and the poses of each line of a job's predictions, in order.
-
-    Args:
-      folder: of the job.
-    """
-    lines = (folder / PREDICTIONS).read_text().splitlines()
-    return [(line["id"], line["T_camera_model"]) for line in map(json.loads, lines)]
-
-
-def pose_difference(expected: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> float:
-    """Largest difference of the entries of two jobs' poses.
-
-    Args:
-      expected: poses of one job.
-      found: poses of another.
-
-    Returns:
-      Infinity unless both hold the same cases and levels, once each.
-    """
-    if sorted(name for name, _ in found) != sorted(name for name, _ in expected):
-        return float("inf")
-    a, b = dict(expected), dict(found)
-    if any(a[name].keys() != b[name].keys() for name in a):
-        return float("inf")
-    return max(
-        float(np.abs(np.subtract(a[name][level], b[name][level])).max())
-        for name in a
-        for level in a[name]
-    )
 
 
 def check_training(options: Interruptions) -> bool:

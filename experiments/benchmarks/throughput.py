@@ -36,6 +36,7 @@ from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import runner
 from e2r.evaluation.job_folder import PREDICTIONS
+from e2r.evaluation.job_poses import pose_difference, read_poses
 from e2r.evaluation.models import Model
 from e2r.evaluation.programs import compile_programs
 from e2r.evaluation.text_table import text_table
@@ -44,7 +45,6 @@ from e2r.runtime.atomic_files import require_new_folder
 from e2r.runtime.measured_process import process_family
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
-from experiments.benchmarks.interruptions import pose_difference, read_poses
 
 MAX_PROGRAMS = 6
 """Most programs that a job of one process may compile."""

@@ -14,9 +14,11 @@ from e2r.datasets.case import vertex_targets
 from e2r.evaluation.metrics import distances_apart
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
+from e2r.registration.tracking import TrackingSettings
 from e2r.simulation.sequence_paths import SequenceConfig
 from e2r.simulation.sequences import SequenceFrame
 from e2r.tracking.finder import Found, ModelFinder
+from e2r.tracking.settings import TrackerConfig
 from e2r.tracking.summary import WRONG_MM, frame_errors, seen_errors
 from e2r.tracking.tracked_frame import TrackedFrame
 from e2r.tracking.tracker import Tracker
@@ -113,22 +115,24 @@ class _Once:
         return self._first if number == 0 else "is not asked again"
 
 
-def undisturbed_seconds(played: Played, finder: ModelFinder) -> list[float]:
-    """Latencies (s) of a track with no registration beside it, until a frame is hidden.
+def undisturbed(played: Played, finder: ModelFinder, *, filtered: bool = True) -> Played:
+    """The recording with no registration but the first, until a frame is hidden.
 
     Args:
       played: the recording.
       finder: of its model.
+      filtered: whether small motions are taken for noise, as usual.
     """
-    if isinstance(played.first, str):
-        return []
-    seconds: list[float] = []
-    with Tracker(_Once(finder, played.first), beside=False) as tracker:
-        for frame, image in zip(played.frames, played.images, strict=True):
-            if frame.visible < VISIBLE:
-                break
-            seconds.append(tracker.update(image, frame.seconds).latency)
-    return seconds[1:]  # the first one waits for the registration
+    settings = TrackingSettings() if filtered else TrackingSettings(quiet_mm=1e-9)
+    tracked: list[TrackedFrame | None] = []
+    if not isinstance(played.first, str):
+        once, config = _Once(finder, played.first), TrackerConfig(tracking=settings)
+        with Tracker(once, config=config, beside=False) as tracker:
+            for frame, image in zip(played.frames, played.images, strict=True):
+                if frame.visible < VISIBLE:
+                    break
+                tracked.append(tracker.update(image, frame.seconds))
+    return played._replace(frames=played.frames[: len(tracked)], tracked=tracked)
 
 
 class Recovery(NamedTuple):

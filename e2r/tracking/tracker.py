@@ -214,7 +214,7 @@ class Tracker:
         if self._remembered is None:  # compiles, while nothing waits for it
             self._programs.recall(frame, found.pose, found.bone, frame)
         caught = _Caught(found, frame, track, reference, reference, frame.number, frame.seconds)
-        return caught if self._state == "tracking" else self._catch_up(caught)
+        return self._catch_up(caught)
 
     def _recall(self, frame: PastFrame) -> _Caught | None:
         """The remembered track in a frame, followed through those that came since."""

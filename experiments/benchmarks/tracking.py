@@ -53,7 +53,7 @@ from e2r.tracking.measures import (
     lag_frames,
     of_both,
     recoveries,
-    undisturbed_seconds,
+    undisturbed,
 )
 from e2r.tracking.peers import PEERS, follow_by_peer
 from e2r.tracking.settings import TrackerConfig
@@ -88,6 +88,8 @@ class Tracking:
     """frames of each recording"""
     events: int = 15
     """recordings with seven hands and cuts each"""
+    minutes: int = 1
+    """recordings of a minute, in one piece"""
     alone_every: int = 20
     """each so many-th frame is registered by itself, too"""
     soak: int = 0
@@ -98,7 +100,9 @@ class Tracking:
     """of the first recording; others follow"""
 
     def __post_init__(self) -> None:
-        if self.recordings < 1 or self.events < 0 or self.frames < 60 or self.alone_every < 1:
+        if min(self.events, self.minutes) < 0:
+            raise ValueError("--events and --minutes are 0 or more")
+        if self.recordings < 1 or self.frames < 60 or self.alone_every < 1:
             raise ValueError("--recordings and --alone-every are 1 or more, --frames 60 or more")
 
 
@@ -178,9 +182,11 @@ def record_of(
     record["alone_mm"] = [value for value, _ in both]
     record["tracked_beside_mm"] = [value for _, value in both]
     record["alone_ms"] = [1e3 * value for value in seconds]
-    record["undisturbed_ms"] = [1e3 * value for value in undisturbed_seconds(played, finder)]
+    quiet = undisturbed(played, finder).tracked[1:]  # the first one waits for the registration
+    record["undisturbed_ms"] = [1e3 * t.latency for t in quiet if t is not None]
     if config.path == "static":
         record["jitter_mm"], record["wander_mm"] = jitter_mm(played, 1.0), jitter_mm(played)
+        record["unfiltered_mm"] = jitter_mm(undisturbed(played, finder, filtered=False), 1.0)
     elif len(tracked) > 30:
         record["lag_frames"] = lag_frames(played)
     if options.peers and not isinstance(played.first, str):
@@ -244,6 +250,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[list[str]]:
     ]
     for name, what in (
         ("jitter_mm", "jitter within a second (mm)"),
+        ("unfiltered_mm", "the same without the filter (mm)"),
         ("wander_mm", "jitter within a recording (mm)"),
         ("lag_frames", "lag (frames)"),
     ):
@@ -296,6 +303,7 @@ def run(options: Tracking) -> int:
         for number in range(options.recordings)
     ]
     configs += [SequenceConfig(frames=2 * options.frames, **EVENTS)] * options.events
+    configs += [SequenceConfig(frames=1800, **KINDS[-1])] * options.minutes
     options.output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     for number, config in enumerate(configs):

@@ -135,7 +135,12 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
             f"{folder}: holds no frame; name its pictures color_000001.png and depth_000001.png, "
             "with one number a frame"
         )
-    seconds = _read_timestamps(folder / TIMESTAMPS, whole, sorted(colors.keys() ^ depths.keys()))
+    halves = sorted(colors.keys() ^ depths.keys())
+    one_kind = not (colors.keys() - depths.keys() and depths.keys() - colors.keys())
+    if one_kind and 2 * len(halves) > len(whole):  # two rates, and no mishap
+        notices.say(folder, f"{len(halves)} of its pictures have no other half; they are left out")
+        halves = []
+    seconds = _read_timestamps(folder / TIMESTAMPS, whole, halves)
     files = [
         FrameFiles(
             n,

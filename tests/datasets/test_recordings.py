@@ -86,6 +86,15 @@ def test_a_frame_of_which_one_picture_is_missing_is_broken(folder):
     assert "color_000003.png: no such file, but depth_000003.png is there" in third.message
 
 
+def test_pictures_at_twice_the_rate_of_the_depth_are_left_out(folder, caplog):
+    for number in (4, 5):
+        (folder / f"color_00000{number}.png").write_bytes(
+            (folder / "color_000001.png").read_bytes()
+        )
+    found = recordings.open_recording(folder)
+    assert found.numbers == [1, 2, 3] and "2 of its pictures have no other half" in caplog.text
+
+
 def test_half_a_frame_without_a_time_is_left_out(folder, caplog):
     (folder / "depth_000003.png").unlink()
     path = folder / "timestamps.csv"

@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -61,8 +62,13 @@ class Interruptions:
     """steps of the training run"""
     cases: int = 60
     """cases of the evaluation job"""
-    cluster: bool = True
-    """also kill the driver and the workers of a local cluster, which needs Ray"""
+    parts: tuple[Literal["training", "job", "driver", "workers"], ...] = (
+        "training",
+        "job",
+        "driver",
+        "workers",
+    )
+    """what is killed; driver and workers are those of a local cluster, which needs Ray"""
     seed: int = 0
     """seed of the cases and of the moments"""
 
@@ -225,6 +231,8 @@ def check_training(options: Interruptions) -> bool:
     command = ["experiments.train", "tiny", "--cases", str(output / "few")]
     command += ["--optimisation.steps", steps, "--output"]
     seconds = run_undisturbed(command, output / "whole")
+    if "training" not in options.parts:
+        return True
     runs = run_killed(
         command,
         output / "killed",
@@ -250,22 +258,22 @@ def check_evaluation(options: Interruptions) -> bool:
     seconds = run_undisturbed([*command, "--output"], output / "job")
     expected = read_poses(output / "job")
     latest, on_cluster = LATEST_KILL * seconds, ["--cluster", "local", "--workers", "2"]
-    found = []
-    for name, words in {"killed_job": [], "killed_driver": on_cluster}.items():
-        if name == "killed_driver" and not options.cluster:
+    found = [0.0]
+    for part, words in {"job": [], "driver": on_cluster}.items():
+        if part not in options.parts:
             continue
         jobs = run_killed(
             [*command, *words, "--output"],
-            output / name,
+            output / f"killed_{part}",
             kills=options.kills,
             latest=latest,
             seed=options.seed,
         )
         difference = max(pose_difference(expected, read_poses(job)) for job in jobs)
         found.append(difference)
-        _print_difference(f"{name}: {options.kills} kills in {len(jobs)} jobs", difference)
+        _print_difference(f"killed_{part}: {options.kills} kills in {len(jobs)} jobs", difference)
     killed, number = 0, 0
-    while options.cluster and killed < options.kills:
+    while "workers" in options.parts and killed < options.kills:
         job = output / f"killed_workers{number}"
         killed += kill_workers(
             [*command, *on_cluster, "--output"],

@@ -73,6 +73,7 @@ def distances(first: Pose, second: Pose, surface: Surface) -> Float[np.ndarray, 
       surface: of all levels.
     """
     levels, points = np.asarray(surface.levels), np.asarray(surface.points)
+    first, second = (Pose(*map(np.asarray, one)) for one in (first, second))  # compiles nothing
     apart = [
         distances_apart(Pose(*one), Pose(*other), points[levels == level])
         for level, (one, other) in enumerate(

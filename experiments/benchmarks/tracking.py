@@ -4,8 +4,8 @@ Command:  python -m experiments.benchmarks.tracking --output runs/tracking
 Time:     about 90 minutes on two cores, most of it for drawing the frames; 40 with --events 0
 Expect:   latency 9.6 ms in the median; 0.69 mm tracked, 0.68 mm alone (twenty recordings)
 
-Of four recordings, one has neither hand nor cut, and nothing moves in it; the others have one of
-them. Further, longer recordings have a hand or a cut every three seconds. Each is drawn before it
+Of five recordings, nothing moves in the first. The others have a hand, a cut, or a hand and a tool
+under changing light; in the last the camera is fast, and the surgeon moves a level. Further, longer recordings have a hand or a cut every three seconds. Each is drawn before it
 is played, so that drawing takes no time from the tracker. Registrations run beside the frames.
 
 - alone: some frames are registered by themselves; the levels that both know are compared;
@@ -67,7 +67,8 @@ KINDS: tuple[dict[str, Any], ...] = (
     STILL,
     {"path": "robot", "hands": 1, "cuts": 0},
     {"path": "hand", "hands": 0, "cuts": 1},
-    {"path": "hand", "hands": 1, "cuts": 0},
+    {"path": "hand", "hands": 1, "cuts": 0, "tools": 1, "exposure": 0.2},
+    {"path": "robot", "hands": 0, "cuts": 0, "speed": 2.0, "moved_level": True},
 )
 """Recordings, in turn."""
 EVENTS: dict[str, Any] = {"path": "hand", "hands": 3, "cuts": 4}
@@ -303,7 +304,7 @@ def run(options: Tracking) -> int:
         for number in range(options.recordings)
     ]
     configs += [SequenceConfig(frames=2 * options.frames, **EVENTS)] * options.events
-    configs += [SequenceConfig(frames=1800, **KINDS[-1])] * options.minutes
+    configs += [SequenceConfig(frames=1800, **KINDS[3])] * options.minutes
     options.output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     for number, config in enumerate(configs):

@@ -302,7 +302,11 @@ def test_one_program_serves_all_frames(finder):
 
     def track(count):
         with tracker.Tracker(Stored(), config=CONFIG, beside=False) as one:
-            return [one.update(scene.image(SEEN), number / 30) for number in range(count)]
+            frames = [one.update(scene.image(SEEN), number / 30) for number in range(count)]
+            frame = past_frames.take_frame(scene.image(SEEN), 0, 0.0)
+            caught = tracker._Caught(answer, frame, one._track, 0.9, 0.9, count, 1.0)
+            assert not one._take_recalled(caught)
+            return frames
 
     track(1)  # compiles the program
     jax.clear_caches()  # of operations by themselves

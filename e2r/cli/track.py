@@ -94,7 +94,7 @@ def run(options: Options) -> int:
             stack.callback(viewer.close)
         done = _track(options, recording, levels, truth=truth, viewer=viewer)
         if viewer is not None:
-            viewer.say("The recording has ended.")
+            viewer.say("Interrupted." if done.interrupted else "The recording has ended.")
         drawn = _draw(options, recording, levels, film=not done.interrupted) if done.scored else []
     print(summary_table(done.scored, done.broken, done.dropped))
     print(", ".join([str(options.output / POSES_FILE), *drawn, "a trajectory of each level"]))

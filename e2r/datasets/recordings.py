@@ -137,7 +137,8 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
         )
     halves = sorted(colors.keys() ^ depths.keys())
     one_kind = not (colors.keys() - depths.keys() and depths.keys() - colors.keys())
-    if one_kind and 2 * len(halves) > len(whole):  # two rates, and no mishap
+    between = sum(whole[0] < number < whole[-1] for number in halves)
+    if one_kind and len(whole) > 2 and 5 * between >= 2 * (len(whole) - 1):  # two rates
         notices.say(folder, f"{len(halves)} of its pictures have no other half; they are left out")
         halves = []
     seconds = _read_timestamps(folder / TIMESTAMPS, whole, halves)

@@ -99,13 +99,10 @@ def open_camera(path: Path, place: CameraPlace) -> Recording:
 
 def _say_missing(path: Path, place: CameraPlace, camera: int) -> str:
     """Why a camera without extracted frames is none to track, and what to do."""
-    root = place.specimen_folder.parent
-    clouds = files.labelled_clouds(root, place.specimen, place.recording, camera=camera)
-    there = "has labelled clouds but no pictures" if clouds else "holds no extracted frame"
     folder = f"Specimen_{place.specimen}/recording_{place.recording}/cam_{camera}"
     return (
-        f"{path}: {there}; extract the frames of Video_{camera}.svo to {folder}/frame_F/image.png "
-        "and depth.png"
+        f"{path}: holds no extracted frame, and clouds are no pictures; extract the frames of "
+        f"Video_{camera}.svo to {folder}/frame_F/image.png and depth.png"
     )
 
 

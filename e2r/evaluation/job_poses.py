@@ -29,15 +29,16 @@ def pose_difference(expected: list[tuple[str, Any]], found: list[tuple[str, Any]
       found: poses of another.
 
     Returns:
-      Infinity unless both hold the same cases and levels, once each.
+      Infinity unless both hold the same cases and levels, once each; 0 where no case has a pose.
     """
-    if sorted(name for name, _ in found) != sorted(name for name, _ in expected):
-        return float("inf")
     a, b = dict(expected), dict(found)
+    if not len(a) == len(b) == len(expected) == len(found) or a.keys() != b.keys():
+        return float("inf")
     if any(a[name].keys() != b[name].keys() for name in a):
         return float("inf")
-    return max(
+    differences = (
         float(np.abs(np.subtract(a[name][level], b[name][level])).max())
         for name in a
         for level in a[name]
     )
+    return max(differences, default=0.0)

@@ -33,8 +33,8 @@ class SequenceConfig:
     path: Path = "hand"
     """static, robot (smooth moves between stops) or hand"""
     speed: float = 1.0
-    """the camera moves so many times as fast; at 1, its fastest moments are about 70 mm/s and 8
-    degrees/s by hand, 100 mm/s and 14 degrees/s on a robot"""
+    """the camera moves so many times as fast. At 1, its fastest moments are about 70 mm/s and 8
+    degrees/s by hand. On a robot they are 100 mm/s and 14 degrees/s"""
     wound_fraction: tuple[float, float] = (0.05, 0.25)
     """range of the wound's share of a frame, while the camera stands at its first place"""
     breathing_mm: float = 1.5

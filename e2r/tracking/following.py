@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from e2r.datasets.recordings import RATE, RecordedFrame, Recording
+from e2r.formats import file_checks
+from e2r.tracking.past_frames import FrameError
 from e2r.tracking.summary import frame_errors
 from e2r.tracking.track_files import broken_json, frame_json
 from e2r.tracking.tracked_frame import TrackedFrame
@@ -20,7 +22,7 @@ class Followed(NamedTuple):
     """One frame of a recording, and what the tracker says of it."""
 
     recorded: RecordedFrame
-    tracked: TrackedFrame | None  # None where the frame cannot be read
+    tracked: TrackedFrame | None  # None where the frame cannot be read or used, or was dropped
     tre_mm: Mapping[str, float]  # of the levels whose truth is known
     dropped: bool = False  # it came while the tracker was busy, and was not looked at
 
@@ -49,7 +51,7 @@ def follow(
       live: play at the recorded rate, and leave out frames that come too soon.
 
     Raises:
-      ValueError: the first frame cannot be used; a later one is broken.
+      FrameError: the first frame cannot be used; a later one is broken.
     """
     began: float | None = None
     before, used = recording.first_seconds - 1.0 / RATE, False
@@ -67,10 +69,11 @@ def follow(
             time.sleep(max(ahead, 0.0))
         try:
             found = tracker.update(frame.image, frame.seconds)
-        except ValueError as error:
+        except FrameError as error:
             if not used:
                 raise
-            yield Followed(frame._replace(image=None, message=str(error)), None, {})
+            message = file_checks.one_line(error, 300)
+            yield Followed(frame._replace(image=None, message=message), None, {})
             continue
         used = True
         yield Followed(frame, found, frame_errors(found, truth.get(frame.number, {}), targets))

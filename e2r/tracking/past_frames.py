@@ -17,6 +17,10 @@ KEPT = 120
 """Frames that are kept, at most, for what runs beside them."""
 
 
+class FrameError(ValueError):
+    """A frame cannot be used; the next one may be."""
+
+
 class PastFrame(NamedTuple):
     """A frame of the tracker."""
 
@@ -38,12 +42,12 @@ def take_frame(image: RgbdImage, number: int, seconds: float) -> PastFrame:
       seconds: when it was taken.
 
     Raises:
-      ValueError: the depth does not lie on the colour.
+      FrameError: the depth does not lie on the colour.
     """
     depth = np.array(image.depth, np.float32)
     color = np.shape(image.color)
     if depth.ndim != 2 or color != (*depth.shape, 3):
-        raise ValueError(
+        raise FrameError(
             f"frame {number}: its colour is {color} and its depth {depth.shape}; give (H, W, 3) "
             "and (H, W), aligned to each other"
         )
@@ -56,14 +60,15 @@ def check_unit(frame: PastFrame) -> None:
     """Refuses a depth that cannot be in mm.
 
     Args:
-      frame: with some depth.
+      frame: one without any depth is in any unit.
 
     Raises:
-      ValueError: what it shows is too near.
+      FrameError: what it shows is too near.
     """
-    median = float(np.median(frame.depth[frame.depth > 0]))
+    seen = frame.depth[frame.depth > 0]
+    median = float(np.median(seen)) if len(seen) else np.inf
     if not median >= MIN_DISTANCE_MM:
-        raise ValueError(
+        raise FrameError(
             f"frame {frame.number}: half of its depth is nearer than {median:.3g} mm; give it in mm"
         )
 

@@ -35,13 +35,14 @@ class TrackerConfig:
     gap_seconds: float = 0.5
     """where nothing agreed for so long, a registration has to confirm the track again"""
     expire_seconds: float = 10.0
-    """no pose is accepted when no registration agreed for so long"""
+    """no pose is accepted when no registration agreed for so long; longer than check_seconds"""
     agree_mm: float = 3.0
     """a registration confirms a track whose levels it finds so near, mm; no pose is accepted before
     one did"""
     accept_mm: float = 2.0
-    """a level is not accepted while one of the last three registrations finds it farther away than
-    this, or expects a larger error, mm: one in twenty errors is 2.7 times as large as expected"""
+    """a level is not accepted from this expected TRE on, mm: the worst of the last three
+    registrations that agreed, or its distance from one of them; one in twenty errors is 2.7 times
+    as large as expected"""
     points: int = 2048
     """scene points that are remembered"""
     tracking: TrackingSettings = TrackingSettings()
@@ -60,6 +61,11 @@ class TrackerConfig:
         ):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"tracker.{name} is {getattr(self, name)}; use more than 0")
+        if not self.expire_seconds > self.check_seconds:
+            raise ValueError(
+                f"tracker.expire_seconds is {self.expire_seconds}; use more than check_seconds, "
+                f"which is {self.check_seconds}"
+            )
         for name in ("recall_score", "tracking_share", "accept_share", "occluded_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"tracker.{name} is {getattr(self, name)}; use 0 to 1")

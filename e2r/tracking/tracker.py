@@ -17,7 +17,7 @@ from e2r.tracking.beside import Beside
 from e2r.tracking.finder import Finder, Found
 from e2r.tracking.frame_program import FramePrograms
 from e2r.tracking.merging import merge
-from e2r.tracking.past_frames import PastFrame, PastFrames, check_unit, take_frame
+from e2r.tracking.past_frames import FrameError, PastFrame, PastFrames, check_unit, take_frame
 from e2r.tracking.recall import Remembered, recall_track
 from e2r.tracking.settings import TrackerConfig
 from e2r.tracking.tracked_frame import State, TrackedFrame
@@ -110,22 +110,27 @@ class Tracker:
           seconds: when it was taken; later than the frame before.
 
         Raises:
-          ValueError: the frame is not later than the one before, its depth does not lie on its
-            colour or is not in mm, or the tracker is closed.
+          FrameError: the frame is not later than the one before, or its depth does not lie on its
+            colour or is not in mm.
+          ValueError: the tracker is closed.
         """
         began = time.perf_counter()
         if self._closed:
             raise ValueError("the tracker is closed; make another one")
         if not np.isfinite(seconds) or (self._number and not seconds > self._seconds):
-            raise ValueError(
+            raise FrameError(
                 f"frame {self._number}: was taken at {seconds} s, and the frame before at "
                 f"{self._seconds} s; give the frames in order"
             )
         frame = take_frame(image, self._number, seconds)
+        if self._trust.found is None:
+            check_unit(frame)
         if not self._number:
             self._seconds = seconds
         self._take_results()
         state, evidence = self._advance(frame)
+        if state != "tracking":
+            self._trust.shake(seconds)
         frame, self._state = self._keep(frame, state), state
         if not (frame.depth > 0).any():
             self._tries = 0
@@ -183,20 +188,16 @@ class Tracker:
         """Looks for the remembered track in a frame, or registers it, where that is due."""
         config, seconds = self._config, frame.seconds
         gone = state in ("lost", "occluded") and self._remembered is not None
-        if state != "tracking":
-            self._trust.shake()
         self._tries = self._tries if gone else 0
         if self._registering.busy or self._recalling.busy:
             return  # both at once would hold up the frames
-        calm = state == "tracking" and self._trust.calm
+        calm = state == "tracking" and self._trust.calm(seconds)
         period = config.check_seconds if calm else config.retry_seconds
         if gone and self._tries < config.recalls:
             if seconds - self._recalled >= config.recall_seconds:
                 self._recalled, self._tries = seconds, self._tries + 1
                 self._recalling.start(partial(self._recall, frame))
         elif seconds - self._registered >= period:
-            if self._trust.found is None:
-                check_unit(frame)
             self._registered, self._tries = seconds, 0
             image = image._replace(color=np.array(image.color), depth=frame.depth)
             self._registering.start(partial(self._search, image, frame))
@@ -250,7 +251,7 @@ class Tracker:
             return again
         self.failure = caught if isinstance(caught, str) else None
         if isinstance(caught, str):
-            self._trust.shake()
+            self._trust.shake(self._seconds)
             return again
         return self._take_registration(caught) or again
 
@@ -258,11 +259,16 @@ class Tracker:
         """Takes a recalled track; whether it begins. One that is followed already is compared."""
         if self._track is None or self._state != "tracking":
             return self._begin(recalled)
-        there = self._catch_up(recalled).track.pose
-        apart = agreement.distances(there, self._track.pose, self._finder.surface)
-        if agreement.over_bone(recalled.found, apart) > self._config.agree_mm:
+        there = self._catch_up(recalled)
+        apart = agreement.distances(there.track.pose, self._track.pose, self._finder.surface)
+        elsewhere = agreement.over_bone(recalled.found, apart) > self._config.agree_mm
+        if elsewhere and self._holds(there):
             self._trust.withdraw(self._seconds)
         return False
+
+    def _holds(self, caught: _Caught) -> bool:
+        """Whether enough of its bone agrees in the frame that it has come to."""
+        return caught.agreeing >= self._config.tracking_share * caught.reference
 
     def _take_registration(self, caught: _Caught) -> bool:
         """Takes a registration; whether a track begins with it."""
@@ -291,7 +297,7 @@ class Tracker:
     def _begin(self, caught: _Caught) -> bool:
         """Begins a track with a registration, if it can be followed to the latest frame."""
         caught = self._catch_up(caught)
-        if caught.agreeing < self._config.tracking_share * caught.reference:
+        if not self._holds(caught):
             return False
         if caught.found is not self._trust.found:
             self._merged = 1

@@ -38,7 +38,7 @@ class Trust:
         self.confirmed = False  # whether another one agreed
         self._since = -np.inf  # one that began earlier confirms nothing, s
         self._agreed = -np.inf  # when the frame of the latest one that agreed was taken, s
-        self._shaken = False  # whether something happened since that another one should look at
+        self._shaken = -np.inf  # when something happened that one should look at soon, s
         self._against = 0  # in a row
         self._doubts: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
         self._bounds: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # mm, of each level
@@ -48,10 +48,19 @@ class Trust:
         """Whether the registration behind the track was accepted."""
         return self.found is not None and self.found.prediction.accepted
 
-    @property
-    def calm(self) -> bool:
-        """Whether nothing is in doubt."""
-        return self.confirmed and self.accepted and not self._against and not self._shaken
+    def calm(self, seconds: float) -> bool:
+        """Whether nothing is in doubt.
+
+        Args:
+          seconds: of the present frame.
+        """
+        looked = self._agreed >= self._shaken
+        return self._confirmed_at(seconds) and not self._against and looked
+
+    def _confirmed_at(self, seconds: float) -> bool:
+        """Whether the track is confirmed and accepted, and a registration agreed lately."""
+        fresh = seconds - self._agreed <= self._config.expire_seconds
+        return self.confirmed and self.accepted and fresh
 
     def begin(self, found: Found, reference: float) -> None:
         """A track begins with a registration, perhaps with the same one as before.
@@ -66,7 +75,7 @@ class Trust:
             self._doubts.append(agreement.expected(found, self._names))
             self._bounds.append(agreement.bounds(found, self._names))
         self.found, self.reference = found, reference
-        self.confirmed, self._against, self._shaken = False, 0, False
+        self.confirmed, self._against = False, 0
 
     def agree(self, found: Found, apart: Float[np.ndarray, "l"], seconds: float) -> None:
         """Another registration finds the levels where they are followed.
@@ -78,7 +87,7 @@ class Trust:
         """
         self._doubts.append(np.fmax(apart, agreement.expected(found, self._names)))
         self._bounds.append(np.fmax(apart, agreement.bounds(found, self._names)))
-        self._against, self._shaken = 0, False
+        self._against = 0
         self._agreed = max(self._agreed, seconds)
         self.confirmed = self.confirmed or seconds >= self._since
 
@@ -92,9 +101,13 @@ class Trust:
         if found.prediction.accepted or self._against >= AGAINST:
             self.confirmed = False
 
-    def shake(self) -> None:
-        """Something happened after which another registration should look soon."""
-        self._shaken = True
+    def shake(self, seconds: float) -> None:
+        """Something happened: a registration of a later frame should look soon.
+
+        Args:
+          seconds: of the present frame.
+        """
+        self._shaken = seconds
 
     def withdraw(self, seconds: float) -> None:
         """The track may be wrong: a later frame has to confirm it.
@@ -125,8 +138,7 @@ class Trust:
         doubts = grown * np.fmax.reduce(list(self._doubts))
         bounds = np.fmax(grown * np.fmax.reduce(list(self._bounds)), doubts)
         agreeing = float(evidence.agreeing) >= config.accept_share * self.reference
-        fresh = seconds - self._agreed <= config.expire_seconds
-        usable = followed and self.confirmed and self.accepted and agreeing and fresh
+        usable = followed and agreeing and self._confirmed_at(seconds)
         supported = held >= config.tracking_share
         estimates = [found.prediction.levels.get(name) for name in self._names]
         levels = {}

@@ -86,13 +86,22 @@ def test_a_frame_of_which_one_picture_is_missing_is_broken(folder):
     assert "color_000003.png: no such file, but depth_000003.png is there" in third.message
 
 
-def test_pictures_at_twice_the_rate_of_the_depth_are_left_out(folder, caplog):
-    for number in (4, 5):
-        (folder / f"color_00000{number}.png").write_bytes(
-            (folder / "color_000001.png").read_bytes()
-        )
-    found = recordings.open_recording(folder)
-    assert found.numbers == [1, 2, 3] and "2 of its pictures have no other half" in caplog.text
+@pytest.mark.parametrize("every", [2, 3])
+def test_pictures_at_another_rate_than_the_depth_are_left_out(tmp_path, caplog, every):
+    recordings.write_recording(tmp_path, frames(9))
+    for number in range(1, 10):
+        if number % every == 0:
+            (tmp_path / f"depth_{number:06d}.png").unlink()
+    assert recordings.open_recording(tmp_path).numbers == [n for n in range(1, 10) if n % every]
+    assert "of its pictures have no other half" in caplog.text
+
+
+def test_depths_that_end_early_are_broken_frames(tmp_path):
+    recordings.write_recording(tmp_path, frames(9))
+    for number in range(5, 10):
+        (tmp_path / f"depth_{number:06d}.png").unlink()
+    found = list(recordings.open_recording(tmp_path).read())
+    assert [one.number for one in found if one.image is None] == [5, 6, 7, 8, 9]
 
 
 def test_half_a_frame_without_a_time_is_left_out(folder, caplog):

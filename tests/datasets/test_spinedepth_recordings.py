@@ -92,7 +92,7 @@ def test_clouds_alone_are_refused_with_the_remedy(simulated_cases, tmp_path, cap
     given = {FrameId(1, 4, 0, 2): framed(simulated_cases[0])}
     layouts.write_spinedepth(tmp_path / "data", given, clouds=True)
     specimen = tmp_path / "data" / "Specimen_1"
-    words = "has labelled clouds but no pictures; extract the frames of Video_0.svo to "
+    words = "and clouds are no pictures; extract the frames of Video_0.svo to "
     camera = specimen / "recording_4" / "cam_0"
     refused(capsys, words, "track", camera, "--output", tmp_path / "out")
     words = "Recording4: is no camera's folder; give "

@@ -26,4 +26,5 @@ def test_the_largest_difference_counts_whatever_the_order(tmp_path):
 def test_jobs_of_other_cases_differ_without_bound(tmp_path):
     first = write(tmp_path / "a", {"x": 1.0, "y": 2.0})
     assert pose_difference(first, write(tmp_path / "b", {"x": 1.0})) == np.inf
-    assert pose_difference(first, first[:1] * 2) == np.inf
+    assert pose_difference(first[:1] * 2, first[:1] * 2) == np.inf
+    assert pose_difference([("x", {})], [("x", {})]) == 0.0

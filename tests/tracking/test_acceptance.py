@@ -41,7 +41,7 @@ def accepted(trust, **more):
 
 
 def test_a_confirmed_track_is_accepted(trust):
-    assert accepted(trust) == [True, True] and trust.calm
+    assert accepted(trust) == [True, True] and trust.calm(1.0)
     assert accepted(trust, agreeing=0.5) == [False, False]
 
 
@@ -54,7 +54,7 @@ def test_an_accepted_registration_elsewhere_withdraws_the_confirmation(trust):
 
 def test_one_doubtful_registration_elsewhere_only_calls_for_the_next(trust):
     trust.disagree(registration(accepted=False))
-    assert accepted(trust) == [True, True] and not trust.calm
+    assert accepted(trust) == [True, True] and not trust.calm(1.0)
     trust.disagree(registration(accepted=False))
     assert accepted(trust) == [False, False]
 
@@ -89,10 +89,12 @@ def test_a_track_that_no_registration_confirms_any_more_expires(trust):
 
 
 def test_what_happened_is_looked_at_soon_and_stays_accepted_until_then(trust):
-    trust.shake()
-    assert accepted(trust) == [True, True] and not trust.calm
-    trust.agree(registration(), np.zeros(2), 1.0)
-    assert trust.calm
+    trust.shake(0.5)
+    assert accepted(trust) == [True, True] and not trust.calm(1.0)
+    trust.agree(registration(), np.zeros(2), 0.4)  # of a frame before it
+    assert not trust.calm(1.0)
+    trust.agree(registration(), np.zeros(2), 0.5)
+    assert trust.calm(1.0) and not trust.calm(10.6)  # it has expired then
 
 
 def test_a_frame_that_does_not_follow_the_levels_says_nothing_of_their_errors(trust):

@@ -173,6 +173,13 @@ def test_a_short_gap_is_checked_at_once(follow, finder):
     assert frames[0].accepted and finder.asked[:3] == [0, 3, 9]  # not only at 18
 
 
+def test_a_short_gap_without_any_depth_is_checked_at_once(follow, finder):
+    assert [follow(SEEN).accepted for _ in range(4)][-1]
+    [follow(np.zeros_like(SEEN)) for _ in range(4)]
+    follow(SEEN)
+    assert finder.asked[:3] == [0, 3, 8]
+
+
 def test_a_failed_check_is_repeated_soon(follow, finder):
     finder.answers = [HERE, HERE, "sees nothing", HERE]
     assert all([follow(SEEN).accepted for _ in range(30)][3:])
@@ -186,11 +193,11 @@ def test_a_recalled_track_elsewhere_withdraws_the_confirmation(finder):
         assert accepted
         found = finder.find(None, 0)
         frame = past_frames.take_frame(scene.image(SEEN), 4, 4 / 30)
-        for shift, believed in ((0.1, True), (8.0, False)):
+        for shift, share, believed in ((0.1, 0.9, True), (8.0, 0.2, True), (8.0, 0.9, False)):
             there = following.start_track(
                 scene.level_poses(shift=(shift, 0.0, 0.0), bend=0.05), found.bone
             )
-            one._take_recalled(tracker._Caught(found, frame, there, 0.9, 0.9, 4, 4 / 30))
+            one._take_recalled(tracker._Caught(found, frame, there, 0.9, share, 4, 4 / 30))
             assert one._trust.confirmed == believed
 
 

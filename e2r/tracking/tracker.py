@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from functools import partial
 from typing import NamedTuple
@@ -51,7 +52,8 @@ class Tracker:
     """Follows a patient's levels from frame to frame.
 
     Frames may come from any camera whose picture has no distortion. Use it as a context manager,
-    or call :meth:`close`.
+    or call :meth:`close`. Until then, Python's garbage collector spares the objects that were there
+    before (``gc.freeze``), for it would hold up the frames.
 
     Args:
       finder: registers whole frames.
@@ -70,6 +72,8 @@ class Tracker:
         self._finder = finder
         self._programs = FramePrograms(finder.surface, config.tracking)
         self._beside, self._closed = beside, False
+        gc.collect()
+        gc.freeze()  # the collector would walk all of jax's objects, for 100 to 400 ms
         self._registering, self._recalling = (
             Beside[_Caught | str](thread=beside),
             Beside[_Caught](thread=beside),
@@ -101,6 +105,7 @@ class Tracker:
         self._closed = True
         self._registering.close()
         self._recalling.close()
+        gc.unfreeze()
 
     def update(self, image: RgbdImage, seconds: float) -> TrackedFrame:
         """Takes the next frame, and keeps nothing of its memory.
@@ -299,6 +304,8 @@ class Tracker:
         caught = self._catch_up(caught)
         if not self._holds(caught):
             return False
+        if self._trust.found is None:
+            gc.freeze()  # what was compiled for the first registration
         if caught.found is not self._trust.found:
             self._merged = 1
         self._trust.begin(caught.found, caught.reference)

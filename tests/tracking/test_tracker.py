@@ -1,5 +1,6 @@
 """The tracker's states: what it says of each frame, and when it registers anew."""
 
+import gc
 import threading
 import time
 
@@ -283,6 +284,16 @@ def test_frames_are_not_held_up_by_a_registration_beside(finder):
             time.sleep(0.01)
         late = one.update(scene.image(SEEN), 6 / 30)
         assert late.state == "tracking" and finder.asked[0] == 0
+
+
+def test_the_garbage_collector_spares_what_was_there_before(finder):
+    """It would walk all objects of jax, and hold up a frame for longer than ten take."""
+    with tracker.Tracker(finder, config=CONFIG, beside=False) as one:
+        there = gc.get_freeze_count()
+        one.update(scene.image(SEEN), 0.0)
+        assert gc.get_freeze_count() >= there > 0
+        assert len(gc.get_objects()) < there / 4
+    assert gc.get_freeze_count() == 0
 
 
 def test_frames_out_of_order_are_refused(finder):

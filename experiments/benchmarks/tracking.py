@@ -1,8 +1,8 @@
 """Tracks of simulated recordings, played at the camera's rate: errors, latency, losses, peers.
 
 Command:  python -m experiments.benchmarks.tracking --output runs/tracking
-Time:     about 90 minutes on two cores, most of it for drawing the frames; 40 with --events 0
-Expect:   latency 9.6 ms in the median; 0.69 mm tracked, 0.68 mm alone (twenty recordings)
+Time:     an hour on two cores, most of it for drawing the frames; 30 minutes with --events 0
+Expect:   latency 4 to 10 ms in the median; 0.66 mm tracked, 0.68 mm alone (21 recordings)
 
 Of five recordings, nothing moves in the first. The others have a hand, a cut, or a hand and a tool
 under changing light. In the last one the camera is fast, and the surgeon moves a level. Further,

@@ -25,6 +25,16 @@ Line: TypeAlias = dict[str, Any]
 """A line of a file, as JSON values."""
 
 
+def count_predictions(folder: Path) -> int:
+    """Number of cases that a job has written so far.
+
+    Args:
+      folder: of the job; it may not be there yet.
+    """
+    path = folder / PREDICTIONS
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 class JobFolder:
     """A job's folder, opened by :func:`open_job`."""
 

@@ -35,6 +35,7 @@ import numpy as np
 from e2r.cli.errors import parse_options, run_command
 from e2r.config import NAMED_CONFIGS
 from e2r.datasets import case_folder
+from e2r.evaluation.job_folder import count_predictions
 from e2r.evaluation.job_poses import pose_difference, read_poses
 from e2r.runtime.atomic_files import require_new_folder
 from e2r.runtime.measured_process import process_family
@@ -115,6 +116,9 @@ def kill_workers(
 ) -> int:
     """Runs a job on a local cluster, and kills random workers of it; returns how many.
 
+    Some case is done between two kills. Otherwise a case could lose two workers that held nothing
+    else, and the job would give it up, as it should.
+
     Args:
       command: as for :func:`run_module`.
       output: its output folder.
@@ -125,7 +129,7 @@ def kill_workers(
     Raises:
       ValueError: the job failed.
     """
-    draw, killed = random.Random(f"{seed} workers"), 0
+    draw, killed, done = random.Random(f"{seed} workers"), 0, 0
     arguments = [sys.executable, "-m", *command, str(output)]
     with (
         output.with_name(f"{output.name}.log").open("w") as log,
@@ -134,9 +138,10 @@ def kill_workers(
         while process.poll() is None:
             time.sleep(draw.uniform(0.0, every_s))
             workers = [pid for pid in process_family(process.pid) if _is_worker(pid)]
-            if workers and killed < kills:
+            lines = count_predictions(output)
+            if workers and killed < kills and lines > done:
                 os.kill(draw.choice(sorted(workers)), signal.SIGKILL)
-                killed += 1
+                killed, done = killed + 1, lines
     if process.returncode:
         raise ValueError(f"{log.name}: the job failed, though only its workers were killed")
     return killed

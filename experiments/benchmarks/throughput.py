@@ -35,7 +35,7 @@ from e2r.cli.errors import parse_options, run_command
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import runner
-from e2r.evaluation.job_folder import PREDICTIONS
+from e2r.evaluation.job_folder import PREDICTIONS, count_predictions
 from e2r.evaluation.job_poses import pose_difference, read_poses
 from e2r.evaluation.models import Model
 from e2r.evaluation.programs import compile_programs
@@ -231,8 +231,7 @@ def run_job(command: list[str], folder: Path, *, total: int, workers: int = 0) -
     samples: list[tuple[float, int, float]] = []  # time, predictions, MiB
     while process.poll() is None:
         time.sleep(0.25)
-        path = folder / PREDICTIONS
-        lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        lines = count_predictions(folder)
         memory = sum(map(resident_memory, process_family(process.pid)))
         samples.append((time.monotonic(), lines, memory))
     seconds = time.monotonic() - began

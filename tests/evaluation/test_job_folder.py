@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from e2r.evaluation.job_folder import PREDICTIONS, SETTINGS, open_job
+from e2r.evaluation.job_folder import PREDICTIONS, SETTINGS, count_predictions, open_job
 
 CASES = 40
 
@@ -71,6 +71,12 @@ def test_a_killed_process_loses_only_its_case(tmp_path):
     with open_job(tmp_path, {"a": 1}) as job:
         rows = job.rows(job.lines())
     assert [row["id"] for row in rows] == ids(tmp_path)
+
+
+def test_written_cases_are_counted_by_whole_lines(tmp_path):
+    assert count_predictions(tmp_path / "not there") == 0
+    (tmp_path / PREDICTIONS).write_text('{"id": "a"}\n{"id": "b"}\n{"id"')
+    assert count_predictions(tmp_path) == 2
 
 
 def test_each_mask_has_its_own_predictions(tmp_path):

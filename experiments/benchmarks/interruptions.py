@@ -47,6 +47,8 @@ FRAMES = 4
 """Scenes of each simulated specimen, and cases of the training run."""
 LATEST_KILL = 0.8
 """Latest moment of a kill, as a share of the time that the command takes."""
+BETWEEN_KILLS = 8
+"""Cases that are done between two kills of workers: twice what the workers hold."""
 POSE_TOLERANCE = 1e-3
 """Largest difference of an entry of a pose."""
 
@@ -116,7 +118,7 @@ def kill_workers(
 ) -> int:
     """Runs a job on a local cluster, and kills random workers of it; returns how many.
 
-    Some case is done between two kills. Otherwise a case could lose two workers that held nothing
+    Some cases are done between two kills. Otherwise a case could lose two workers that held nothing
     else, and the job would give it up, as it should.
 
     Args:
@@ -139,7 +141,7 @@ def kill_workers(
             time.sleep(draw.uniform(0.0, every_s))
             workers = [pid for pid in process_family(process.pid) if _is_worker(pid)]
             lines = count_predictions(output)
-            if workers and killed < kills and lines > done:
+            if workers and killed < kills and lines >= done + BETWEEN_KILLS:
                 os.kill(draw.choice(sorted(workers)), signal.SIGKILL)
                 killed, done = killed + 1, lines
     if process.returncode:

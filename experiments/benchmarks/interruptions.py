@@ -48,7 +48,7 @@ FRAMES = 4
 LATEST_KILL = 0.8
 """Latest moment of a kill, as a share of the time that the command takes."""
 BETWEEN_KILLS = 8
-"""Cases that are done between two kills of workers: twice what the workers hold."""
+"""Cases that are done between two kills of workers, at least."""
 POSE_TOLERANCE = 1e-3
 """Largest difference of an entry of a pose."""
 

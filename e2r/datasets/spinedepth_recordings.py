@@ -4,8 +4,8 @@ The layout is that of :mod:`e2r.datasets.spinedepth`. What is opened is the fold
 
     Specimen_N/recording_R/cam_C/frame_F/image.png, depth.png
 
-The data set holds no times, so frame F is taken at F frames of the usual rate. The surfaces are
-assembled as for the cases: as the levels lie in the first frame of the specimen's recordings.
+The data set holds no times, so frames are 1/30 s apart by their numbers, from the first one. The
+surfaces are assembled as the levels lie in the first frame of the specimen's recordings.
 """
 
 from __future__ import annotations

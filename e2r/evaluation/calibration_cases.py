@@ -118,7 +118,7 @@ def fitted_case(
         dict.fromkeys(case.model, jax.tree.map(lambda leaf, row=row: leaf[row], hypotheses.pose))
         for row in rows
     ]
-    deep = {name: metrics.is_deep(case.model[name], points) for name, points in targets.items()}
+    deep = metrics.deep_targets(case.model, targets)
     errors = [
         metrics.case_errors(one, case.truth or {}, targets, model=case.model, deep=deep)
         for one in found

@@ -74,6 +74,18 @@ def is_deep(mesh: trimesh.Trimesh, targets: Float[np.ndarray, "t 3"]) -> Bool[np
     return distances > DEEP_MM
 
 
+def deep_targets(
+    model: Mapping[str, trimesh.Trimesh], targets: Mapping[str, Float[np.ndarray, "_ 3"]]
+) -> dict[str, Bool[np.ndarray, "_"]]:
+    """Level -> which of its targets are deep, by :func:`is_deep`.
+
+    Args:
+      model: level -> surface, mm, model frame.
+      targets: level -> targets, mm, model frame.
+    """
+    return {name: is_deep(model[name], points) for name, points in targets.items()}
+
+
 def case_errors(
     predicted: Mapping[str, Pose],
     truth: Mapping[str, Pose],
@@ -92,7 +104,7 @@ def case_errors(
       deep: level -> :func:`is_deep` of its targets, where it is known already.
     """
     if deep is None:
-        deep = {name: is_deep(model[name], points) for name, points in targets.items()}
+        deep = deep_targets(model, targets)
     distances: list[np.ndarray] = []
     by_level = {}
     for name, points in targets.items():

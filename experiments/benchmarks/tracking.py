@@ -1,7 +1,8 @@
 """Tracks of simulated recordings, played at the camera's rate: errors, latency, losses, peers.
 
 Command:  python -m experiments.benchmarks.tracking --output runs/tracking
-Time:     an hour on two cores, most of it for drawing the frames; 30 minutes with --events 0
+Time:     26 minutes on two cores with --events 0, most of it for drawing the frames; two minutes
+          more for each of --events
 Expect:   latency 4 to 10 ms in the median; 0.66 mm tracked, 0.68 mm alone (21 recordings)
 
 Of five recordings, nothing moves in the first. The others have a hand, a cut, or a hand and a tool

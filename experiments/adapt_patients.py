@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -21,13 +22,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import tyro
 
-from e2r.adaptation.report import REPORT_FILE
+from e2r.adaptation.report import REPORT_FILE, interval_text
 from e2r.adaptation.settings import AdaptationConfig
 from e2r.api.adapting import adapt
 from e2r.api.models import load_model
 from e2r.cli.errors import parse_options, run_command, sentence
+from e2r.evaluation import metrics
 from e2r.evaluation.study_folder import run_parts
 from e2r.evaluation.text_table import text_table
 from e2r.formats import file_checks
@@ -38,6 +41,8 @@ from e2r.runtime.single_writer import single_writer
 from e2r.runtime.system_errors import REFUSALS
 
 SUMMARY = "patients.json"
+MODELS = ("base", "adapted", "both")
+"""The models that a report compares."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Adapted(NamedTuple):
     """What is known of one patient."""
 
     name: str
-    models: list[dict[str, Any]]  # rows of the report; empty where the patient was refused
+    report: dict[str, Any] | None  # report.json of its folder; None where it was refused
     error: str | None = None
 
 
@@ -103,9 +108,9 @@ def adapt_patient(options: AdaptPatients, patient: Path) -> Adapted:
             config=options.adaptation,
             camera=options.camera,
         )
-        return Adapted(patient.name, json.loads((output / REPORT_FILE).read_text())["models"])
+        return Adapted(patient.name, json.loads((output / REPORT_FILE).read_text()))
     except REFUSALS as error:
-        return Adapted(patient.name, [], sentence(error))
+        return Adapted(patient.name, None, sentence(error))
 
 
 def run(options: AdaptPatients) -> int:
@@ -135,17 +140,48 @@ def run(options: AdaptPatients) -> int:
 
 
 def results_table(patients: list[Adapted]) -> str:
-    """What the models reach on each patient's held-out simulated frames, as text.
+    """What the models reach on the patients' held-out simulated frames, as text.
+
+    The intervals of a patient are over its frames, those of all over the patients.
 
     Args:
       patients: all of them.
     """
+    columns = ["patient", *(f"{model}, median TRE (mm)" for model in MODELS), "asked", "minutes"]
     rows = []
+    reports = {one.name: one.report for one in patients if one.report is not None}
     for one in patients:
-        medians = {row["model"]: row["median_tre_mm"] for row in one.models}
-        values = [medians.get(name) for name in ("base", "adapted", "both")]
-        rows.append([one.name, *("-" if v is None else f"{v:.2f}" for v in values)])
-    return text_table(["patient", "base (mm)", "adapted (mm)", "both (mm)"], rows)
+        if one.report is None:
+            rows.append([one.name, *"-" * (len(columns) - 1)])
+            continue
+        models = {row["model"]: row for row in one.report["models"]}
+        cells = [
+            _cell(models[name]["median_tre_mm"], models[name]["interval_mm"]) for name in MODELS
+        ]
+        rows.append([one.name, *cells, one.report["believed"], f"{one.report['seconds'] / 60:.1f}"])
+    if len(reports) > 1:
+        rows.append(["all", *(_pooled(name, reports) for name in MODELS), "", ""])
+    return text_table(columns, rows)
+
+
+def _pooled(model: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """The median over all patients, with its interval."""
+    errors = [
+        (patient, value)
+        for patient, report in reports.items()
+        for row in report["models"]
+        if row["model"] == model
+        for value in row["tre_mm"]
+    ]
+    if not errors:
+        return _cell(None, None)
+    tre, median = np.array([value for _, value in errors]), metrics.STATISTICS["median"]
+    ends = metrics.bootstrap(tre, [patient for patient, _ in errors], median, seed=0)
+    return _cell(float(np.median(tre)), ends)
+
+
+def _cell(median: float | None, ends: Sequence[float] | None) -> str:
+    return "-" if median is None else f"{median:.2f} ({interval_text(ends)})"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -109,6 +109,10 @@ def adapt(
     )
     params = jax.tree.map(np.asarray, blended(state.params))
     compared = compare(unseen, base, dataclasses.replace(base, params=params))
+    known["believed"] = compared.believed
+    _write_patient(known, output)
+    if compared.believed == "base":
+        params = base.params
     fitted = (*base.fitted, *compared.fitted)
     save_trained(training, params, output, step=int(state.step))
     save_cases(fitted, output)
@@ -118,7 +122,8 @@ def adapt(
         CurvePoint(0, 0.0, float(start.tre_mm), float(start.success_2mm)),
         *_curve(output / RUN, known["steps"]),
     ]
-    report = Report(compared.rows, curve, known["steps"], time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    report = Report(compared.rows, curve, known["steps"], seconds, compared.believed)
     write_report(report, output / REPORT_FILE)
     return read_model(output)
 

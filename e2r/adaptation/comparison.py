@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
-from e2r.evaluation import runner
+from e2r.evaluation import metrics, runner
 from e2r.evaluation.calibration_cases import fitted_case
 from e2r.evaluation.calibration_fit import FittedCase
 from e2r.evaluation.models import Model
@@ -22,11 +22,16 @@ ONE_TRY = EvaluationConfig(retry_below=0.0)
 """The frames are compared in one try each."""
 
 
+CAP_MM = 5.0
+"""A level that is farther off is lost; how far does not count."""
+
+
 class Comparison(NamedTuple):
-    """The figures of base, adapted and both, and the cases to calibrate both with."""
+    """The figures of base, adapted and both, and what follows from them."""
 
     rows: list[dict[str, Any]]
-    fitted: tuple[FittedCase, ...]
+    believed: str  # "both", or "base" where both together are worse than it
+    fitted: tuple[FittedCase, ...]  # of those that are believed, to calibrate them
 
 
 def compare(cases: Sequence[Case], base: Model, adapted: Model) -> Comparison:
@@ -47,8 +52,26 @@ def compare(cases: Sequence[Case], base: Model, adapted: Model) -> Comparison:
     }
     seen = {name: visible_levels(one.case) for name, one in both.items()}
     rows = [_figures(name, found, seen) for name, found in {**alone, "both": both}.items()]
-    fitted = [fitted_case(one, foreign=False, seen=seen[name]) for name, one in both.items()]
-    return Comparison(rows, tuple(fitted))
+    kept = believed(rows)
+    fitted = [
+        fitted_case(found, foreign=False, seen=seen[name])
+        for name, found in (alone["base"] if kept == "base" else both).items()
+        if name in seen
+    ]
+    return Comparison(rows, kept, tuple(fitted))
+
+
+def believed(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Who is asked in later registrations: ``both``, or ``base`` alone where both are worse.
+
+    They are worse if the mean of the levels' errors is larger, each counted as :data:`CAP_MM` at
+    most. So an adaptation that brings nothing costs nothing.
+
+    Args:
+      rows: of :func:`compare`.
+    """
+    errors = {row["model"]: np.minimum(row["tre_mm"], CAP_MM) for row in rows}
+    return "base" if np.sum(errors["both"]) > np.sum(errors["base"]) else "both"
 
 
 def _registered(cases: Sequence[Case], model: Model) -> dict[str, Registered]:
@@ -64,19 +87,24 @@ def _figures(
     name: str, found: Mapping[str, Registered], seen: Mapping[str, set[str]]
 ) -> dict[str, Any]:
     """The errors of the levels that the camera sees, over all frames."""
-    tre = np.array(
-        [
-            errors.tre_mm
-            for case in seen
-            for level, errors in found[case].errors["learnt"].by_level.items()
-            if level in seen[case]
-        ]
-    )
+    errors = [
+        (case, one.tre_mm)
+        for case in seen
+        for level, one in found[case].errors["learnt"].by_level.items()
+        if level in seen[case]
+    ]
+    tre = np.array([value for _, value in errors])
+    known = len(tre) > 0
+    median = metrics.STATISTICS["median"]
     return {
         "model": name,
         "frames": len(seen),
         "levels": len(tre),
-        "median_tre_mm": float(np.median(tre)) if len(tre) else None,
-        "below_2mm": float(np.mean(tre < 2.0)) if len(tre) else None,
-        "below_5mm": float(np.mean(tre < 5.0)) if len(tre) else None,
+        "median_tre_mm": float(np.median(tre)) if known else None,
+        "interval_mm": metrics.bootstrap(tre, [case for case, _ in errors], median, seed=0)
+        if known
+        else None,
+        "below_2mm": float(np.mean(tre < 2.0)) if known else None,
+        "below_5mm": float(np.mean(tre < 5.0)) if known else None,
+        "tre_mm": tre.round(4).tolist(),
     }

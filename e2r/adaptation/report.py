@@ -13,6 +13,11 @@ from e2r.runtime.atomic_files import atomic_write
 
 REPORT_FILE = "report.json"
 NONE = "-"
+BELIEVED = {
+    "both": "Each frame will be shown to both; the surer one is believed.",
+    "base": "Both together are worse than the base here, so the base alone will be asked.",
+}
+"""What a reader is told of who is asked."""
 
 
 class CurvePoint(NamedTuple):
@@ -35,6 +40,8 @@ class Report:
     steps: int
     seconds: float
     """of this command"""
+    believed: str
+    """who is asked in later registrations: ``both``, or ``base`` alone"""
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -49,6 +56,7 @@ def write_report(report: Report, path: Path) -> None:
         "curve": [point._asdict() for point in report.curve],
         "steps": report.steps,
         "seconds": round(report.seconds, 1),
+        "believed": report.believed,
     }
     with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=1) + "\n")
@@ -70,6 +78,7 @@ def report_text(path: Path) -> str:
                 row["model"],
                 row["frames"],
                 _rounded(row["median_tre_mm"]),
+                interval_text(row.get("interval_mm")),
                 _percent(row["below_2mm"]),
                 _percent(row["below_5mm"]),
             ]
@@ -79,17 +88,30 @@ def report_text(path: Path) -> str:
             [row["step"], _rounded(row["minutes"]), _rounded(row["tre_mm"])]
             for row in value["curve"]
         ]
+        believed = BELIEVED[value.get("believed", "both")]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: is no report; delete it, and adapt again") from None
     return "\n".join(
         [
             "held-out simulated frames of this patient, without an initial pose:",
-            text_table(["model", "frames", "median TRE (mm)", "< 2 mm", "< 5 mm"], models),
+            text_table(
+                ["model", "frames", "median TRE (mm)", "95 % interval", "< 2 mm", "< 5 mm"], models
+            ),
+            believed,
             "",
             "from near the true pose, along the training:",
             text_table(["steps", "minutes", "median TRE (mm)"], curve),
         ]
     )
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """An interval as text, mm.
+
+    Args:
+      interval: its ends; None where nothing was measured.
+    """
+    return NONE if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
 def _rounded(value: float | None) -> str:

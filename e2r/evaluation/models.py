@@ -1,11 +1,12 @@
 """A trained model: its networks, their parameters and its calibration.
 
-A model that was adapted to a patient keeps the one it began with: a frame is shown to both.
+A model that was adapted to a patient keeps the one it began with: a frame is shown to both, unless
+that was worse on held-out frames than the old one alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from e2r.config import TrainingConfig
@@ -58,5 +59,8 @@ def read_model(folder: Path) -> Model:
     fitted = load_cases(folder)
     if patient is None:
         return Model(config, params, calibration, fitted)
+    known = Model(config, params, calibration, fitted, patient=patient["sizes"])
+    if patient["believed"] == "base":
+        return known
     _, base = load_trained(folder / BASE)
-    return Model(config, params, calibration, fitted, others=(base,), patient=patient["sizes"])
+    return replace(known, others=(base,))

@@ -95,6 +95,7 @@ def read_patient(folder: Path) -> dict[str, Any] | None:
         value["sizes"] = {
             str(name): (float(a), float(b), float(c)) for name, (a, b, c) in value["sizes"].items()
         }
+        value["believed"] = str(value.get("believed", "both"))
         if not isinstance(value["settings"], dict) or not value["sizes"]:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):

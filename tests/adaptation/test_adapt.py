@@ -9,6 +9,8 @@ import pytest
 
 import e2r
 from e2r.adaptation import adapt as adaptation
+from e2r.adaptation import comparison
+from e2r.adaptation.comparison import believed
 from e2r.adaptation.report import REPORT_FILE, report_text
 from e2r.adaptation.settings import AdaptationConfig, patient_scenes, training_config
 from e2r.evaluation import calibration_fit
@@ -34,6 +36,7 @@ def surfaces(simulated_cases):
 @pytest.fixture(autouse=True)
 def _an_untrained_network_is_right(monkeypatch):
     monkeypatch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
+    monkeypatch.setattr(comparison, "believed", lambda _: "both")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,7 @@ def patient(base, surfaces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("patient")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
+        patch.setattr(comparison, "believed", lambda _: "both")
         e2r.adapt(base, surfaces, output=folder, config=CONFIG)
     return folder
 
@@ -69,11 +73,37 @@ def test_the_report_tells_each_alone_both_and_the_curve(patient):
     assert [row["model"] for row in report["models"]] == ["base", "adapted", "both"]
     assert all(row["frames"] == CONFIG.held_out for row in report["models"])
     assert [point["step"] for point in report["curve"]] == [0, 1, 2, 3]
+    for row in report["models"]:
+        low, high = row["interval_mm"]
+        assert len(row["tre_mm"]) == row["levels"] and low <= row["median_tre_mm"] <= high
     text = report_text(patient / REPORT_FILE)
-    assert "both" in text and "minutes" in text
+    assert "shown to both" in text and "minutes" in text
     (patient / "other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"other\.json: is no report"):
         report_text(patient / "other.json")
+
+
+def test_who_is_worse_is_told_by_errors_that_are_capped():
+    def rows(base, both):
+        return [{"model": "base", "tre_mm": base}, {"model": "both", "tre_mm": both}]
+
+    assert believed(rows([1.0, 2.0], [1.0, 1.9])) == "both"
+    assert believed(rows([1.0, 2.0], [1.0, 2.0])) == "both"
+    assert believed(rows([1.0, 2.0], [1.0, 2.1])) == "base"
+    # A level that is lost counts alike, however far it is off.
+    assert believed(rows([1.0, 50.0], [0.9, 900.0])) == "both"
+
+
+def test_an_adaptation_that_is_worse_leaves_the_base_alone(
+    base, surfaces, tmp_path, monkeypatch, simulated_cases
+):
+    monkeypatch.setattr(comparison, "believed", lambda _: "base")
+    model = e2r.adapt(base, surfaces, output=tmp_path, config=replace(CONFIG, steps=1))
+    same(model.params, base.params)
+    assert model.others == () and list(model.patient) == ["L1", "L2", "L3", "L4", "L5"]
+    assert model.calibration.cases == len(model.fitted) == CONFIG.held_out
+    assert "the base alone will be asked" in report_text(tmp_path / REPORT_FILE)
+    assert e2r.register(simulated_cases[1], model).tre_mm > 0
 
 
 def test_a_case_of_the_patient_is_registered_and_anothers_is_refused(patient, simulated_cases):

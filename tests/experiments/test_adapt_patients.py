@@ -30,9 +30,31 @@ def test_each_patient_has_a_model_and_a_refused_one_a_sentence(
     said = capsys.readouterr()
     assert "e2r: bob: " in said.err and "Traceback" not in said.err
     ann, bob = json.loads((tmp_path / "out" / "patients.json").read_text())
-    assert [row["model"] for row in ann["models"]] == ["base", "adapted", "both"]
-    assert bob["error"] and not bob["models"]
+    assert [row["model"] for row in ann["report"]["models"]] == ["base", "adapted", "both"]
+    assert bob["error"] and not bob["report"]
     assert read_model(tmp_path / "out" / "ann").patient
+
+
+def test_the_table_has_each_patient_and_all_with_their_intervals():
+    def report(*errors):
+        rows = [
+            {"model": name, "median_tre_mm": 1.0, "interval_mm": [0.5, 2.0], "tre_mm": errors}
+            for name in ("base", "adapted", "both")
+        ]
+        return {"models": rows, "believed": "base", "seconds": 90.0}
+
+    one, two = (
+        adapt_patients.Adapted("ann", report(1.0, 1.0)),
+        adapt_patients.Adapted("eve", report(3.0)),
+    )
+    refused = adapt_patients.Adapted("bob", None, "no surface")
+    lines = adapt_patients.results_table([one, refused, two]).splitlines()
+    ann, bob, eve, both = lines[-4:]
+    assert ann.split()[:5] == ["ann", "1.00", "(0.50", "to", "2.00)"]
+    assert ann.split()[-2:] == ["base", "1.5"]
+    assert set(bob.split()[1:]) == {"-"} and eve.startswith("eve")
+    # Patients are drawn, not levels: ann or eve alone give the ends.
+    assert both.split()[:5] == ["all", "1.00", "(1.00", "to", "3.00)"]
 
 
 @pytest.mark.parametrize(

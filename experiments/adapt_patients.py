@@ -1,9 +1,11 @@
 """Adapts a model to several patients, one after the other or on a cluster.
 
 Command:  python -m experiments.adapt_patients --patients models --output adapted
-Time:     six minutes a patient on two cores, with 400 steps; interrupted, the same command goes on
-Expect:   a folder a patient, each for --checkpoint, and one table of what the models reach; exit
-          code 3 if some patient was refused
+Time:     nine minutes on two cores for two patients with --cluster local; six a patient without;
+          interrupted, the same command goes on
+Expect:   a folder a patient, each for --checkpoint; for two real spines a median TRE of 1.30 mm
+          before, 1.31 mm adapted, 1.26 mm with both (intervals 0.98 to 1.51); exit code 3 if some
+          patient was refused
 
 Each folder in --patients holds the surfaces of one patient, as for e2r adapt. With --cluster, a
 patient is a task; its worker writes the patient's folder, so every node must see --output. All

@@ -110,7 +110,13 @@ def adapt_patient(options: AdaptPatients, patient: Path) -> Adapted:
             config=options.adaptation,
             camera=options.camera,
         )
-        return Adapted(patient.name, json.loads((output / REPORT_FILE).read_text()))
+        report = json.loads((output / REPORT_FILE).read_text())
+        if not all("tre_mm" in row for row in report["models"]):
+            raise ValueError(
+                f"{output / REPORT_FILE}: is of an older e2r; delete it, and give the same command "
+                "again: the training is kept"
+            )
+        return Adapted(patient.name, report)
     except REFUSALS as error:
         return Adapted(patient.name, None, sentence(error))
 

@@ -57,6 +57,18 @@ def test_the_table_has_each_patient_and_all_with_their_intervals():
     assert both.split()[:5] == ["all", "1.00", "(1.00", "to", "3.00)"]
 
 
+def test_a_report_of_an_older_build_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "models" / "ann").mkdir(parents=True)
+    (tmp_path / "out" / "ann").mkdir(parents=True)
+    old = {"models": [{"model": "base", "median_tre_mm": 1.0}], "seconds": 9.0}
+    (tmp_path / "out" / "ann" / "report.json").write_text(json.dumps(old))
+    monkeypatch.setattr(adapt_patients, "load_model", lambda _: None)
+    monkeypatch.setattr(adapt_patients, "adapt", lambda *_, **__: None)
+    words = ["--patients", str(tmp_path / "models"), "--output", str(tmp_path / "out")]
+    assert adapt_patients.main(words) == 3
+    assert "report.json: is of an older e2r; delete it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

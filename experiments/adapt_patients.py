@@ -162,10 +162,7 @@ def results_table(patients: list[Adapted]) -> str:
         if one.report is None:
             rows.append([one.name, *"-" * (len(columns) - 1)])
             continue
-        models = {row["model"]: row for row in one.report["models"]}
-        cells = [
-            _cell(models[name]["median_tre_mm"], models[name]["interval_mm"]) for name in MODELS
-        ]
+        cells = [_cell(row["median_tre_mm"], row["interval_mm"]) for row in one.report["models"]]
         rows.append([one.name, *cells, one.report["believed"], f"{one.report['seconds'] / 60:.1f}"])
     if len(reports) > 1:
         rows.append(["all", *(_pooled(name, reports) for name in MODELS), "", ""])

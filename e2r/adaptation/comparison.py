@@ -12,6 +12,7 @@ from tqdm import tqdm
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.evaluation import metrics, runner
+from e2r.evaluation.calibration import SUCCESS_THRESHOLD_MM
 from e2r.evaluation.calibration_cases import fitted_case
 from e2r.evaluation.calibration_fit import FittedCase
 from e2r.evaluation.models import Model
@@ -20,10 +21,6 @@ from e2r.evaluation.visible import visible_levels
 
 ONE_TRY = EvaluationConfig(retry_below=0.0)
 """The frames are compared in one try each."""
-
-
-CAP_MM = 5.0
-"""A level that is farther off is lost; how far does not count."""
 
 
 class Comparison(NamedTuple):
@@ -64,13 +61,13 @@ def compare(cases: Sequence[Case], base: Model, adapted: Model) -> Comparison:
 def believed(rows: Sequence[Mapping[str, Any]]) -> str:
     """Who is asked in later registrations: ``both``, or ``base`` alone where both are worse.
 
-    They are worse if the mean of the levels' errors is larger, each counted as :data:`CAP_MM` at
-    most. So an adaptation that brings nothing costs nothing.
+    They are worse if the mean of the levels' errors is larger, each counted as 5 mm at most: how
+    far a lost level is off does not count. So an adaptation that brings nothing costs nothing.
 
     Args:
       rows: of :func:`compare`.
     """
-    errors = {row["model"]: np.minimum(row["tre_mm"], CAP_MM) for row in rows}
+    errors = {row["model"]: np.minimum(row["tre_mm"], SUCCESS_THRESHOLD_MM) for row in rows}
     return "base" if np.sum(errors["both"]) > np.sum(errors["base"]) else "both"
 
 

@@ -27,7 +27,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from e2r.adaptation.report import REPORT_FILE, interval_text
+from e2r.adaptation.report import REPORT_FILE, Report, interval_text, read_report, report_to_json
 from e2r.adaptation.settings import AdaptationConfig
 from e2r.api.adapting import adapt
 from e2r.api.models import load_model
@@ -73,7 +73,7 @@ class Adapted(NamedTuple):
     """What is known of one patient."""
 
     name: str
-    report: dict[str, Any] | None  # report.json of its folder; None where it was refused
+    report: Report | None  # None where the patient was refused
     error: str | None = None
 
 
@@ -110,13 +110,7 @@ def adapt_patient(options: AdaptPatients, patient: Path) -> Adapted:
             config=options.adaptation,
             camera=options.camera,
         )
-        report = json.loads((output / REPORT_FILE).read_text())
-        if not all("tre_mm" in row for row in report["models"]):
-            raise ValueError(
-                f"{output / REPORT_FILE}: is of an older e2r; delete it, and give the same command "
-                "again: the training is kept"
-            )
-        return Adapted(patient.name, report)
+        return Adapted(patient.name, read_report(output / REPORT_FILE))
     except REFUSALS as error:
         return Adapted(patient.name, None, sentence(error))
 
@@ -138,13 +132,18 @@ def run(options: AdaptPatients) -> int:
             partial(adapt_patient, placed), patients, config=options.where, name=attrgetter("name")
         )
         with atomic_write(options.output / SUMMARY) as part:
-            part.write_text(json.dumps([one._asdict() for one in found], indent=1))
+            part.write_text(json.dumps([_to_json(one) for one in found], indent=1))
     for one in found:
         if one.error is not None:
             print(f"e2r: {one.name}: {one.error}", file=sys.stderr)
     print(results_table(found))
     print(f"{options.output / SUMMARY}, and a folder a patient")
     return 3 if any(one.error is not None for one in found) else 0
+
+
+def _to_json(patient: Adapted) -> dict[str, Any]:
+    report = patient.report and report_to_json(patient.report)
+    return {"name": patient.name, "report": report, "error": patient.error}
 
 
 def results_table(patients: list[Adapted]) -> str:
@@ -162,19 +161,19 @@ def results_table(patients: list[Adapted]) -> str:
         if one.report is None:
             rows.append([one.name, *"-" * (len(columns) - 1)])
             continue
-        cells = [_cell(row["median_tre_mm"], row["interval_mm"]) for row in one.report["models"]]
-        rows.append([one.name, *cells, one.report["believed"], f"{one.report['seconds'] / 60:.1f}"])
+        cells = [_cell(row["median_tre_mm"], row["interval_mm"]) for row in one.report.rows]
+        rows.append([one.name, *cells, one.report.believed, f"{one.report.seconds / 60:.1f}"])
     if len(reports) > 1:
         rows.append(["all", *(_pooled(name, reports) for name in MODELS), "", ""])
     return text_table(columns, rows)
 
 
-def _pooled(model: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
+def _pooled(model: str, reports: Mapping[str, Report]) -> str:
     """The median over all patients, with its interval."""
     errors = [
         (patient, value)
         for patient, report in reports.items()
-        for row in report["models"]
+        for row in report.rows
         if row["model"] == model
         for value in row["tre_mm"]
     ]

@@ -17,7 +17,18 @@ BELIEVED = {
     "both": "Each frame will be shown to both; the surer one is believed.",
     "base": "Both together are worse than the base here, so the base alone will be asked.",
 }
-"""What a reader is told of who is asked."""
+"""Who is asked -> what a reader is told of it."""
+ROW_FIELDS = (
+    "model",
+    "frames",
+    "levels",
+    "median_tre_mm",
+    "interval_mm",
+    "below_2mm",
+    "below_5mm",
+    "tre_mm",
+)
+"""What a report says of each model."""
 
 
 class CurvePoint(NamedTuple):
@@ -44,6 +55,21 @@ class Report:
     """who is asked in later registrations: ``both``, or ``base`` alone"""
 
 
+def report_to_json(report: Report) -> dict[str, Any]:
+    """A report as JSON values.
+
+    Args:
+      report: of the adaptation.
+    """
+    return {
+        "models": list(report.rows),
+        "curve": [point._asdict() for point in report.curve],
+        "steps": report.steps,
+        "seconds": round(report.seconds, 1),
+        "believed": report.believed,
+    }
+
+
 def write_report(report: Report, path: Path) -> None:
     """Writes a report.
 
@@ -51,53 +77,59 @@ def write_report(report: Report, path: Path) -> None:
       report: of the adaptation.
       path: the JSON file.
     """
-    value = {
-        "models": list(report.rows),
-        "curve": [point._asdict() for point in report.curve],
-        "steps": report.steps,
-        "seconds": round(report.seconds, 1),
-        "believed": report.believed,
-    }
     with atomic_write(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n")
+        part.write_text(json.dumps(report_to_json(report), indent=1) + "\n")
 
 
-def report_text(path: Path) -> str:
-    """The tables of a report as text.
+def read_report(path: Path) -> Report:
+    """Reads a report.
 
     Args:
       path: the JSON file.
 
     Raises:
-      ValueError: it is broken.
+      ValueError: it is broken, or of an older build.
     """
     try:
         value = json.loads(path.read_text())
-        models = [
-            [
-                row["model"],
-                row["frames"],
-                _rounded(row["median_tre_mm"]),
-                interval_text(row.get("interval_mm")),
-                _percent(row["below_2mm"]),
-                _percent(row["below_5mm"]),
-            ]
-            for row in value["models"]
-        ]
-        curve = [
-            [row["step"], _rounded(row["minutes"]), _rounded(row["tre_mm"])]
-            for row in value["curve"]
-        ]
-        believed = BELIEVED[value.get("believed", "both")]
+        rows = [{name: row[name] for name in ROW_FIELDS} for row in value["models"]]
+        curve = [CurvePoint(**point) for point in value["curve"]]
+        steps, seconds, believed = int(value["steps"]), float(value["seconds"]), value["believed"]
+        if believed not in BELIEVED:
+            raise ValueError
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: is no report; delete it, and adapt again") from None
+        raise ValueError(
+            f"{path}: is no report of this e2r; delete it, and give the same command again: the "
+            "training is kept"
+        ) from None
+    return Report(rows, curve, steps, seconds, believed)
+
+
+def report_text(report: Report) -> str:
+    """The tables of a report as text.
+
+    Args:
+      report: of the adaptation.
+    """
+    models = [
+        [
+            row["model"],
+            row["frames"],
+            _rounded(row["median_tre_mm"]),
+            interval_text(row["interval_mm"]),
+            _percent(row["below_2mm"]),
+            _percent(row["below_5mm"]),
+        ]
+        for row in report.rows
+    ]
+    curve = [[one.step, _rounded(one.minutes), _rounded(one.tre_mm)] for one in report.curve]
     return "\n".join(
         [
             "held-out simulated frames of this patient, without an initial pose:",
             text_table(
                 ["model", "frames", "median TRE (mm)", "95 % interval", "< 2 mm", "< 5 mm"], models
             ),
-            believed,
+            BELIEVED[report.believed],
             "",
             "from near the true pose, along the training:",
             text_table(["steps", "minutes", "median TRE (mm)"], curve),

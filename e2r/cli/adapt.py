@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from e2r.adaptation.report import REPORT_FILE, report_text
+from e2r.adaptation.report import REPORT_FILE, read_report, report_text
 from e2r.adaptation.settings import AdaptationConfig
 from e2r.api.adapting import adapt
 from e2r.api.models import load_model
@@ -47,6 +47,6 @@ def run(options: Options) -> int:
         config=options.adaptation,
         camera=options.camera,
     )
-    print(report_text(options.output / REPORT_FILE))
+    print(report_text(read_report(options.output / REPORT_FILE)))
     print(f"adapted model in {options.output}; give it to the other commands as --checkpoint")
     return 0

@@ -95,7 +95,9 @@ def read_patient(folder: Path) -> dict[str, Any] | None:
         value["sizes"] = {
             str(name): (float(a), float(b), float(c)) for name, (a, b, c) in value["sizes"].items()
         }
-        value["believed"] = str(value.get("believed", "both"))
+        value.setdefault("believed", "both")
+        if value["believed"] not in ("both", "base"):
+            raise ValueError
         if not isinstance(value["settings"], dict) or not value["sizes"]:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):

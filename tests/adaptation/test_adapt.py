@@ -11,7 +11,7 @@ import e2r
 from e2r.adaptation import adapt as adaptation
 from e2r.adaptation import comparison
 from e2r.adaptation.comparison import believed
-from e2r.adaptation.report import REPORT_FILE, report_text
+from e2r.adaptation.report import REPORT_FILE, read_report, report_text, report_to_json
 from e2r.adaptation.settings import AdaptationConfig, patient_scenes, training_config
 from e2r.evaluation import calibration_fit
 from e2r.evaluation.models import read_model
@@ -76,11 +76,29 @@ def test_the_report_tells_each_alone_both_and_the_curve(patient):
     for row in report["models"]:
         low, high = row["interval_mm"]
         assert len(row["tre_mm"]) == row["levels"] and low <= row["median_tre_mm"] <= high
-    text = report_text(patient / REPORT_FILE)
+    read = read_report(patient / REPORT_FILE)
+    assert report_to_json(read) == report
+    text = report_text(read)
     assert "shown to both" in text and "minutes" in text
-    (patient / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"other\.json: is no report"):
-        report_text(patient / "other.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": [{"model": "base", "median_tre_mm": 1.0}]},  # of an older build
+        {"models": 3},
+        {"curve": [{"step": 0}]},
+        {"steps": None},
+        {"believed": "me"},
+    ],
+)
+def test_what_is_no_report_is_named(change, patient, tmp_path):
+    text = (patient / REPORT_FILE).read_text()
+    broken = json.dumps(json.loads(text) | change)
+    for written in (broken, text[:-100], "[]", ""):
+        (tmp_path / REPORT_FILE).write_text(written)
+        with pytest.raises(ValueError, match=r"report\.json: is no report of this e2r"):
+            read_report(tmp_path / REPORT_FILE)
 
 
 def test_who_is_worse_is_told_by_errors_that_are_capped():
@@ -102,7 +120,7 @@ def test_an_adaptation_that_is_worse_leaves_the_base_alone(
     same(model.params, base.params)
     assert model.others == () and list(model.patient) == ["L1", "L2", "L3", "L4", "L5"]
     assert model.calibration.cases == len(model.fitted) == CONFIG.held_out
-    assert "the base alone will be asked" in report_text(tmp_path / REPORT_FILE)
+    assert "the base alone will be asked" in report_text(read_report(tmp_path / REPORT_FILE))
     assert e2r.register(simulated_cases[1], model).tre_mm > 0
 
 

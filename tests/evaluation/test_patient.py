@@ -40,7 +40,14 @@ def test_a_sphere_has_the_spread_of_its_formula():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"sizes": {"L1": [1, 2]}, "settings": {}}', '{"sizes": {}, "settings": {}}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"sizes": {"L1": [1, 2]}, "settings": {}}',
+        '{"sizes": {}, "settings": {}}',
+        '{"sizes": {"L1": [1, 2, 3]}, "settings": {}, "believed": "me"}',
+    ],
 )
 def test_a_broken_file_is_refused_and_a_missing_one_is_nobodys(tmp_path, text):
     assert read_patient(tmp_path) is None

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from e2r.adaptation.report import Report
 from e2r.evaluation import calibration_fit
 from e2r.evaluation.models import read_model
 from e2r.formats import meshes
@@ -41,7 +42,7 @@ def test_the_table_has_each_patient_and_all_with_their_intervals():
             {"model": name, "median_tre_mm": 1.0, "interval_mm": [0.5, 2.0], "tre_mm": errors}
             for name in ("base", "adapted", "both")
         ]
-        return {"models": rows, "believed": "base", "seconds": 90.0}
+        return Report(rows, (), steps=3, seconds=90.0, believed="base")
 
     one, two = (
         adapt_patients.Adapted("ann", report(1.0, 1.0)),
@@ -66,7 +67,7 @@ def test_a_report_of_an_older_build_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(adapt_patients, "adapt", lambda *_, **__: None)
     words = ["--patients", str(tmp_path / "models"), "--output", str(tmp_path / "out")]
     assert adapt_patients.main(words) == 3
-    assert "report.json: is of an older e2r; delete it" in capsys.readouterr().err
+    assert "report.json: is no report of this e2r; delete it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ Each folder of cases is registered under three arms:
 - another's model: the model of the next specimen of the folder, to which no pose is right.
 
 Scored are the levels of which the camera sees bone, one by one. A level is wrong if it is 5 mm off
-or more. Writes rows.jsonl (one registration a line), table.json and reliability.json.
+or more. No rule could accept more frames than have every level below 5 mm, and be right. Writes rows.jsonl (one registration a line), table.json and reliability.json.
 """
 
 from __future__ import annotations
@@ -187,6 +187,7 @@ def tabulate(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]
         "frames of",
         "arm",
         "frames",
+        "every level below 5 mm (%)",
         "accepted (%)",
         "a level 5 mm off, of these (%)",
         "levels of these",
@@ -213,6 +214,7 @@ def _figures(rows: Sequence[dict[str, Any]]) -> list[Any]:
     known = [level for level in levels if level["bound95_mm"] is not None]
     return [
         len(rows),
+        percent([not is_wrong(row) for row in rows if row["levels"]]),
         percent([row["accepted"] for row in rows]),
         percent([is_wrong(row) for row in accepted if row["levels"]]),
         len(levels),

@@ -37,6 +37,7 @@ def test_accepted_frames_wrong_levels_and_bounds_are_counted():
     found = {tuple(line[:2]): dict(zip(columns, line, strict=True)) for line in table}
     first = found["a", "as they are"]
     assert (first["frames"], first["accepted (%)"], first["levels of these"]) == (2, 50.0, 2)
+    assert first["every level below 5 mm (%)"] == 50.0
     assert first["a level 5 mm off, of these (%)"] == 0.0
     assert first["bound holds (%)"] == 50.0
     assert first["expected within a factor of 2 (%)"] == 50.0
@@ -44,6 +45,8 @@ def test_accepted_frames_wrong_levels_and_bounds_are_counted():
     assert found["a", "half covered"]["bound holds (%)"] is None
     own, others = found["all", "its own model"], found["all", "another's model"]
     assert (own["frames"], own["accepted (%)"]) == (4, 75.0)
+    assert own["every level below 5 mm (%)"] == 50.0
+    assert others["every level below 5 mm (%)"] is None
     assert own["a level 5 mm off, of these (%)"] == pytest.approx(33.3)
     assert (others["frames"], others["accepted (%)"]) == (2, 50.0)
 

@@ -11,7 +11,9 @@ Each folder of cases is registered under three arms:
 - another's model: the model of the next specimen of the folder, to which no pose is right.
 
 Scored are the levels of which the camera sees bone, one by one. A level is wrong if it is 5 mm off
-or more. No rule could accept more frames than have every level below 5 mm, and be right. Writes rows.jsonl (one registration a line), table.json and reliability.json.
+or more. No rule could accept more frames than have every level below 5 mm, and be right.
+
+Writes rows.jsonl (one registration a line), table.json and reliability.json.
 """
 
 from __future__ import annotations

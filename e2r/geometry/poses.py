@@ -187,7 +187,7 @@ def from_matrix(matrix: object, where: str) -> Pose:
         raise ValueError(f"{where}: not a 4x4 matrix of numbers; write it row-major") from None
     if m.shape != (4, 4) or not np.isfinite(m).all():
         raise ValueError(f"{where}: shape {m.shape}, but a pose is 4x4 finite numbers, row-major")
-    if not np.allclose(m[3], [0, 0, 0, 1], atol=1e-6):
+    if np.abs(m[3] - [0.0, 0.0, 0.0, 1.0]).max() > 1e-6:
         raise ValueError(f"{where}: last row {m[3].tolist()}, not 0 0 0 1; is it transposed?")
     r = m[:3, :3]
     error = np.abs(r @ r.T - np.eye(3)).max()

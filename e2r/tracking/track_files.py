@@ -150,16 +150,17 @@ def read_track(folder: Path) -> list[dict[str, Any]]:
             if "error" not in line:
                 known += tuple(line[field] for field in ("agreeing", "covered", "latency_ms"))
                 line["state"], line["accepted"]
-                matrices = {k: one["T_camera_model"] for k, one in line["levels"].items()}
-                [one["accepted"] for one in line["levels"].values()]
+                levels = line["levels"]
+                [(one["T_camera_model"], one["accepted"]) for one in levels.values()]
             if not np.isfinite(np.asarray(known, np.float64)).all():
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(
                 f"{where}: is no line that e2r track wrote; delete it, or track again"
             ) from None
-        for name, matrix in matrices.items() if "error" not in line else ():
-            poses.from_matrix(matrix, f"{where}: {name}")
+        for name, one in levels.items() if "error" not in line else ():
+            poses.from_matrix(one["T_camera_model"], f"{where}: {name}")
+            one["T_camera_model"] = np.array(one["T_camera_model"])  # a third of the lists' memory
         lines.append(line)
     if not any("error" not in line for line in lines):
         raise ValueError(f"{path}: holds no frame; track the recording again")

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.special import expit, logit, ndtr
 
 from e2r.evaluation.precision import LevelPrecision
+from e2r.runtime.atomic_files import atomic_write
 from e2r.types import Bool, Float
 
 SUCCESS_THRESHOLD_MM = 5.0
@@ -262,9 +263,8 @@ def save_calibration(calibration: Calibration, folder: Path) -> None:
       calibration: of the checkpoint.
       folder: of the checkpoint.
     """
-    (folder / CALIBRATION_FILE).write_text(
-        json.dumps(dataclasses.asdict(calibration), indent=1) + "\n"
-    )
+    with atomic_write(folder / CALIBRATION_FILE) as part:
+        part.write_text(json.dumps(dataclasses.asdict(calibration), indent=1) + "\n")
 
 
 def load_calibration(folder: Path) -> Calibration | None:

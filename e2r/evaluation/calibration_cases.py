@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,13 +23,6 @@ MAX_HIDDEN = 0.6
 """Largest share of a frame's bone that a cloth hides."""
 
 
-class CalibrationCase(NamedTuple):
-    """A case to fit on, and whether its model is another specimen's."""
-
-    case: Case
-    foreign: bool
-
-
 def with_cloths(cases: Iterable[Case], every: int, seed: int) -> Iterator[Case]:
     """Lays a cloth over one frame of so many, which hides up to 60 % of its bone.
 
@@ -47,8 +39,8 @@ def with_cloths(cases: Iterable[Case], every: int, seed: int) -> Iterator[Case]:
             yield case
 
 
-def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[CalibrationCase]:
-    """Gives every so many frames the model of the specimen before.
+def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[Case]:
+    """Gives every so many frames the model of the specimen before; they have no truth then.
 
     Args:
       cases: specimen after specimen.
@@ -61,34 +53,24 @@ def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[Calibrati
             before = last
         last = case
         if every and before is not None and number % every == 0:
-            yield CalibrationCase(
-                replace(case, model=before.model, targets=None, truth=None, folder=None), True
-            )
+            yield replace(case, model=before.model, targets=None, truth=None, folder=None)
         else:
-            yield CalibrationCase(case, False)
+            yield case
 
 
 def register_cases(
-    cases: Iterable[CalibrationCase], model: Model, *, job: EvaluationConfig = EvaluationConfig()
+    cases: Iterable[Case], model: Model, *, job: EvaluationConfig = EvaluationConfig()
 ) -> Iterator[FittedCase]:
     """Registers the cases, without an initial pose; those that fail are left out.
 
     Args:
-      cases: with a truth, or with a foreign model; each has its own id.
+      cases: with a truth; those without one have another specimen's model.
       model: the trained networks.
       job: as the cases are registered later.
     """
-    foreign: set[str] = set()
-
-    def noted() -> Iterator[Case]:
-        for case, is_foreign in cases:
-            if is_foreign:
-                foreign.add(case.id)
-            yield case
-
-    for result in runner.run(noted(), model, job=job):
+    for result in runner.run(cases, model, job=job):
         if isinstance(result, Registered):
-            yield fitted_case(result, foreign=result.case.id in foreign)
+            yield fitted_case(result, foreign=result.case.truth is None)
 
 
 def fitted_case(

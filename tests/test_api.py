@@ -87,8 +87,18 @@ def test_cases_are_evaluated_in_memory(checkpoint, data_set, tmp_path):
     hard = e2r.evaluate(folders, model, estimator="deterministic", job=QUICK)
     assert hard.summary.cases == 4 and hard.summary.failed == 1
     assert "no such folder" in str(hard.predictions["learnt"][3].error)
+    assert hard.predictions["learnt"][3].id == str(tmp_path / "nowhere")
     soft = [row["tre_mm"] for row in found.rows if row["mask"] == "learnt"]
     assert [row["tre_mm"] for row in hard.rows][:3] != soft
+
+
+def test_a_case_with_the_id_of_another_is_told_and_not_merged(checkpoint, data_set):
+    first, second = sorted(data_set.iterdir())[:2]
+    twin = replace(e2r.read_case(second), id=e2r.read_case(first).id)
+    found = e2r.evaluate([first, twin], e2r.load_model(checkpoint), job=QUICK)
+    assert (found.summary.cases, found.summary.failed, len(found.rows)) == (2, 1, 2)
+    (said,) = [one.error for one in found.predictions["learnt"] if one.error]
+    assert said == f"{twin.id}: another case has this id; give it its own"
 
 
 def test_a_model_is_trained_resumed_and_watched_from_python(simulated_cases, tmp_path):

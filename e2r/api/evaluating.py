@@ -58,7 +58,8 @@ def evaluate(
 ) -> Evaluation:
     """Registers many cases and measures the errors, in memory.
 
-    A case that cannot be registered counts as failed. ``e2r evaluate`` is for long jobs.
+    A case that cannot be registered, or has the id of another, counts as failed. ``e2r evaluate``
+    is for long jobs.
 
     Args:
       cases: a data set's folder; or cases, and folders of cases.
@@ -82,9 +83,12 @@ def evaluate(
     order: dict[str, int] = {}
 
     def read() -> Iterator[Case | Failed]:
-        for case in map(_read_or_fail, cases):
-            order.setdefault(case.id, len(order))
-            yield case
+        for number, case in enumerate(map(_read_or_fail, cases), 1):
+            known = case.id in order
+            name = f"{case.id} (case {number})" if known else case.id
+            order[name] = len(order)
+            message = f"{case.id}: another case has this id; give it its own"
+            yield Failed(name, message) if known else case
 
     for result in runner.run(read(), model, job=job):
         outcome = judge_case(result, program.masks, calibration=model.calibration)

@@ -58,7 +58,7 @@ class AdaptPatients:
     checkpoint: Path | None = None
     """model to begin with; the packaged one without it"""
     camera: Path | None = None
-    """intrinsics of the room's camera; any camera without it"""
+    """intrinsics, width and height of the room's camera; any camera without it"""
     adaptation: Annotated[AdaptationConfig, tyro.conf.arg(name="")] = AdaptationConfig(steps=400)
     """of each patient"""
     where: Annotated[ClusterConfig, tyro.conf.arg(name="")] = ClusterConfig()

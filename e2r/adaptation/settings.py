@@ -93,13 +93,15 @@ def patient_scenes(
     Args:
       base: of the base's own frames.
       config: names the levels in the wound.
-      lens: of the room's camera, which knows its size; any zoom without it.
+      lens: of the room's camera; any zoom without it.
 
     Raises:
-      ValueError: the camera's picture or its focal length is out of all proportion.
+      ValueError: the camera's size is unknown, or it or its focal length is out of all proportion.
     """
     scenes = replace(base, exposed=config.exposed)
-    if lens is None or lens.size is None:
+    if lens is None:
         return scenes
+    if lens.size is None:
+        raise ValueError("--camera: its file gives no width and height; add them")
     height = CONE * max(1, round(base.width * lens.size[1] / lens.size[0] / CONE))
     return replace(scenes, height=height, focal_to_width=lens.fx / lens.size[0])

@@ -30,7 +30,8 @@ def adapt(
     """Adapts a model to a patient, from the preoperative surfaces alone.
 
     Surgery is simulated on the surfaces, and the model learns on there. A frame is later shown to
-    the adapted model and to the one it began with; the surer of both is believed.
+    the adapted model and to the one it began with; the surer of both is believed. Where an initial
+    pose is given, the adapted one alone is asked.
 
     Args:
       model: the model to begin with.
@@ -38,18 +39,19 @@ def adapt(
       output: folder of the adapted model, which every command takes as ``--checkpoint``; None:
         nothing is kept.
       config: minutes, frames, levels that will be exposed, seed.
-      camera: file with the intrinsics of the room's camera; any camera without it.
+      camera: file with the intrinsics, width and height of the room's camera; any camera without
+        it.
 
     Returns:
       the adapted model, calibrated; it refuses cases of another patient.
 
     Raises:
-      ValueError: surfaces or settings are refused, or the folder holds another adaptation.
+      ValueError: surfaces, settings or camera are refused, or the folder holds another adaptation.
       TypeError: the model is no :class:`Model`.
     """
     require_model(model)
     enable_cache()
-    lens = None if camera is None else read_lens(camera)
+    lens = None if camera is None else read_lens(camera, unchecked=None)
     if not isinstance(surfaces, Mapping):
         surfaces = meshes.read_meshes(surfaces)
     with ExitStack() as stack:

@@ -32,7 +32,7 @@ class Options:
     checkpoint: Path | None = None
     """model to begin with; the packaged one without it"""
     camera: Path | None = None
-    """intrinsics of the room's camera; any camera without it"""
+    """intrinsics, width and height of the room's camera; any camera without it"""
     adaptation: Annotated[AdaptationConfig, tyro.conf.arg(name="")] = AdaptationConfig()
 
 

@@ -49,8 +49,8 @@ def open_any(
     if not path.exists():
         raise ValueError(f"{path}: no such file; give a bag")
     if not topics and realsense_bags.is_realsense_bag(path):
-        return realsense_bags.open_realsense_bag(path)
-    return _aligned(bags.open_bag(path, topics), unchecked)
+        return realsense_bags.open_realsense_bag(path, unchecked=unchecked)
+    return _aligned(bags.open_bag(path, topics, unchecked=unchecked), unchecked)
 
 
 def find_patient(recording: Recording, model: Path | None = None) -> Patient:

@@ -47,12 +47,13 @@ def is_bag(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or (path / "metadata.yaml").is_file()
 
 
-def open_bag(path: Path, topics: Sequence[str] = ()) -> Recording:
+def open_bag(path: Path, topics: Sequence[str] = (), *, unchecked: bool = False) -> Recording:
     """Finds the frames of a bag, and reads its lens.
 
     Args:
       path: file of ROS 1, or folder of ROS 2.
       topics: of the colour and of the depth; found without them where there is one of each.
+      unchecked: say what is doubtful about the lenses, and do not refuse them.
 
     Raises:
       ValueError: the bag cannot be read, its depth is not aligned, or topics are missing.
@@ -61,7 +62,7 @@ def open_bag(path: Path, topics: Sequence[str] = ()) -> Recording:
         path = path.parent
     with _reader(path) as reader:
         chosen = _choose_topics(reader, path, topics)
-        lens = _read_lens(reader, chosen, path)
+        lens = _read_lens(reader, chosen, path, unchecked=unchecked)
         pairs = _pairs(reader, chosen, path)
     return Recording(
         path,
@@ -138,7 +139,7 @@ def _choose_topics(reader: Any, path: Path, given: Sequence[str]) -> Topics:
     return Topics(colors[0], aligned[0])
 
 
-def _read_lens(reader: Any, topics: Topics, path: Path) -> Lens:
+def _read_lens(reader: Any, topics: Topics, path: Path, *, unchecked: bool) -> Lens:
     """The lens of the colour; a depth with another one is not aligned."""
     infos = {}
     for topic in topics:
@@ -156,7 +157,9 @@ def _read_lens(reader: Any, topics: Topics, path: Path) -> Lens:
     if topics.color not in infos:
         raise ValueError(f"{path}: has no camera_info beside {topics.color}; record it, too")
     lenses = {
-        topic: lens_of_info(info, path / topic.strip("/"), straight=_is_rectified(topic))
+        topic: lens_of_info(
+            info, path / topic.strip("/"), straight=_is_rectified(topic), unchecked=unchecked
+        )
         for topic, info in infos.items()
     }
     lens = lenses[topics.color]
@@ -177,13 +180,16 @@ def _is_rectified(topic: str) -> bool:
     return any(part.startswith("image_rect") for part in topic.split("/"))
 
 
-def lens_of_info(info: Any, where: Path, *, straight: bool = False) -> Lens:
+def lens_of_info(
+    info: Any, where: Path, *, straight: bool = False, unchecked: bool = False
+) -> Lens:
     """The lens of a ``CameraInfo``.
 
     Args:
       info: the message, of ROS 1 or 2.
       where: that messages name.
       straight: of its rectified pictures: they follow the matrix P, and have no distortion.
+      unchecked: say what is doubtful, and do not refuse it.
 
     Raises:
       ValueError: a field is wrong.
@@ -197,7 +203,7 @@ def lens_of_info(info: Any, where: Path, *, straight: bool = False) -> Lens:
         "distortion_model": "plumb_bob" if straight else info.distortion_model or "plumb_bob",
         "distortion_coefficients": {"data": [0.0] * 5 if straight else coefficients or [0.0] * 5},
     }
-    return camera_files.lens_of_document(document, where, size)
+    return camera_files.lens_of_document(document, where, size, unchecked=unchecked)
 
 
 def _field(info: Any, name: str) -> Any:

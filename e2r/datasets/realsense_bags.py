@@ -80,18 +80,19 @@ def is_realsense_bag(path: Path) -> bool:
         return False
 
 
-def open_realsense_bag(path: Path) -> Recording:
+def open_realsense_bag(path: Path, *, unchecked: bool = False) -> Recording:
     """Finds the frames of a bag, and reads its lenses, its extrinsics and its depth units.
 
     Args:
       path: the file.
+      unchecked: say what is doubtful about the lenses, and do not refuse them.
 
     Raises:
       ValueError: the bag cannot be read, or lacks something; the message names it.
     """
     with _reader(path) as (reader, decode):
         topics = _find_topics(reader, path)
-        cameras = _read_cameras(reader, decode, topics, path=path)
+        cameras = _read_cameras(reader, decode, topics, path=path, unchecked=unchecked)
         pairs, by_stamp = _find_pairs(reader, decode, topics, path)
         if not pairs:
             raise ValueError(f"{path}: no colour and depth were taken at one time; record both")
@@ -137,7 +138,9 @@ def _find_topics(reader: Any, path: Path) -> Topics:
     return Topics(found["Color"], found["Depth"])
 
 
-def _read_cameras(reader: Any, decode: Any, topics: Topics, *, path: Path) -> _Cameras:
+def _read_cameras(
+    reader: Any, decode: Any, topics: Topics, *, path: Path, unchecked: bool
+) -> _Cameras:
     """Both lenses, the motion between them, and the depth units."""
     lenses, motions = [], []
     for topic in topics:
@@ -147,7 +150,7 @@ def _read_cameras(reader: Any, decode: Any, topics: Topics, *, path: Path) -> _C
         for message, name in ((info, "camera_info"), (motion, "tf")):
             if message is None:
                 raise ValueError(f"{path}: has no {stream}/{name}; record it by the RealSense SDK")
-        lenses.append(bags.lens_of_info(info, path / stream.strip("/")))
+        lenses.append(bags.lens_of_info(info, path / stream.strip("/"), unchecked=unchecked))
         motions.append(_matrix(motion, f"{path}: {stream}/tf"))
     color, depth = motions
     sensor = topics.depth.split("/Depth_")[0]

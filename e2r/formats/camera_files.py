@@ -30,7 +30,7 @@ METRE_SCALES = ("depthmapfactor", "pngdepthscale")
 
 
 def read_lens(
-    path: PathLike, size: tuple[int, int] | None = None, *, unchecked: bool = False
+    path: PathLike, size: tuple[int, int] | None = None, *, unchecked: bool | None = False
 ) -> Lens:
     """Reads intrinsics and distortion from JSON, YAML, OpenCV's XML, or a ZED's INI file.
 
@@ -38,7 +38,7 @@ def read_lens(
       path: the file.
       size: width and height of the picture, pixels, if known. It tells which camera of several is
         meant, and is checked against the principal point.
-      unchecked: say what is doubtful, and do not refuse it.
+      unchecked: say what is doubtful, and do not refuse it; None where no user can insist.
 
     Raises:
       ValueError: the file or a field is missing or wrong; the message names it and the remedy.
@@ -51,7 +51,7 @@ def lens_of_document(
     path: PathLike,
     size: tuple[int, int] | None = None,
     *,
-    unchecked: bool = False,
+    unchecked: bool | None = False,
 ) -> Lens:
     """Intrinsics and distortion of a document that was read already.
 
@@ -154,7 +154,7 @@ def check_focal_lengths(lens: Lens, path: PathLike) -> None:
 
 
 def check_principal_point(
-    lens: Lens, path: PathLike, size: tuple[int, int] | None, *, unchecked: bool = False
+    lens: Lens, path: PathLike, size: tuple[int, int] | None, *, unchecked: bool | None = False
 ) -> None:
     """Refuses a principal point, and focal lengths, that do not belong to the picture's size.
 
@@ -162,7 +162,7 @@ def check_principal_point(
       lens: of the camera.
       path: its file, for messages.
       size: width and height of the picture, pixels, if known.
-      unchecked: say that it is doubtful, and do not refuse it.
+      unchecked: as in :func:`read_lens`.
 
     Raises:
       ValueError: the principal point lies outside the picture, or far from its middle, or the

@@ -19,18 +19,19 @@ def say(path: PathLike, sentence: str) -> None:
     LOGGER.warning("%s: %s", path, sentence)
 
 
-def doubt(path: PathLike, sentence: str, *, remedy: str, unchecked: bool) -> None:
+def doubt(path: PathLike, sentence: str, *, remedy: str, unchecked: bool | None) -> None:
     """Refuses a file that is probably wrong; only says so where the user insists.
 
     Args:
       path: the file.
       sentence: continues the path: ``could not be checked``.
       remedy: what to do about it, as an order.
-      unchecked: whether the user insists.
+      unchecked: whether the user insists; None where no option lets him.
 
     Raises:
       ValueError: he does not.
     """
     if not unchecked:
-        raise ValueError(f"{path}: {sentence}; {remedy}, or use it as it is with --unchecked")
+        way_out = "" if unchecked is None else ", or use it as it is with --unchecked"
+        raise ValueError(f"{path}: {sentence}; {remedy}{way_out}")
     say(path, f"{sentence}; it was used, for --unchecked says so")

@@ -217,4 +217,15 @@ def test_the_rooms_camera_sets_the_frame_and_its_zoom():
     found = patient_scenes(scenes, replace(CONFIG, exposed=("L3",)), lens)
     assert (found.width, found.height, found.focal_to_width) == (256, 144, 600.0 / 640.0)
     assert found.exposed == ("L3",)
-    assert patient_scenes(scenes, CONFIG, lens._replace(size=None)) == scenes
+    assert patient_scenes(scenes, CONFIG) == scenes
+
+
+def test_a_camera_that_is_unclear_is_refused(base, surfaces, tmp_path):
+    path = tmp_path / "camera.json"
+    fields = {"fx": 600, "fy": 600, "cx": 320, "cy": 180}
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"--camera: its file gives no width and height"):
+        e2r.adapt(base, surfaces, config=CONFIG, camera=path)
+    path.write_text(json.dumps(fields | {"cx": 240, "width": 640, "height": 360}))
+    with pytest.raises(ValueError, match=r"camera\.json: the principal point .* whole one$"):
+        e2r.adapt(base, surfaces, config=CONFIG, camera=path)  # it has no option unchecked

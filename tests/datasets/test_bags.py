@@ -15,7 +15,7 @@ from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
 from e2r.cli import main
-from e2r.datasets import bags, ros_images
+from e2r.datasets import any_recording, bags, ros_images
 from e2r.formats import meshes
 from tests.conftest import refused
 
@@ -31,7 +31,7 @@ def messages(
 ):
     """(topic, message, type) of three frames; the depth of each comes before its colour.
 
-    ``lens`` changes fields of both ``camera_info``: d, p, width.
+    ``lens`` changes fields of both ``camera_info``: d, cx, width.
     """
     packages = ("std_msgs", "sensor_msgs", "builtin_interfaces")  # both have a Time: the last one
     types = {
@@ -47,8 +47,9 @@ def messages(
         return types["Header"](**({"seq": 0} if old else {}), stamp=stamp, frame_id="camera")
 
     def info(focal):
-        k = np.array([focal, 0, 31.5, 0, focal, 23.5, 0, 0, 1.0])
-        p = np.array([focal, 0, 31.5, 0, 0, focal, 23.5, 0, 0, 0, 1.0, 0])
+        center = lens.get("cx", 31.5)
+        k = np.array([focal, 0, center, 0, focal, 23.5, 0, 0, 1.0])
+        p = np.array([focal, 0, center, 0, 0, focal, 23.5, 0, 0, 0, 1.0, 0])
         names = "DKRP" if old else "dkrp"
         values = dict(
             zip(names, (lens.get("d", np.zeros(5)), k, np.eye(3).ravel(), p), strict=True)
@@ -271,3 +272,10 @@ def test_numbers_of_the_other_byte_order_are_read():
         is_bigendian=1,
     )
     np.testing.assert_array_equal(ros_images.decode_depth(message), values.astype(np.float32))
+
+
+def test_a_doubtful_lens_is_used_where_the_user_insists(tmp_path):
+    path = write_bag(tmp_path / "sqlite", cx=24.0)
+    with pytest.raises(ValueError, match=r"12 % off the middle .* with --unchecked"):
+        any_recording.open_any(path)
+    assert any_recording.open_any(path, unchecked=True).count == 3

@@ -32,7 +32,4 @@ def require_model(model: object) -> None:
       TypeError: it is no :class:`Model`.
     """
     if not isinstance(model, Model):
-        raise TypeError(
-            f"model is a {type(model).__name__}; give what e2r.load_model returns, as the second "
-            "argument"
-        )
+        raise TypeError(f"model is a {type(model).__name__}; give what e2r.load_model returns")

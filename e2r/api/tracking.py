@@ -49,7 +49,10 @@ class Tracker(tracker.Tracker):
         require_model(model)
         enable_cache()
         if model.calibration is None:
-            notices.say("model", "has no calibration, so no pose is accepted; run calibrate on it")
+            notices.say(
+                "model",
+                "has no calibration, so no pose is accepted; run experiments.calibrate on it",
+            )
         levels = surfaces if isinstance(surfaces, Mapping) else meshes.read_meshes(surfaces)
         finder = ModelFinder(model, levels, points=config.points)
         super().__init__(finder, config=config, beside=beside)

@@ -42,8 +42,9 @@ def run_command(command: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "e2r: interrupted. Run the same command again: training and evaluation resume, other "
-            "commands start over (name another --output if theirs is not empty)",
+            "e2r: interrupted. Run the same command again: training, adaptation, evaluation and "
+            "long studies resume; other commands start over, in another --output if theirs is not "
+            "empty",
             file=sys.stderr,
         )
         return 130

@@ -58,6 +58,9 @@ def as_typed(sentence: str, options: Collection[str]) -> str:
     def option(match: re.Match[str]) -> str:
         name = match[0].replace("_", "-")
         within = [one for one in options if one == f"--{name}" or one.endswith(f".{name}")]
+        alone = f"--{name.split('.', 1)[1]}"  # the command may name no section
+        if not within and alone in options:
+            return alone
         return within[0] if len(within) == 1 else match[0]
 
     return FIELD.sub(option, sentence)

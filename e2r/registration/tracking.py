@@ -74,7 +74,9 @@ class TrackingSettings:
                 raise ValueError(f"tracking.{name} is {getattr(self, name)}; use more than 0")
         for name in ("quiet_gain", "velocity_gain", "hold_share"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"tracking.{name} is {getattr(self, name)}; use 0 to 1")
+                raise ValueError(
+                    f"tracking.{name} is {getattr(self, name)}; use more than 0, and 1 at most"
+                )
 
 
 class SeenBone(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -59,20 +59,28 @@ class SequenceConfig:
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("hands", 0), ("tools", 0), ("cuts", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name} is {getattr(self, name)}; use {least} or more")
+                self._refuse(name, f"{least} or more")
         if not 1 <= self.rate <= 240:
-            raise ValueError(f"--rate is {self.rate}; use 1 to 240 frames a second")
+            self._refuse("rate", "1 to 240 frames a second")
         if not 0 < self.speed <= 20:
-            raise ValueError(f"--speed is {self.speed}; use more than 0, and 20 at most")
-        low, high = self.hand_seconds
-        if not 0 < low <= high:
-            raise ValueError(f"--hand-seconds is {low} {high}; use a range above 0, smaller first")
-        if not 0 <= self.exposure <= 2:
-            raise ValueError(f"--exposure is {self.exposure}; use 0 to 2")
+            self._refuse("speed", "more than 0, and 20 at most")
+        if not 0 < self.hand_seconds[0] <= self.hand_seconds[1] < float("inf"):
+            self._refuse("hand_seconds", "a range above 0, smaller first")
+        if not 0 < self.wound_fraction[0] <= self.wound_fraction[1] <= 1:
+            self._refuse("wound_fraction", "two shares in (0, 1], in order")
+        for name, most in (("exposure", 2), ("breathing_mm", 20)):
+            if not 0 <= getattr(self, name) <= most:
+                self._refuse(name, f"0 to {most}")
+        for name in ("posture_degrees", "posture_mm"):
+            if not 0 <= getattr(self, name) <= 15:
+                self._refuse(name, "0 to 15")
         for name in ("width", "height"):
             value = getattr(self, name)
             if not 64 <= value <= 2048 or value % 4:
-                raise ValueError(f"--{name} is {value}; use a multiple of 4, 64 to 2048")
+                self._refuse(name, "a multiple of 4, 64 to 2048")
+
+    def _refuse(self, name: str, remedy: str) -> NoReturn:
+        raise ValueError(f"recording.{name} is {getattr(self, name)}; use {remedy}")
 
 
 def draw_cuts(

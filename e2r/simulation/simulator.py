@@ -99,7 +99,7 @@ class SimulationConfig:
             )
         if not 0 <= self.min_bone_fraction < 0.2:
             raise ValueError(
-                f"simulation.min_bone_fraction is {self.min_bone_fraction}; use 0 to 0.2"
+                f"simulation.min_bone_fraction is {self.min_bone_fraction}; use 0 to below 0.2"
             )
 
 

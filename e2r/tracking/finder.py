@@ -93,13 +93,13 @@ class ModelFinder:
           number: of the frame.
         """
         if not (image.depth > 0).any():
-            return f"frame{number}: no pixel has a depth"
+            return "no pixel has a depth"
         case = make_case(image, id=f"frame{number}", model=self._meshes)
         (result,) = runner.run(
             [case], self._model, job=SINGLE_FRAME, programs=self._programs, models=self._shared
         )
         if isinstance(result, Failed):
-            return result.message
+            return result.message.removeprefix(f"{case.id}: ")
         poses = jax.tree.map(
             lambda leaf: np.asarray(leaf)[: len(self.levels)], result.levels[MASK].pose
         )

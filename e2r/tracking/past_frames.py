@@ -48,8 +48,8 @@ def take_frame(image: RgbdImage, number: int, seconds: float) -> PastFrame:
     color = np.shape(image.color)
     if depth.ndim != 2 or color != (*depth.shape, 3):
         raise FrameError(
-            f"frame {number}: its colour is {color} and its depth {depth.shape}; give (H, W, 3) "
-            "and (H, W), aligned to each other"
+            f"the frame's colour is {color} and its depth {depth.shape}; give (H, W, 3) and "
+            "(H, W), aligned to each other"
         )
     depth[~np.isfinite(depth)] = 0.0
     lens = (image.fx, image.fy, image.cx, image.cy)
@@ -68,9 +68,7 @@ def check_unit(frame: PastFrame) -> None:
     seen = frame.depth[frame.depth > 0]
     median = float(np.median(seen)) if len(seen) else np.inf
     if not median >= MIN_DISTANCE_MM:
-        raise FrameError(
-            f"frame {frame.number}: half of its depth is nearer than {median:.3g} mm; give it in mm"
-        )
+        raise FrameError(f"half of the frame's depth is nearer than {median:.3g} mm; give it in mm")
 
 
 class PastFrames:

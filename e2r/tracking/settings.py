@@ -68,7 +68,9 @@ class TrackerConfig:
             )
         for name in ("recall_score", "tracking_share", "accept_share", "occluded_share"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"tracker.{name} is {getattr(self, name)}; use 0 to 1")
+                raise ValueError(
+                    f"tracker.{name} is {getattr(self, name)}; use more than 0, and 1 at most"
+                )
         if self.recalls < 0:
             raise ValueError(f"tracker.recalls is {self.recalls}; use 0 or more")
         if not 64 <= self.points <= 2**15:

@@ -9,7 +9,8 @@ from e2r.types import Pose
 
 State: TypeAlias = Literal["searching", "tracking", "occluded", "lost"]
 """``searching``: nothing was found yet. ``tracking``: the levels are followed. ``occluded``:
-something covers the wound. ``lost``: the levels are not where they were."""
+something covers the wound, or too little of the bone agrees for the moment. ``lost``: the levels
+are not where they were."""
 
 
 class TrackedLevel(NamedTuple):
@@ -27,7 +28,7 @@ class TrackedFrame(NamedTuple):
     number: int
     seconds: float
     state: State
-    levels: Mapping[str, TrackedLevel]  # empty unless the levels are followed
+    levels: Mapping[str, TrackedLevel]  # empty while searching, and once lost
     accepted: bool  # whether the pose of some level may be used
     agreeing: float  # share of the remembered bone that lies on the model
     covered: float  # share that something covers

@@ -124,8 +124,8 @@ class Tracker:
             raise ValueError("the tracker is closed; make another one")
         if not np.isfinite(seconds) or (self._number and not seconds > self._seconds):
             raise FrameError(
-                f"frame {self._number}: was taken at {seconds} s, and the frame before at "
-                f"{self._seconds} s; give the frames in order"
+                f"taken at {seconds} s, and the frame before at {self._seconds} s; give the frames "
+                "in order"
             )
         frame = take_frame(image, self._number, seconds)
         if self._trust.found is None:

@@ -110,4 +110,4 @@ def test_a_camera_is_tracked_in_a_few_lines(recording, checkpoint):
 
 def test_words_out_of_range_are_refused(tmp_path, capsys):
     words = ["simulate", "--sequence", "--output", tmp_path, "--recording.frames", "0"]
-    refused(capsys, "--frames is 0", *words)
+    refused(capsys, "--recording.frames is 0; use 1 or more", *words)

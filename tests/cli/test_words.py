@@ -58,6 +58,9 @@ def test_fields_become_options_and_other_words_stay():
         ("e2r.load_model is none", "e2r.load_model is none"),
     ):
         assert words.as_typed(sentence, OPTIONS) == expected
+    assert words.as_typed("simulation.width is 5", {"--width", "--recording.width"}) == (
+        "--width is 5"
+    )
 
 
 def test_a_command_line_is_refused_in_one_sentence(capsys, tmp_path):
@@ -76,7 +79,7 @@ def test_a_command_line_is_refused_in_one_sentence(capsys, tmp_path):
         (
             train.main,
             ("tiny", "--scenes.simulation.min-bone-fraction", "1"),
-            "--scenes.simulation.min-bone-fraction is 1.0; use 0 to 0.2",
+            "--scenes.simulation.min-bone-fraction is 1.0; use 0 to below 0.2",
         ),
         (
             train.main,

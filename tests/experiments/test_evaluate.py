@@ -131,7 +131,7 @@ def test_an_interrupted_job_is_continued(checkpoint, data_set, tmp_path, monkeyp
     once = case_folder.read_case
     monkeypatch.setattr(runner, "run", dies)
     assert evaluate.main(arguments) == 130
-    assert "training and evaluation resume" in capsys.readouterr().err
+    assert "training, adaptation, evaluation and long studies resume" in capsys.readouterr().err
     path = tmp_path / "out" / "predictions.jsonl"
     first = path.read_text()
     assert first.count("\n") == 1

@@ -181,10 +181,12 @@ def test_bone_and_truth_of_a_level_move_together():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"tools": -1}, "--tools is -1; use 0 or more"),
-        ({"speed": 0.0}, "--speed is 0.0; use more than 0"),
-        ({"hand_seconds": (2.0, 1.0)}, "--hand-seconds is 2.0 1.0; use a range above 0"),
-        ({"exposure": 3.0}, "--exposure is 3.0; use 0 to 2"),
+        ({"tools": -1}, "recording.tools is -1; use 0 or more"),
+        ({"speed": 0.0}, "recording.speed is 0.0; use more than 0"),
+        ({"hand_seconds": (2.0, 1.0)}, "hand_seconds is .*; use a range above 0"),
+        ({"wound_fraction": (0.0, 0.2)}, "wound_fraction is .*; use two shares"),
+        ({"posture_mm": -1.0}, "recording.posture_mm is -1.0; use 0 to 15"),
+        ({"exposure": 3.0}, "recording.exposure is 3.0; use 0 to 2"),
     ],
 )
 def test_options_are_checked(options, said):

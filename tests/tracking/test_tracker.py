@@ -241,8 +241,8 @@ def test_what_a_registration_raises_is_raised_once(finder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"color": np.zeros((9, 9, 3), np.uint8)}, r"frame 0: its colour is \(9, 9, 3\)"),
-        ({"depth": SEEN / 1000.0}, r"frame 0: half of its depth is nearer than .*; give it in mm"),
+        ({"color": np.zeros((9, 9, 3), np.uint8)}, r"the frame's colour is \(9, 9, 3\)"),
+        ({"depth": SEEN / 1000.0}, r"half of the frame's depth is nearer than .*; give it in mm"),
     ],
 )
 def test_a_picture_that_cannot_be_is_refused(finder, change, words):

@@ -2,7 +2,7 @@
 
 Command:  python -m experiments.compare_runs runs/a runs/b --output curves.html
 Time:     five seconds
-Expect:   a page of up to 11 panels, one colour a run: loss and its terms, TRE, held-out TRE and
+Expect:   a page of up to 12 panels, one colour a run: loss and its terms, TRE, held-out TRE and
           success rate, learning rate; a table of the runs' latest figures
 
 Runs that still train may be shown: their log holds the steps so far.

@@ -1,7 +1,7 @@
 """The published protocol of a data set: leave one specimen out, train, evaluate, in every fold.
 
 Command:  python -m experiments.protocol spinedepth --root SPINEDEPTH --output runs/spinedepth
-Time:     one training run for each fold (36 minutes for base); none with --checkpoint
+Time:     one training run for each fold (98 minutes for base); none with --checkpoint
 Expect:   a table beside the published figures: median TRE 1.83 mm (End2Reg) and 2.73 mm (Liebmann
           et al.) on SpineDepth. The data are not ours to give, so ours is not measured yet
 

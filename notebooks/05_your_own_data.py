@@ -246,6 +246,6 @@ shutil.rmtree(folder)
 # %% [markdown]
 # ## Your turn
 # Fill in the paths at the top. If you have several frames of one patient, make one case folder for
-# each. e2r keeps the model's search structure in `CASE/model/surface.npz`. To begin at the poses of
-# the frame before, use `--start predictions.jsonl`. If e2r fails on your data, `python -m
-# experiments.train base --cases FOLDER` learns from cases with a `truth.json`.
+# each. e2r keeps the model's search structure in `CASE/model/surface.npz`. To begin at the pose of
+# the frame before, save its 4x4 matrix and give `--start POSE.json`. If e2r fails on your data,
+# `python -m experiments.train base --cases FOLDER` learns from cases with a `truth.json`.

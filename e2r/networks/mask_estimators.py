@@ -31,7 +31,7 @@ def soft(key: PRNGKey, logits: Float[Array, "n"]) -> Float[Array, "n"]:
 
 
 def deterministic(key: PRNGKey, logits: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Keeps a point if its probability exceeds one half; no gradient. The mask of evaluation."""
+    """Keeps a point if its probability exceeds one half; no gradient."""
     del key
     return (logits > 0).astype(logits.dtype)
 

@@ -47,7 +47,7 @@ def make_held_out(
     """Simulates the held-out set, and gives the compiled function that registers it.
 
     Scenes, samples and initial poses have the settings of the training's own. There is no other
-    view and no other colour, and the mask is that of evaluation: deterministic.
+    view and no other colour, and the mask is deterministic.
 
     Args:
       config: of the run.

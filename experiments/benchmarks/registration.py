@@ -2,7 +2,7 @@
 
 Command:  python -m experiments.benchmarks.registration --anatomy ANATOMY/verse004
 Time:     three minutes on two cores, seven with the peers
-Expect:   1.2 ms; 6 times faster than small_gicp and 12 times faster than Open3D, with TRE 0.018
+Expect:   1.2 ms; 7 times faster than small_gicp and 14 times faster than Open3D, with TRE 0.018
           against 0.055 and 0.025 mm; with gradient 2.2 ms (one_step) to 8.5 ms (unrolled)
 
 Peers are compared with where they are installed: python -m pip install -e '.[peers]'. On Debian,

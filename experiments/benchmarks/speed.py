@@ -3,7 +3,7 @@
 Command:  python -m experiments.benchmarks.speed
 Time:     one minute on two cores
 Expect:   more than 10 simulated scenes a second; 8,192 rotations in 1.2 ms, 16 times faster than
-          the SVD and 12 times faster than roma
+          the SVD and 13 times faster than roma
 
 roma is compared with where it is installed: python -m pip install -e '.[peers]'. Times are medians
 of alternating runs. experiments.benchmarks.registration times the registration.

@@ -282,7 +282,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[list[str]]:
             rows.append([f"{name}: a frame (ms)", f"{np.median(ms):.1f}"])
             rows.append(
                 [
-                    f"{name}: TRE of the middle level, ours (mm)",
+                    f"{name}: TRE of the best-seen level, ours (mm)",
                     f"{np.median(tre):.2f}, {np.median(ours):.2f}",
                 ]
             )

@@ -6,7 +6,7 @@ Expect:   a median TRE near 0.37 mm for gumbel_straight_through, which experimen
           reached with 800 steps. The other five estimators are not measured yet
 
 All estimators share scenes, initial poses and number of steps. The evaluation always takes the
-deterministic mask. The table also holds the share of points that the mask keeps, and its entropy.
+soft mask. The table also holds the share of points that the mask keeps, and its entropy.
 """
 
 from __future__ import annotations

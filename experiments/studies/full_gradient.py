@@ -7,7 +7,7 @@ Expect:   2 rows, each with the median of 3 seeds and their range, and one sente
           both in the same frames: in the short study kept over cut is 1.00 [0.98, 1.04]
 
 Both arms share scenes, initial poses and number of steps. Only the schedule's
-``detach_robust_weights`` differs, and only in training. The evaluation registers the deterministic
+``detach_robust_weights`` differs, and only in training. The evaluation registers the soft
 mask from perturbed true poses, so it compares masks and not searches.
 """
 

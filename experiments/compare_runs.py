@@ -17,6 +17,7 @@ from pathlib import Path
 import tyro
 
 from e2r.cli.errors import parse_options, run_command
+from e2r.cli.named_cases import shortest_names
 from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write
 from e2r.training.metrics_log import FILE, Line, read_log
@@ -43,18 +44,10 @@ def read_runs(folders: tuple[Path, ...]) -> dict[str, list[Line]]:
     Raises:
       ValueError: there is none, one is named twice, or one has no log.
     """
-    places = [folder.resolve() for folder in folders]
-    if not places:
+    if not folders:
         raise ValueError("no run is named; give output folders of experiments.train")
-    if len(set(places)) < len(places):
-        raise ValueError("a run is named twice; name each once")
-    names = [place.name for place in places]
-    parts = 1
-    while len(set(names)) < len(names):
-        parts += 1
-        names = ["/".join(place.parts[-parts:]) for place in places]
     logs = {}
-    for folder, name in zip(folders, names, strict=True):
+    for folder, name in zip(folders, shortest_names(folders), strict=True):
         lines = read_log(folder)
         if not lines:
             raise ValueError(

@@ -35,6 +35,27 @@ def find_named(words: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def shortest_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of some paths that tell them apart.
+
+    Args:
+      folders: of one kind.
+
+    Raises:
+      ValueError: one is named twice.
+    """
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{folder}: is named twice; name each folder once")
+    names = [place.name for place in places]
+    parts = 1
+    while len(set(names)) < len(names):
+        parts += 1
+        names = [Path(*place.parts[-parts:]).as_posix() for place in places]
+    return names
+
+
 def find_named_cases(words: Sequence[Path]) -> list[Path]:
     """The case folders that words of a command line name, each once.
 
@@ -45,12 +66,14 @@ def find_named_cases(words: Sequence[Path]) -> list[Path]:
       The folders. A word that names no case stays as it is, for its reader to refuse.
     """
     found: dict[Path, Path] = {}
-    for path in find_named(words):
-        try:
-            cases = case_folder.find_cases(path)
-        except (ValueError, OSError):
-            cases = [path] if path in words or path.is_dir() else []  # a file beside the cases
-        for case in cases:
+    for word in words:
+        cases: list[Path] = []
+        for path in find_named([word]):
+            try:
+                cases += case_folder.find_cases(path)
+            except (ValueError, OSError):
+                cases += [path] if path.is_dir() else []  # not a file beside the cases
+        for case in cases or [word]:
             found.setdefault(case.resolve(), case)
     return list(found.values())
 

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from e2r.api.models import load_model
 from e2r.cli.errors import parse_options, run_command
+from e2r.cli.named_cases import shortest_names
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case
@@ -74,7 +75,10 @@ def study_trust(options: Trust) -> int:
     """Registers the cases under each arm."""
     outputs.require_folder(options.output)
     model = load_model(options.checkpoint)
-    folders = [(folder.name, find_scored_cases(folder)) for folder in options.cases]
+    names = shortest_names(options.cases)
+    folders = [
+        (name, find_scored_cases(folder)) for name, folder in zip(names, options.cases, strict=True)
+    ]
     if "another's model" in options.arms:
         for folder in options.cases:
             require_two_specimens(folder)

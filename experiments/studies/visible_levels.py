@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from e2r.api.models import load_model
 from e2r.cli.errors import parse_options, run_command
+from e2r.cli.named_cases import shortest_names
 from e2r.config import EvaluationConfig
 from e2r.datasets import case_folder
 from e2r.evaluation import metrics, runner
@@ -74,7 +75,8 @@ class VisibleLevels:
     checkpoint: Path | None = None
     """trained model; the packaged one without it"""
     other: tuple[Path, ...] = ()
-    """trained models that are measured too, each as an arm by its folder's name"""
+    """trained models that are measured too, each as an arm by its folder's name, or by
+    as much of its path as tells it apart"""
 
     def __post_init__(self) -> None:
         if unknown := {*self.arms} - {*ARMS, "all"}:
@@ -89,8 +91,8 @@ def study_levels(options: VisibleLevels) -> int:
     model = load_model(options.checkpoint)
     names = [*ARMS] if "all" in options.arms else [*options.arms]
     arms = {name: partial(_registered, model, ARMS[name](EvaluationConfig())) for name in names}
-    for folder in options.other:
-        arms[folder.name] = partial(_registered, load_model(folder), EvaluationConfig())
+    for name, folder in zip(shortest_names(options.other), options.other, strict=True):
+        arms[name] = partial(_registered, load_model(folder), EvaluationConfig())
     folders = find_scored_cases(options.cases)
     options.output.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -43,17 +43,31 @@ def place(tmp_path, monkeypatch):
         (["cases/b", "cases/a"], "ba"),
         (["cases/b", "cases"], "bac"),
         (["cases/b", "cases/b/", "./cases/../cases/b"], "b"),
+        (["cases/*", "cases/n*"], ["a", "b", "c", "n*"]),  # n* names a file, and no case
     ],
 )
 def test_words_name_cases(words, expected, place):
     found = named_cases.find_named_cases([Path(word) for word in words])
-    assert "".join(path.resolve().name for path in found) == expected
+    assert [path.resolve().name for path in found] == [*expected]
 
 
 def test_a_folder_whose_name_looks_like_a_pattern_is_itself(place):
     (place / "cases" / "a").rename(place / "cases" / "frame[1]")
     found = named_cases.find_named_cases([place / "cases" / "frame[1]"])
     assert [path.name for path in found] == ["frame[1]"]
+
+
+def test_a_pattern_of_files_is_refused(place, capsys):
+    refused(capsys, "cases/*.txt: ", "register", "cases/*.txt")
+    refused(capsys, "cases/*.txt: ", "export", "cases/*.txt", "--output", "out")
+
+
+def test_names_are_as_long_as_they_must_be():
+    words = [Path("/a/x/base"), Path("/b/x/base"), Path("/a/y")]
+    assert named_cases.shortest_names(words) == ["a/x/base", "b/x/base", "/a/y"]
+    assert named_cases.shortest_names(words[1:]) == ["base", "y"]
+    with pytest.raises(ValueError, match="base: is named twice"):
+        named_cases.shortest_names([*words, words[0]])
 
 
 # Register -----------------------------------------------------------------------------------------

@@ -164,9 +164,11 @@ def _read_lens(reader: Any, topics: Topics, path: Path, *, unchecked: bool) -> L
     }
     lens = lenses[topics.color]
     other = lenses.get(topics.depth, lens)
-    same = np.allclose(other[:4], lens[:4], rtol=1e-3) and np.allclose(
-        other.distortion, lens.distortion, atol=1e-4
-    )
+    same = np.allclose(other[:4], lens[:4], rtol=1e-3)
+    if lens.bends or other.bends:
+        kinds = {(one.model, len(one.distortion)) for one in (lens, other)}
+        same = same and len(kinds) == 1
+        same = same and np.allclose(other.distortion, lens.distortion, atol=1e-4)
     if other.size != lens.size or not same:
         raise ValueError(
             f"{path}: {topics.depth} has another lens than {topics.color}; record the depth that "

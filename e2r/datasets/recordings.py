@@ -110,6 +110,7 @@ class _Folder(NamedTuple):
     lens: Lens
     mm_per_unit: float  # of the stored depth
     size: tuple[int, int]  # width and height of the colour, pixels
+    depth_shape: tuple[int, ...]  # rows and columns of the depth
     depth_camera: DepthCamera | None  # of a depth that is not aligned
 
 
@@ -172,7 +173,7 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
         path=first.depth,
         widths=values.shape[1] / of_depth.fx,
     )
-    read_one = partial(_read_frame, _Folder(lens, factor / scale, size, camera))
+    read_one = partial(_read_frame, _Folder(lens, factor / scale, size, values.shape, camera))
     by_number = {one.number: one for one in files}
     return Recording(
         folder,
@@ -275,6 +276,12 @@ def _read_frame(recording: _Folder, files: FrameFiles) -> RecordedFrame:
             raise ValueError(
                 f"{files.depth}: is {values.shape[1]}x{values.shape[0]}, but {files.color.name} is "
                 f"{color.shape[1]}x{color.shape[0]}"
+            )
+        if values.shape != recording.depth_shape:
+            height, width = recording.depth_shape
+            raise ValueError(
+                f"{files.depth}: is {values.shape[1]}x{values.shape[0]}, but the recording began "
+                f"with {width}x{height}, for which the intrinsics are"
             )
         unseen = depth_files.unmeasured(values)
         depth = np.where(unseen, 0.0, values * recording.mm_per_unit)

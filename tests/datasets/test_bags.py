@@ -31,7 +31,7 @@ def messages(
 ):
     """(topic, message, type) of three frames; the depth of each comes before its colour.
 
-    ``lens`` changes fields of both ``camera_info``: d, cx, width.
+    ``lens`` changes fields of both ``camera_info``: d, cx, width; or depth_model.
     """
     packages = ("std_msgs", "sensor_msgs", "builtin_interfaces")  # both have a Time: the last one
     types = {
@@ -46,20 +46,19 @@ def messages(
         stamp = types["Time"](sec=10 * stamped, nanosec=round(1e9 * seconds) * stamped)
         return types["Header"](**({"seq": 0} if old else {}), stamp=stamp, frame_id="camera")
 
-    def info(focal):
+    def info(focal, model="plumb_bob"):
         center = lens.get("cx", 31.5)
         k = np.array([focal, 0, center, 0, focal, 23.5, 0, 0, 1.0])
         p = np.array([focal, 0, center, 0, 0, focal, 23.5, 0, 0, 0, 1.0, 0])
         names = "DKRP" if old else "dkrp"
-        values = dict(
-            zip(names, (lens.get("d", np.zeros(5)), k, np.eye(3).ravel(), p), strict=True)
-        )
+        bent = np.array([0.1, 0, 0, 0]) if model == "equidistant" else lens.get("d", np.zeros(5))
+        values = dict(zip(names, (bent, k, np.eye(3).ravel(), p), strict=True))
         region = types["RegionOfInterest"](0, 0, 0, 0, False)
         return types["CameraInfo"](
             header=header(0),
             height=48,
             width=lens.get("width", 64),
-            distortion_model="plumb_bob",
+            distortion_model=model,
             binning_x=0,
             binning_y=0,
             roi=region,
@@ -67,7 +66,10 @@ def messages(
         )
 
     yield COLOR.replace("image_raw", "camera_info"), info(60.0)
-    yield DEPTH.replace("image_raw", "camera_info"), info(depth_focal)
+    yield (
+        DEPTH.replace("image_raw", "camera_info"),
+        info(depth_focal, lens.get("depth_model", "plumb_bob")),
+    )
     frames = []
     for number, (picture, depth) in enumerate(zip(PICTURES, DEPTHS, strict=True)):
         values = depth if encoding == "16UC1" else (depth * 1e-3).astype(np.float32)
@@ -182,6 +184,7 @@ def test_a_bag_is_tracked_with_one_command(tmp_path, checkpoint, simulated_cases
     ("options", "more", "words"),
     [
         ({"depth_focal": 50.0}, [], "has another lens than /camera/color/image_raw"),
+        ({"depth_model": "equidistant"}, [], "has another lens than /camera/color/image_raw"),
         ({"encoding": "8UC1"}, [], "has no topic of depth"),
         ({}, ["--topics", "/no", DEPTH], "has no images on /no"),
     ],

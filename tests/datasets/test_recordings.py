@@ -143,6 +143,9 @@ def test_a_depth_of_another_camera_is_moved_to_the_colour(folder):
     seen = first[first > 0]  # the nearest where several meet
     assert own.min() - 0.1 <= seen.min() and seen.max() <= own.max() + 0.1
     assert len(seen) > 0.5 * first.size
+    Image.fromarray(np.full((24, 32), 400, np.uint16)).save(folder / "depth_000002.png")
+    second = list(recordings.open_recording(folder).read())[1]
+    assert "is 32x24, but the recording began with 64x48" in second.message
 
 
 def test_times_of_a_spreadsheet_are_read(folder):

@@ -162,6 +162,10 @@ class TrainingConfig:
     )
     optimisation: OptimisationConfig = OptimisationConfig()
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}; use 0 or more")
+
 
 _BASE = TrainingConfig(
     scenes=ScenesConfig(

@@ -90,8 +90,7 @@ def run(options: Options) -> int:
         initial_params = load_initial_params(options.begin, config)
         source += f", begun with the parameters {checkpoints.digest(initial_params)[:12]}"
     done = loop.steps_done(config, options.output, source=source)
-    end = config.optimisation.steps if options.stop_after is None else options.stop_after
-    if done >= end:
+    if done >= min(config.optimisation.steps, options.stop_after or config.optimisation.steps):
         _report(options.output, done)
         return 0
     inputs = loop.RunInputs(

@@ -106,7 +106,8 @@ def train(
     Args:
       inputs: settings and batches.
       output: folder of the run.
-      stop_after: stop, with a checkpoint, once this many steps are done in all.
+      stop_after: stop, with a checkpoint, once this many steps are done in all; where the settings
+        have fewer, these end the run.
       log_options: how often to log, and the probe.
 
     Raises:
@@ -120,7 +121,7 @@ def train(
     mesh = make_training_mesh(options)
     step_fn = compiled_train_step(inputs.config, inputs.mask_loss, mesh)
     state, settings = _restore_or_init(inputs, output)
-    done, end = int(state.step), options.steps if stop_after is None else stop_after
+    done, end = int(state.step), min(options.steps, stop_after or options.steps)
     state, key = sharding.replicate((state, run_key(inputs.config)), mesh)  # new and restored alike
     record = {**settings, "versions": versions()}
     with (

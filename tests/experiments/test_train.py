@@ -82,8 +82,9 @@ def test_a_run_that_is_done_or_refused_makes_no_scenes(
     monkeypatch.setattr(command.sources, "simulated", make)
     monkeypatch.setattr(command.sources, "from_folder", make)
     options = command.Options(TINY, checkpoint)
-    assert command.run(options) == 0
-    assert "8 steps done" in capsys.readouterr().out
+    for same in (options, replace(options, stop_after=9)):  # no run goes on past its schedule
+        assert command.run(same) == 0
+        assert "8 steps done" in capsys.readouterr().out
     for other in (
         replace(options, config=replace(TINY, seed=1)),
         replace(options, cases=data_set),
@@ -91,8 +92,9 @@ def test_a_run_that_is_done_or_refused_makes_no_scenes(
     ):
         with pytest.raises(ValueError, match="holds a run with other settings"):
             command.run(other)
-    for longer in (replace(options, stop_after=9), replace(options, output=tmp_path / "new")):
-        with pytest.raises(AssertionError, match="scenes were made"):
-            command.run(longer)
+    with pytest.raises(AssertionError, match="scenes were made"):
+        command.run(replace(options, output=tmp_path / "new"))
+    with pytest.raises(ValueError, match="--seed is -1; use 0 or more"):
+        replace(TINY, seed=-1)
     with pytest.raises(ValueError, match="--stop-after is 0"):
         replace(options, stop_after=0)

@@ -142,7 +142,7 @@ def gradient_check(
         raise ValueError("schedule.tolerance_mm is for inference; use 0 to differentiate")
     if isinstance(estimator, str):
         mask_estimators.ESTIMATORS.settle(estimator, field="estimator")
-    if points < 1 or not 0 < eps < float("inf") or (max_points or 1) < 1:
+    if points < 1 or not 0 < eps < float("inf") or (max_points is not None and max_points < 1):
         raise ValueError("gradient_check: use points >= 1, max_points >= 1 and eps > 0")
     example = case if isinstance(case, Example) else _read_example(case, schedule, network, seed)
     with jax.enable_x64(True) if double else nullcontext():

@@ -181,5 +181,5 @@ def _draw(
         part.write_text(page)
     if not (film and options.film):
         return [PAGE]
-    write_film(options.output / FILM, recording, lines, levels)
-    return [PAGE, FILM]
+    drawn = write_film(options.output / FILM, recording, lines, levels)
+    return [PAGE, FILM] if drawn else [PAGE]

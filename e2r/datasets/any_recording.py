@@ -67,7 +67,7 @@ def find_patient(recording: Recording, model: Path | None = None) -> Patient:
     if model is None and recording.read_patient is not None:
         return recording.read_patient()
     folder = model or recording.path / "model"
-    if not folder.is_dir():
+    if not folder.exists():
         raise ValueError(f"{folder}: no such folder; name the patient's surfaces with --model")
     levels = meshes.read_meshes(folder)
     if recording.read_patient is None:

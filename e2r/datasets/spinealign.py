@@ -122,7 +122,7 @@ def _read_frame(root: Path, entry: IndexEntry, shared: _Sequence) -> tuple[Case,
     vertices = np.asarray(surface.vertices)[entry.vertices]
     label = fit_pairs(vertices, points, f"{entry.closest_points}: frame {entry.frame!r}")
     case = make_case(
-        clouds.read_cloud(entry.cloud),
+        clouds.read_cloud(entry.cloud, None),
         id=entry.id,
         model={LEVEL: shared.model},
         truth={LEVEL: poses.from_matrix(label.pose, str(entry.closest_points))},

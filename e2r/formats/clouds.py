@@ -18,12 +18,12 @@ ROW_CORRELATION, ROW_RISE = 0.8, 0.6
 """A scan by rows: y follows the order of the points; x mostly rises from one to the next."""
 
 
-def read_cloud(path: PathLike, unit: Unit = "mm") -> ScenePoints:
+def read_cloud(path: PathLike, unit: Unit | None = "mm") -> ScenePoints:
     """Reads a PLY or PCD cloud, without the points that are no measurement.
 
     Args:
       path: the file.
-      unit: of the points.
+      unit: of the points; None: mm, and no option says otherwise.
 
     Raises:
       ValueError: the file is missing or broken; the message names it and the remedy.
@@ -44,12 +44,12 @@ def read_cloud(path: PathLike, unit: Unit = "mm") -> ScenePoints:
     turned = distance < 0
     if turned:
         _check_turned(points[measured], comments, path)
-        if unit == "mm" and -distance < file_checks.MIN_DISTANCE_MM:
+        if unit != "m" and -distance < file_checks.MIN_DISTANCE_MM:
             unit = "m"
         notices.say(
             path,
-            f"has y up and z backwards, as RealSense writes clouds; it was read in {unit} and "
-            "turned about x by 180 degrees",
+            "has y up and z backwards, as RealSense writes clouds; it was read in "
+            f"{unit or 'mm'} and turned about x by 180 degrees",
         )
         points = points * TURNED
         normals = None if normals is None else normals * TURNED

@@ -31,12 +31,12 @@ def is_plausible(distance_mm: float) -> bool:
     return NEAREST_MM <= distance_mm <= FARTHEST_MM
 
 
-def mm_per_unit(distance: float, unit: Unit, *, path: Path, remedy: str) -> float:
+def mm_per_unit(distance: float, unit: Unit | None, *, path: Path, remedy: str) -> float:
     """The factor from a file's numbers to mm; an implausible distance is refused.
 
     Args:
       distance: median depth, in the file's numbers.
-      unit: of these numbers, as the user says.
+      unit: of these numbers, as the user says; None: mm, and no option says otherwise.
       path: the file, for the message.
       remedy: for a distance in mm that is too large.
 
@@ -46,9 +46,8 @@ def mm_per_unit(distance: float, unit: Unit, *, path: Path, remedy: str) -> floa
     factor = 1000.0 if unit == "m" else 1.0
     found = factor * distance
     if found < MIN_DISTANCE_MM:
-        raise ValueError(
-            f"{path}: is {found:.3g} mm away, so it is in metres; convert it with --unit m"
-        )
+        way_out = "write it in mm" if unit is None else "convert it with --unit m"
+        raise ValueError(f"{path}: is {found:.3g} mm away, so it is in metres; {way_out}")
     if found < NEAREST_MM:
         raise ValueError(
             f"{path}: is {found:.3g} mm away, nearer than any RGB-D camera sees; is it in cm? "

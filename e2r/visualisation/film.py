@@ -49,10 +49,10 @@ def write_film(
     )
     seconds = np.array([line["seconds"] for line in chosen])
     gaps = np.minimum(np.diff(seconds, append=seconds[-1] + 1.0), 1.0 / MAX_RATE)
+    first = next(drawn, None)
+    if first is None:
+        return 0
     with atomic_write(path) as part, part.open("wb") as file:
-        first = next(drawn, None)
-        if first is None:
-            return 0
         pictures = _Pictures(first[1], (picture for _, picture in drawn), len(chosen))
         milliseconds = np.maximum(np.round(1e3 * gaps), 20).astype(int).tolist()
         milliseconds[-1] = 1000

@@ -207,7 +207,7 @@ def read_worst_of_job(output: Path) -> list[Snapshot]:
     if not worst:
         raise ValueError(
             f"{output}: neither a case (no case.json) nor an evaluation's output (no views/*.npz); "
-            f"name a case folder, or run python -m experiments.evaluate --output {output}"
+            f"name a case folder, or run e2r evaluate --output {output}"
         )
     return worst
 

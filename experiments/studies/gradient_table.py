@@ -106,7 +106,7 @@ def make_problem(options: GradientTable) -> tuple[Example, Pose, np.ndarray]:
         raise ValueError(f"{case.id}: has no true bone; use a simulated case")
     sample = sample_scene_points(
         case,
-        NetworkConfig(points=options.points),
+        NetworkConfig(points=options.points, tokens=min(128, options.points)),
         seed=options.seed,
         within=np.flatnonzero(case.bone),
     )

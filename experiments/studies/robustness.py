@@ -33,6 +33,7 @@ from e2r.config import EvaluationConfig, TrainingConfig, config_to_json
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, true_pose
 from e2r.evaluation import metrics, runner
+from e2r.evaluation.level_scores import find_scored_cases
 from e2r.evaluation.models import read_model
 from e2r.evaluation.predictions import make_prediction, score_case
 from e2r.evaluation.preparation import stable_seed
@@ -196,7 +197,7 @@ def study_change(options: Robustness) -> int:
 def read_cases(options: Robustness, config: TrainingConfig) -> Sequence[Case]:
     """The cases of the folder, or held-out specimens in scenes like those of the training."""
     if options.cases is not None:
-        return [case_folder.read_case(path) for path in case_folder.find_cases(options.cases)]
+        return [case_folder.read_case(path) for path in find_scored_cases(options.cases)]
     return list(
         simulator.held_out_cases(
             config.scenes.simulation,

@@ -29,12 +29,12 @@ from e2r.cli.errors import parse_options, run_command
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case
 from e2r.evaluation.frame_scale import MAX_DEVIATION, FrameScale
+from e2r.evaluation.level_scores import find_scored_cases, scored_levels
 from e2r.evaluation.mirror_fit import MAX_GAIN
 from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
-from e2r.formats import file_checks
 from e2r.runtime import outputs
 
 RIGHT_MM = 5.0
@@ -59,11 +59,12 @@ class SizeGuard:
 def study_guard(options: SizeGuard) -> int:
     """Registers each case once, and judges its pose with and without the checks."""
     outputs.require_folder(options.output)
+    folders = find_scored_cases(options.cases)
     options.output.mkdir(parents=True, exist_ok=True)
     model = load_model()
     rows = []
     with (options.output / "rows.jsonl").open("w") as file:
-        for folder in tqdm(case_folder.find_cases(options.cases), unit="case"):
+        for folder in tqdm(folders, unit="case"):
             case = case_folder.read_case(folder)
             rows.append(judge(case, register(case, model), model))
             file.write(json.dumps(rows[-1]) + "\n")
@@ -85,8 +86,7 @@ def judge(case: Case, result: RegistrationResult, model: Model) -> dict[str, Any
       model: the trained model.
     """
     errors = result.details.errors["learnt"].by_level
-    assert case.folder is not None
-    visible = file_checks.read_json(case.folder / "truth.json").get("visible", list(errors))
+    seen = [name for name in scored_levels(case) if name in errors] or [*errors]
     scale = result.details.scales["learnt"]
     unchecked: Registered = result.details._replace(scales={"learnt": NO_SIZE}, mirror_gains={})
     return {
@@ -99,7 +99,7 @@ def judge(case: Case, result: RegistrationResult, model: Model) -> dict[str, Any
         "depth_sd": scale.depth_sd,
         "fit_share": scale.share,
         "mirror_gain": result.details.mirror_gains["learnt"],
-        "worst_level_mm": max(errors[name].tre_mm for name in visible),
+        "worst_level_mm": max(errors[name].tre_mm for name in seen),
     }
 
 

@@ -182,6 +182,8 @@ def test_each_path_is_named_and_together_they_explain_everything(problem):
     assert not found.passed and found.cosine < 0.9
     assert found.paths[-1].cosine > 0.9999 and abs(found.rest) < 1e-3
     np.testing.assert_allclose(sum(path.share for path in found.paths) + found.rest, 1.0)
+    with pytest.raises(ValueError, match="max_points >= 1"):
+        gradient_check(example, schedule, **options, max_points=0)
     table = found.to_table()
     assert all(name in table for name in PATHS) and "fails" in table and str(found) == table
 

@@ -6,13 +6,14 @@ import shutil
 import layouts
 import numpy as np
 import pytest
+import trimesh
 from test_spinedepth import framed
 
 from e2r.cli import main
 from e2r.datasets import any_recording, spinedepth
 from e2r.datasets.spinedepth import FrameId
 from e2r.datasets.spinedepth_files import LEVELS
-from e2r.formats import meshes
+from e2r.formats import glb, meshes
 from tests.conftest import refused
 
 NUMBERS = (2, 3, 6)
@@ -79,6 +80,9 @@ def test_surfaces_of_ones_own_have_no_truth(camera, simulated_cases, tmp_path, c
     recording = any_recording.open_any(camera)
     assert not any_recording.find_patient(recording, tmp_path / "model").truth
     assert "with --model, no error is measured" in caplog.text
+    one_file = tmp_path / "levels.glb"
+    one_file.write_bytes(glb.write_scene(trimesh.Scene(simulated_cases[0].model), "model"))
+    assert list(any_recording.find_patient(recording, one_file).levels) == list(LEVELS)
 
 
 def test_it_is_tracked_with_one_command(camera, checkpoint, tmp_path):

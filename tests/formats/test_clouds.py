@@ -178,6 +178,12 @@ def test_rows_from_bottom_to_top_are_told(scan, tmp_path, caplog):
     assert "from bottom to top" in caplog.text
 
 
+def test_metres_are_told_where_no_option_helps(scan, tmp_path):
+    path = write(tmp_path / "a.ply", columns_of(scan[0] * 1e-3, scan[1]))
+    with pytest.raises(ValueError, match=r"in metres; write it in mm$"):
+        clouds.read_cloud(path, None)
+
+
 UNITS = {
     "metres": (1e-3, "in metres; convert it with --unit m"),
     "centimetres": (0.1, "nearer than any RGB-D camera sees; is it in cm"),

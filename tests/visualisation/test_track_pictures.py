@@ -1,5 +1,7 @@
 """Pictures, film and page of a track: surfaces lie where they project, in the right colour."""
 
+from dataclasses import replace
+
 import made_up_track
 import numpy as np
 import pytest
@@ -91,6 +93,10 @@ def test_the_film_shows_the_levels_as_they_move(track, tmp_path):
     np.testing.assert_allclose(np.diff(middles), pixels, atol=0.5)
     assert (np.abs(shown[3] - 200) < 25).mean() > 0.99  # lost: nothing is drawn
     assert not list(tmp_path.glob("*.part"))
+    written = path.read_bytes()
+    gone = replace(recording, read_frames=lambda _: iter(()))
+    assert film.write_film(path, gone, lines, surfaces) == 0
+    assert path.read_bytes() == written  # the film of before stays
 
 
 def line(number, seconds, state="tracking", **more):

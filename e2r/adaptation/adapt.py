@@ -21,7 +21,7 @@ import trimesh
 from e2r.adaptation.comparison import compare
 from e2r.adaptation.patient_cases import PatientCases
 from e2r.adaptation.report import REPORT_FILE, CurvePoint, Report, write_report
-from e2r.adaptation.settings import AdaptationConfig, patient_scenes, training_config
+from e2r.adaptation.settings import OPEN_END, AdaptationConfig, patient_scenes, training_config
 from e2r.config import TrainingConfig
 from e2r.evaluation.calibration import CALIBRATION_FILE, save_calibration
 from e2r.evaluation.calibration_fit import fit_calibration
@@ -107,6 +107,9 @@ def adapt(
             held_out_every=max(1, known["steps"] // CURVE_POINTS),
         ),
     )
+    known["steps"] = int(
+        state.step
+    )  # more than was asked for, where it was stopped while measuring
     params = jax.tree.map(np.asarray, blended(state.params))
     compared = compare(unseen, base, dataclasses.replace(base, params=params))
     known["believed"] = compared.believed
@@ -186,11 +189,14 @@ def _steps_that_fit(
     """The number of steps for which there is time, by the time that the first of them take."""
     clock: list[float] = []
     end = loop.steps_done(inputs.config, run, source=inputs.source) + MEASURED_STEPS
+    if end > OPEN_END:
+        return OPEN_END
     options = loop.LogOptions(log_every=1, on_log=lambda _: clock.append(time.perf_counter()))
     loop.train(inputs, run, stop_after=end, log_options=options)
     seconds = float(np.median(np.diff(clock)))  # the first step compiled
     left = 60.0 * config.minutes - (clock[-1] - began)
-    return end + max(0, int(left / seconds - STEPS_PER_FRAME * config.held_out))
+    more = max(0, int(left / seconds - STEPS_PER_FRAME * config.held_out))
+    return min(end + more, OPEN_END)
 
 
 def _blend(base: Params, share: float) -> Callable[[Params], Params]:

@@ -97,7 +97,7 @@ def read_report(path: Path) -> Report:
         steps, seconds, believed = int(value["steps"]), float(value["seconds"]), value["believed"]
         if believed not in BELIEVED:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
             f"{path}: is no report of this e2r; delete it, and give the same command again: the "
             "training is kept"

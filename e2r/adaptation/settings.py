@@ -57,6 +57,8 @@ class AdaptationConfig:
             if (value := getattr(self, name)) < least:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is {value}; use {least} or more")
+        if self.steps > OPEN_END:
+            raise ValueError(f"--steps is {self.steps}; use at most {OPEN_END}")
         if not 0 < self.minutes <= 24 * 60:
             raise ValueError(f"--minutes is {self.minutes}; use more than 0, at most a day (1440)")
         if not 0 < self.learning_rate < 1:

@@ -38,6 +38,7 @@ def test_the_folder_registers_the_patients_frames(
     [
         (["nowhere", "--output", "out"], "nowhere: no such folder"),
         (["MODEL", "--output", "out", "--minutes", "-1"], "--minutes is -1"),
+        (["MODEL", "--output", "out", "--steps", "100001"], "--steps is 100001; use at most"),
         (["MODEL", "--output", "out", "--camera", "lens.json"], "lens.json"),
         (["MODEL", "--output", "out", "--exposed", "L9"], "has no L9 to expose"),
         (["ONE", "--output", "out"], "at least two levels"),

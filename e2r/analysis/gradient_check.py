@@ -197,7 +197,7 @@ def _read_example(
     if case.truth is None:
         raise ValueError(f"{case.id}: has no truth.json, which a registration error needs")
     example = examples.make_example(case, network, seed=seed, cropped=True)
-    exact = schedule.correspondence == "closest"
+    exact = schedule.needs_triangles
     nodes = surfaces.NODES if exact else surfaces.PROJECTION_NODES
     surface = surfaces.build_surface(case.model, seed=seed, nodes=nodes, exact=exact)
     return example._replace(surface=surface)

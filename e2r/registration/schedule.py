@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e2r.geometry.correspondences import CORRESPONDENCES
+from e2r.geometry.correspondences import CORRESPONDENCES, nearest, project, soft
 from e2r.registration import iterate
 from e2r.registration.kernels import KERNELS
 from e2r.registration.steps import STEPS
@@ -111,6 +111,11 @@ class Schedule:
     def chosen_correspondence(self) -> CorrespondenceFn:
         """The correspondence function that is named."""
         return CORRESPONDENCES.find(self.correspondence)
+
+    @property
+    def needs_triangles(self) -> bool:
+        """Whether the correspondence may read triangles, so that surfaces are built exactly."""
+        return not any(self.chosen_correspondence() is one for one in (project, nearest, soft))
 
     def reached_code(self) -> tuple[Any, ...]:
         """The functions that are named, for :mod:`e2r.runtime.code_digest`."""

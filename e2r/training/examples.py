@@ -92,10 +92,7 @@ def _crop(
 def make_surface(model: Mapping[str, trimesh.Trimesh], config: TrainingConfig) -> Surface:
     """The surface of a model, as training uses it."""
     return surfaces.build_surface(
-        model,
-        seed=config.seed,
-        nodes=config.scenes.nodes,
-        exact=config.schedule.correspondence == "closest",
+        model, seed=config.seed, nodes=config.scenes.nodes, exact=config.schedule.needs_triangles
     )
 
 

@@ -119,7 +119,7 @@ def read_example(options: Probe, config: TrainingConfig) -> tuple[Example, np.nd
     if case.truth is None:
         raise ValueError(f"{options.case}: has no truth.json, which a registration error needs")
     example = examples.make_example(case, config.network, seed=options.seed, cropped=True)
-    exact = (options.schedule or config.schedule).correspondence == "closest"
+    exact = (options.schedule or config.schedule).needs_triangles
     surface = surfaces.build_surface(
         case.model, seed=0, nodes=surfaces.PROJECTION_NODES, exact=exact
     )

@@ -75,3 +75,9 @@ def test_early_steps_on_a_subsample_end_at_the_same_pose(fine_surface, truth, rn
         assert farthest(fine_surface, result.pose, found[0].pose) < 0.05
         assert result.trajectory.translation.shape == (24, 3)
     assert int(found[2].steps) < 24
+
+
+def test_surfaces_are_exact_where_triangles_may_be_read():
+    closest = "e2r.geometry.correspondences:closest"  # as a plug-in is named
+    for name, needed in (("project", False), ("soft", False), ("closest", True), (closest, True)):
+        assert Schedule(correspondence=name).needs_triangles == needed

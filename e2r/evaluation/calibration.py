@@ -292,9 +292,10 @@ def load_calibration(folder: Path) -> Calibration | None:
         spreads += [calibration.level_spread] if calibration.level else []
         numbers = [*np.concatenate(weights), *spreads, calibration.threshold]
         known = all(len(w) in size for w, size in zip(weights, sizes, strict=True))
+        known &= bool(calibration.level) or not calibration.safe
         if not known or not np.isfinite(numbers).all() or min(spreads) <= 0:
             raise ValueError
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
         raise ValueError(
             f"{path}: is no calibration; delete it, or write it again with experiments.calibrate"
         ) from None

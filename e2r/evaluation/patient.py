@@ -100,7 +100,7 @@ def read_patient(folder: Path) -> dict[str, Any] | None:
             raise ValueError
         if not isinstance(value["settings"], dict) or not value["sizes"]:
             raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(
             f"{path}: does not say whose model it is; adapt again into another folder"
         ) from None

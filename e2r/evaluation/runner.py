@@ -54,7 +54,7 @@ def run(
         given_poses=read_initial_poses(job.start),
         programs=programs,
         models=models
-        or SharedModels(exact=job.program.schedule.correspondence == "closest", file=surface_file),
+        or SharedModels(exact=job.program.schedule.needs_triangles, file=surface_file),
         patient=model.patient,
     )
     waiting: list[Registered] = []
@@ -95,7 +95,9 @@ def _try_again(waiting: list[Registered], context: JobContext) -> list[Registere
         found = {id(one.case): one for one in results if isinstance(one, Registered)}
         for k in pending:
             before = best[k]
-            again = found.get(id(before.case), before)
+            again = found.get(id(before.case))
+            if again is None:
+                continue
             better = max(before, again, key=lambda result: result.evidence("learnt"))
             best[k] = better._replace(seconds=before.seconds + again.seconds)
     return best

@@ -26,11 +26,13 @@ def visible_levels(case: Case) -> set[str]:
     if not len(bone):
         return set()
     apart = []
-    for name, mesh in case.model.items():
+    known = [name for name in case.model if name in case.truth]
+    for name in known:
+        mesh = case.model[name]
         rotation, translation = (np.asarray(leaf, np.float64) for leaf in case.truth[name])
         apart.append(
             distance_to_mesh((bone - translation) @ rotation, mesh.vertices, mesh.faces)[0]
         )
     counts = np.bincount(np.argmin(apart, axis=0), minlength=len(apart))
     least = max(MIN_POINTS, MIN_VISIBLE * len(case.points))
-    return {name for name, count in zip(case.model, counts, strict=True) if count >= least}
+    return {name for name, count in zip(known, counts, strict=True) if count >= least}

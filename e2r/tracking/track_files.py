@@ -154,7 +154,7 @@ def read_track(folder: Path) -> list[dict[str, Any]]:
                 [(one["T_camera_model"], one["accepted"]) for one in levels.values()]
             if not np.isfinite(np.asarray(known, np.float64)).all():
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ValueError(
                 f"{where}: is no line that e2r track wrote; delete it, or track again"
             ) from None

@@ -240,6 +240,7 @@ def test_a_broken_file_is_named(tmp_path, text):
         {"right": (float("inf"),) * 5},
         {"level": (1.0, 2.0)},
         {"safe": (1.0, 2.0)},
+        {"safe": (1.0, 2.0, 3.0), "level": ()},
         {"threshold": float("nan")},
         {"error_spread": 0.0},
         {"level": (1.0,) * 5, "level_spread": float("nan")},

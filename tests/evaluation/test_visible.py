@@ -19,6 +19,9 @@ def test_levels_are_visible_by_their_bone(simulated_cases):
     away = pose._replace(translation=pose.translation + np.float32(500.0))
     elsewhere = visible_levels(replace(case, truth={**case.truth, gone: away}))
     assert elsewhere and gone not in elsewhere
+    # Of a level without a truth nobody knows where it is.
+    fewer = visible_levels(replace(case, truth={gone: pose}))
+    assert fewer == {gone}
 
 
 def test_without_truth_or_bone_nobody_knows(simulated_cases):

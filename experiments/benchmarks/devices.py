@@ -58,6 +58,8 @@ class Devices:
     def __post_init__(self) -> None:
         if self.steps < 2 or self.steps % 2 or self.batch % 8 or self.batch < 8:
             raise ValueError("--steps is even, and --batch a multiple of 8")
+        if not self.setups:
+            raise ValueError(f"--setups: name one or more of {', '.join(SETUPS)}")
         for name in self.setups:
             if name not in SETUPS:
                 raise ValueError(f"--setups {name}: use some of {', '.join(SETUPS)}")

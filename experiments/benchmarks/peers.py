@@ -228,9 +228,12 @@ def register_cases(
 ) -> list[Registered]:
     """Our results under the learnt and the oracle mask."""
     job = EvaluationConfig(ProgramConfig(masks=("learnt", "oracle")))
-    return [
-        r for r in runner.run(cases, Model(config, params), job=job) if isinstance(r, Registered)
-    ]
+    found = []
+    for result in runner.run(cases, Model(config, params), job=job):
+        if not isinstance(result, Registered):
+            raise ValueError(result.message)
+        found.append(result)
+    return found
 
 
 def time_frames(cases: Sequence[Case], config: TrainingConfig, params: Params) -> list[float]:

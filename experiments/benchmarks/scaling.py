@@ -10,7 +10,7 @@ Each quantity grows by itself:
 - points: of one registration with gradient, 20 unrolled steps;
 - scenes: of a batch of such registrations, 2,048 points each;
 - levels: that are refined one by one, on 2,048 points;
-- starts: short registrations of the search, 15 steps on 512 points.
+- starts: short registrations of the search, 15 steps on 256 points.
 
 The exponent is the slope of the logarithms over the larger half of the values. Memory is what XLA
 reserves beside arguments and results, so it is the same on every machine with this compiler.

@@ -236,6 +236,8 @@ def run_job(command: list[str], folder: Path, *, total: int, workers: int = 0) -
         samples.append((time.monotonic(), lines, memory))
     seconds = time.monotonic() - began
     working = [(at, lines) for at, lines, _ in samples if lines > 0]
+    if not working:
+        raise ValueError(f"{log}: the job wrote no prediction (exit code {process.returncode})")
     (first, few), (_, most) = working[0], working[-1]
     last = next(at for at, lines in working if lines == most)
     thirds = [
@@ -247,7 +249,7 @@ def run_job(command: list[str], folder: Path, *, total: int, workers: int = 0) -
     return JobRun(
         process.returncode,
         seconds,
-        (most - few) / (last - first),
+        (most - few) / (last - first) if last > first else float("nan"),
         thirds,
         count_compilations(log),
         len(written) - failed,

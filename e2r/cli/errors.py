@@ -158,12 +158,15 @@ def _parse(
     try:
         with contextlib.redirect_stderr(printed):
             return parse(given)
+    except ValueError as refusal:  # of settings whose options have no section
+        options = words.options_in(_help_text(parse, commands))
+        raise ValueError(words.as_typed(str(refusal), options)) from refusal
     except SystemExit as stop:
         if not stop.code:
             raise
-        refusal = _refusal_of_settings(stop)
+        refused = _refusal_of_settings(stop)
         options = words.options_in(_help_text(parse, commands))
-        sentence = str(refusal) if refusal else None
+        sentence = str(refused) if refused else None
         sentence = sentence or words.explain_words(given, options, printed.getvalue())
         if sentence is None:
             print(printed.getvalue(), end="", file=sys.stderr)

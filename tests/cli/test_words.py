@@ -104,6 +104,13 @@ def test_a_command_line_is_refused_in_one_sentence(capsys, tmp_path):
         (e2r_main, ("convert", "rgbd", "a", "b", "--modle", "x"), "did you mean --model?"),
         (e2r_main, ("register", "x", "--schedul.steps", "3"), "did you mean --schedule.steps?"),
         (evaluate.main, ("--schedule.steps", "abc"), "--schedule.steps: invalid literal"),
+        (evaluate.main, ("--estimator", "nope"), "--estimator"),
+        (e2r_main, ("simulate", "--width", "5"), "--width is 5; use a multiple of 4"),
+        (
+            e2r_main,
+            ("simulate", "--sequence", "--recording.width", "5"),
+            "--recording.width is 5; use a multiple of 4",
+        ),
     ):
         assert expected in said(capsys, main, *arguments, *out)
     assert "--output is missing" in said(capsys, evaluate.main, "--seed", "1")

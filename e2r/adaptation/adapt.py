@@ -107,9 +107,7 @@ def adapt(
             held_out_every=max(1, known["steps"] // CURVE_POINTS),
         ),
     )
-    known["steps"] = int(
-        state.step
-    )  # more than was asked for, where it was stopped while measuring
+    known["steps"] = int(state.step)  # a stop while measuring may have left more than asked
     params = jax.tree.map(np.asarray, blended(state.params))
     compared = compare(unseen, base, dataclasses.replace(base, params=params))
     known["believed"] = compared.believed

@@ -90,7 +90,7 @@ def run(options: Options) -> int:
         initial_params = load_initial_params(options.begin, config)
         source += f", begun with the parameters {checkpoints.digest(initial_params)[:12]}"
     done = loop.steps_done(config, options.output, source=source)
-    if done >= min(config.optimisation.steps, options.stop_after or config.optimisation.steps):
+    if done >= loop.last_step(config, options.stop_after):
         _report(options.output, done)
         return 0
     inputs = loop.RunInputs(

@@ -86,6 +86,17 @@ class NotFiniteError(FloatingPointError):
         self.step, self.state, self.batch, self.names = step, state, batch, names
 
 
+def last_step(config: TrainingConfig, stop_after: int | None) -> int:
+    """The step at which a run ends: its own last one, or an earlier one.
+
+    Args:
+      config: of the run.
+      stop_after: the earlier one; None: there is none.
+    """
+    steps = config.optimisation.steps
+    return steps if stop_after is None else min(steps, stop_after)
+
+
 def train(
     inputs: RunInputs,
     output: Path,
@@ -121,7 +132,7 @@ def train(
     mesh = make_training_mesh(options)
     step_fn = compiled_train_step(inputs.config, inputs.mask_loss, mesh)
     state, settings = _restore_or_init(inputs, output)
-    done, end = int(state.step), min(options.steps, stop_after or options.steps)
+    done, end = int(state.step), last_step(inputs.config, stop_after)
     state, key = sharding.replicate((state, run_key(inputs.config)), mesh)  # new and restored alike
     record = {**settings, "versions": versions()}
     with (

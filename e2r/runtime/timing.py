@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 from jax import monitoring
 
@@ -28,7 +27,6 @@ class Stopwatch:
     """Seconds of this thread since it began, without those that JAX spends on compiling."""
 
     def __init__(self) -> None:
-        _listen_to_compiling()
         self._began = time.perf_counter() - _compiling_so_far()
 
     def seconds(self) -> float:
@@ -41,13 +39,12 @@ def _compiling_so_far() -> float:
     return getattr(_compiled, "seconds", 0.0)
 
 
-@lru_cache(maxsize=1)
-def _listen_to_compiling() -> None:
-    def record(event: str, duration_secs: float, **_: str | int) -> None:
-        if event in _COMPILING:
-            _compiled.seconds = _compiling_so_far() + duration_secs
+def _record_compiling(event: str, duration_secs: float, **_: str | int) -> None:
+    if event in _COMPILING:
+        _compiled.seconds = _compiling_so_far() + duration_secs
 
-    monitoring.register_event_duration_secs_listener(record)
+
+monitoring.register_event_duration_secs_listener(_record_compiling)  # here, so once: each counts
 
 
 @contextmanager

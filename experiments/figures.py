@@ -137,9 +137,8 @@ def draw_registration(options: Figures) -> Path:
     (cases,) = simulator.simulate_specimens(
         jax.random.key(SEED), simulation, specimens=1, frames=FRAMES, prefix=f"seed{SEED}_"
     )
-    (result,) = runner.run(cases[:1], Model(config, params), job=EvaluationConfig(batch=1))
-    if not isinstance(result, Registered):
-        raise ValueError(result.message)
+    results = runner.run(cases[:1], Model(config, params), job=EvaluationConfig(batch=1))
+    (result,) = runner.raise_failures(results)
     surface = surfaces.build_surface(result.case.model, seed=0, nodes=ScenesConfig().nodes)
     targets = make_targets(result.case)
     centre = np.mean(targets.goals[np.asarray(targets.valid)], axis=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from e2r.evaluation.text_table import text_table
+from e2r.formats import file_checks
 from e2r.runtime.atomic_files import atomic_write
 
 REPORT_FILE = "report.json"
@@ -91,13 +92,13 @@ def read_report(path: Path) -> Report:
       ValueError: it is broken, or of an older build.
     """
     try:
-        value = json.loads(path.read_text())
+        value = file_checks.parse_json(path.read_text())
         rows = [{name: row[name] for name in ROW_FIELDS} for row in value["models"]]
         curve = [CurvePoint(**point) for point in value["curve"]]
         steps, seconds, believed = int(value["steps"]), float(value["seconds"]), value["believed"]
         if believed not in BELIEVED:
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise ValueError(
             f"{path}: is no report of this e2r; delete it, and give the same command again: the "
             "training is kept"

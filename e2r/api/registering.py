@@ -95,9 +95,7 @@ def register(
     require_model(model)
     enable_cache()
     case = as_case(case)
-    (result,) = _run([case], model, job, folder=case.folder)
-    if isinstance(result, Failed):
-        raise ValueError(result.message)
+    (result,) = runner.raise_failures(_run([case], model, job, folder=case.folder))
     mask = job.primary_mask
     return RegistrationResult(make_prediction(result, mask, model.calibration), result, mask, job)
 

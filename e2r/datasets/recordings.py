@@ -205,7 +205,7 @@ def read_truth(folder: PathLike) -> dict[int, dict[str, Pose]]:
     for row, line in enumerate(path.read_text().splitlines(), 1):
         where = f"{path}: line {row}"
         try:
-            value = json.loads(line)
+            value = file_checks.parse_json(line)
             number, matrices = int(value["number"]), dict(value["T_camera_model"])
         except (ValueError, TypeError, KeyError):
             raise ValueError(

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.special import expit, logit, ndtr
 
 from e2r.evaluation.precision import LevelPrecision
+from e2r.formats import file_checks
 from e2r.runtime.atomic_files import atomic_write
 from e2r.types import Bool, Float
 
@@ -280,7 +281,7 @@ def load_calibration(folder: Path) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        value = _migrate(json.loads(path.read_text()))
+        value = _migrate(file_checks.parse_json(path.read_text()))
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
         }
@@ -295,7 +296,7 @@ def load_calibration(folder: Path) -> Calibration | None:
         known &= bool(calibration.level) or not calibration.safe
         if not known or not np.isfinite(numbers).all() or min(spreads) <= 0:
             raise ValueError
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
         raise ValueError(
             f"{path}: is no calibration; delete it, or write it again with experiments.calibrate"
         ) from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from e2r.datasets.case import Case
 from e2r.evaluation.stored_predictions import Line, find_line, read_lines
+from e2r.formats import file_checks
 from e2r.geometry import poses
 from e2r.types import Pose
 
@@ -51,8 +51,8 @@ def read_initial_poses(start: str) -> InitialPoses:
     if not path.is_file():
         raise ValueError(f"--start {start}: use auto, truth, or the path of a pose file")
     try:
-        value: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        value: Any = file_checks.parse_json(path.read_bytes())
+    except ValueError:
         lines = _predictions(path)
     else:
         if not (isinstance(value, dict) and "id" in value):

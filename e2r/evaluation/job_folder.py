@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from e2r.formats import file_checks
 from e2r.runtime.continued_folder import continue_or_begin, refuse_orphan
 from e2r.runtime.single_writer import single_writer
 
@@ -161,6 +162,6 @@ def _complete_lines(path: Path) -> list[Line]:
         return []
     text = path.read_bytes()
     try:
-        return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
-    except (ValueError, RecursionError):
+        return [file_checks.parse_json(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+    except ValueError:
         raise ValueError(f"{path}: holds a line that is not JSON; delete it") from None

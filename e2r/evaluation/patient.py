@@ -6,13 +6,14 @@ the frame, the format or the number of triangles of its mesh.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
+
+from e2r.formats import file_checks
 
 PATIENT_FILE = "patient.json"
 """In the folder of an adapted model: whose it is, and how it was adapted."""
@@ -91,7 +92,7 @@ def read_patient(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text())
+        value = file_checks.parse_json(path.read_text())
         value["sizes"] = {
             str(name): (float(a), float(b), float(c)) for name, (a, b, c) in value["sizes"].items()
         }
@@ -100,7 +101,7 @@ def read_patient(folder: Path) -> dict[str, Any] | None:
             raise ValueError
         if not isinstance(value["settings"], dict) or not value["sizes"]:
             raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError(
             f"{path}: does not say whose model it is; adapt again into another folder"
         ) from None

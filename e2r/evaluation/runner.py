@@ -71,6 +71,21 @@ def run(
         yield from _try_again(waiting, context)
 
 
+def raise_failures(results: Iterable[Registered | Failed]) -> Iterator[Registered]:
+    """The results, where each case must be registered.
+
+    Args:
+      results: of :func:`run`.
+
+    Raises:
+      ValueError: a case failed; the message is the case's own.
+    """
+    for result in results:
+        if isinstance(result, Failed):
+            raise ValueError(result.message)
+        yield result
+
+
 def _pending(result: Registered, context: JobContext, *, asked: int) -> bool:
     """Whether a case is tried again; never where its initial pose is given.
 

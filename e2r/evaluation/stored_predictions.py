@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from e2r.datasets.case import Case, case_digest
+from e2r.formats import file_checks
 from e2r.geometry import poses
 from e2r.types import Pose
 
@@ -79,8 +79,8 @@ def read_lines(path: Path) -> list[Line]:
         if not row.strip():
             continue
         try:
-            value = json.loads(row)
-        except (ValueError, RecursionError):
+            value = file_checks.parse_json(row)
+        except ValueError:
             raise ValueError(f"{path}: line {number} is not JSON; delete it") from None
         if not isinstance(value, dict):
             raise ValueError(f"{path}: line {number} is no JSON object; delete it")

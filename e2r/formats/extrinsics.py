@@ -13,7 +13,6 @@ A file is JSON, YAML, or text of 4 rows of 4 numbers. It holds one of:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,11 +110,11 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be read ({reason}); write it as JSON") from None
     try:
         if path.suffix.lower() == ".json":
-            return json.loads(text)
+            return file_checks.parse_json(text)
         if path.suffix.lower() == ".txt":
             return file_checks.parse_table(text.splitlines()).tolist()
         return _load_yaml(text, path)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = file_checks.one_line(error)
         raise ValueError(f"{path}: cannot be read ({reason}); write it again") from None
 
@@ -129,7 +128,7 @@ def _load_yaml(text: str, path: Path) -> Any:
         text = text.split("\n", 1)[-1]
     try:
         return yaml.safe_load(text.replace("!!opencv-matrix", ""))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(file_checks.one_line(error)) from None
 
 

@@ -81,6 +81,21 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 # Texts --------------------------------------------------------------------------------------------
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Reads a JSON value.
+
+    Args:
+      text: of the value.
+
+    Raises:
+      ValueError: it is not JSON, or its brackets are too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are too deep") from None
+
+
 def read_json(path: PathLike) -> dict[str, Any]:
     """Reads a file that holds one JSON object.
 
@@ -92,10 +107,10 @@ def read_json(path: PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without its mark
+        value = parse_json(path.read_bytes())  # UTF-8 or UTF-16, with or without its mark
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a case needs it") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: is not JSON ({error}); write it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold one JSON object, not a {type(value).__name__}")

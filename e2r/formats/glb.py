@@ -184,7 +184,7 @@ def add_extras(content: bytes, extras: dict[str, str]) -> bytes:
 
 def _parse_json(content: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(content.decode("utf-8-sig"))
+        document = file_checks.parse_json(content.decode("utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{BROKEN} ({error}); export it again") from None
     if not isinstance(document, dict) or "asset" not in document:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from e2r.formats import file_checks
@@ -97,8 +95,8 @@ def read_table(path: PathLike) -> dict[int, str]:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("it is too large")
         text = path.read_text(encoding="utf-8-sig")
-        names = _from_json(json.loads(text)) if text.lstrip()[:1] in "{[" else _from_lines(text)
-    except (OSError, ValueError, RecursionError) as error:
+        names = _from_json(text) if text.lstrip()[:1] in "{[" else _from_lines(text)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path}: is no table of label names ({file_checks.one_line(error)}); give ITK-SNAP's "
             'label descriptions, or JSON such as {"22": "L3"}'
@@ -106,8 +104,9 @@ def read_table(path: PathLike) -> dict[int, str]:
     return names
 
 
-def _from_json(value: Any) -> dict[int, str]:
+def _from_json(text: str) -> dict[int, str]:
     """A JSON object in one of its two directions, at its top or under ``labels``."""
+    value = file_checks.parse_json(text)
     if isinstance(value, dict) and isinstance(value.get("labels"), dict):
         value = value["labels"]
     if not isinstance(value, dict) or not value:

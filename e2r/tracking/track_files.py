@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from e2r.formats import file_checks
 from e2r.geometry import poses
 from e2r.tracking.tracked_frame import TrackedFrame
 from e2r.types import Pose
@@ -145,7 +146,7 @@ def read_track(folder: Path) -> list[dict[str, Any]]:
     for row, text in enumerate(_lines(path), 1):
         where = f"{path}: line {row}"
         try:
-            line = json.loads(text)
+            line = file_checks.parse_json(text)
             known = line["number"], line["seconds"]
             if "error" not in line:
                 known += tuple(line[field] for field in ("agreeing", "covered", "latency_ms"))
@@ -154,7 +155,7 @@ def read_track(folder: Path) -> list[dict[str, Any]]:
                 [(one["T_camera_model"], one["accepted"]) for one in levels.values()]
             if not np.isfinite(np.asarray(known, np.float64)).all():
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(
                 f"{where}: is no line that e2r track wrote; delete it, or track again"
             ) from None

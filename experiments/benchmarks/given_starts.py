@@ -30,7 +30,6 @@ from e2r.evaluation.models import Model
 from e2r.evaluation.open3d_icp import PeerModel, open3d_icp
 from e2r.evaluation.preparation import initial_pose
 from e2r.evaluation.result_table import write_result
-from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import poses
 from e2r.pipeline import ProgramConfig
@@ -88,12 +87,10 @@ def register_all(cases: Sequence[Case], jobs: Sequence[EvaluationConfig]) -> lis
       ValueError: a case cannot be registered.
     """
     config, params = load_trained(PACKAGED)
-    errors = []
+    errors: list[float] = []
     for job in jobs:
-        for result in runner.run(cases, Model(config, params), job=job):
-            if not isinstance(result, Registered):
-                raise ValueError(result.message)
-            errors.append(result.errors["all"].tre_mm)
+        results = runner.raise_failures(runner.run(cases, Model(config, params), job=job))
+        errors.extend(result.errors["all"].tre_mm for result in results)
     return errors
 
 

@@ -228,12 +228,7 @@ def register_cases(
 ) -> list[Registered]:
     """Our results under the learnt and the oracle mask."""
     job = EvaluationConfig(ProgramConfig(masks=("learnt", "oracle")))
-    found = []
-    for result in runner.run(cases, Model(config, params), job=job):
-        if not isinstance(result, Registered):
-            raise ValueError(result.message)
-        found.append(result)
-    return found
+    return list(runner.raise_failures(runner.run(cases, Model(config, params), job=job)))
 
 
 def time_frames(cases: Sequence[Case], config: TrainingConfig, params: Params) -> list[float]:

@@ -40,7 +40,7 @@ from e2r.evaluation import diagnosis, runner
 from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.preparation import stable_seed
-from e2r.evaluation.results import Failed, Registered
+from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import poses
 from e2r.runtime import outputs
@@ -268,11 +268,8 @@ def register_chunk(cases: Sequence[Case], model: Model, seed: int) -> list[dict[
 def _register(cases: Sequence[Case], model: Model) -> list[Registered]:
     """Results in the order of the cases; each has the case's own id, so the same points."""
     job = replace(SINGLE_CASE, batch=8)
-    done: dict[int, Registered] = {}
-    for result in tqdm(runner.run(cases, model, job=job), total=len(cases), unit="case"):
-        if isinstance(result, Failed):
-            raise ValueError(result.message)
-        done[id(result.case)] = result
+    results = tqdm(runner.run(cases, model, job=job), total=len(cases), unit="case")
+    done = {id(result.case): result for result in runner.raise_failures(results)}
     return [done[id(case)] for case in cases]
 
 

@@ -41,7 +41,6 @@ from e2r.evaluation.level_scores import find_scored_cases, judge, percent
 from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import make_prediction
 from e2r.evaluation.preparation import stable_seed
-from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
 from e2r.runtime import outputs
 from e2r.simulation.cloth import hide_bone
@@ -117,9 +116,7 @@ def registered(
       ValueError: a case cannot be read, changed or registered.
     """
     cases = changed(folders, arm, seed=seed)
-    for result in runner.run(cases, model, job=EvaluationConfig()):
-        if not isinstance(result, Registered):
-            raise ValueError(result.message)
+    for result in runner.raise_failures(runner.run(cases, model, job=EvaluationConfig())):
         prediction = make_prediction(result, "learnt", model.calibration)
         first = prediction.hypotheses[0].probability
         if result.case.truth:

@@ -115,9 +115,7 @@ def _registered(
 ) -> Iterator[tuple[Registered, Prediction]]:
     """The registered cases of folders, each with its prediction."""
     cases = map(case_folder.read_case, folders)
-    for result in runner.run(cases, model, job=job):
-        if not isinstance(result, Registered):
-            raise ValueError(result.message)
+    for result in runner.raise_failures(runner.run(cases, model, job=job)):
         yield result, make_prediction(result, "learnt", model.calibration)
 
 

@@ -197,7 +197,7 @@ print(f"{len(same.points)} points, as far as {np.abs(same.points - case.points).
 # ## What can be wrong
 # Reading a case finds each of these errors and explains it in one sentence. It cannot find an error
 # that contradicts nothing: a camera matrix of another resolution, levels named one off, a mirrored
-# CT. For those, look at the plots above.
+# CT. A registration checks size and mirror image; for the rest, look at the plots above.
 
 # %%
 

@@ -23,6 +23,7 @@ from e2r.runtime.registry import (
     plugin_digests,
     settle_plugins,
 )
+from e2r.runtime.seeds import require_seed
 from e2r.simulation import simulator
 from e2r.simulation.variety import VARIETIES
 from e2r.types import Array, MaskEstimator
@@ -163,8 +164,7 @@ class TrainingConfig:
     optimisation: OptimisationConfig = OptimisationConfig()
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"--seed is {self.seed}; use 0 or more")
+        require_seed(self.seed)
 
 
 _BASE = TrainingConfig(
@@ -392,5 +392,4 @@ class EvaluationConfig:
         for name in ("tries", "looks", "batch"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"--{name} is {value}; use 1 or more")
-        if self.seed < 0:
-            raise ValueError(f"--seed is {self.seed}; use 0 or more")
+        require_seed(self.seed)

@@ -137,6 +137,11 @@ def fitted_cases(options: Calibrate, model: Model) -> Iterator[FittedCase]:
 def calibrate(options: Calibrate) -> int:
     """Runs the calibration."""
     model = read_model(options.checkpoint)
+    if model.patient is not None:
+        raise ValueError(
+            f"{options.checkpoint}: is adapted to a patient, and calibrated already; calibrate the "
+            "model that it began with, and adapt again"
+        )
     outputs.require_file(options.checkpoint / CALIBRATION_FILE)
     cases = list(fitted_cases(options, model))
     calibration = fit_calibration(cases, risk=options.risk)
@@ -150,11 +155,11 @@ def calibrate(options: Calibrate) -> int:
         for case in cases
     ]
     accepted = np.array(safe) >= calibration.threshold
-    wrong = np.mean([not case.safe for case, taken in zip(cases, accepted, strict=True) if taken])
+    wrong = sum(not case.safe for case, taken in zip(cases, accepted, strict=True) if taken)
     print(
         f"accepted: {accepted[~foreign].mean():.1%} of {(~foreign).sum()} cases, and "
         f"{accepted[foreign].sum()} of {foreign.sum()} with another specimen's model; "
-        f"{wrong:.1%} of all those have a wrong level"
+        f"{wrong} of all {accepted.sum()} have a wrong level"
     )
     print(options.checkpoint / CALIBRATION_FILE)
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from e2r.cli.errors import parse_options, run_command
 from e2r.evaluation.calibration import load_calibration, save_calibration
 from e2r.evaluation.fitted_cases import load_cases, save_cases
+from e2r.evaluation.patient import read_patient
 from e2r.runtime import outputs
 from e2r.training.trained_model import export_trained
 
@@ -31,6 +32,11 @@ class Publish:
 def publish(options: Publish) -> int:
     """Writes the parameters, the settings and, where there is one, the calibration."""
     outputs.require_folder(options.output)
+    if read_patient(options.checkpoint) is not None:
+        raise ValueError(
+            f"{options.checkpoint}: is adapted to a patient, and would be taken for anybody's; "
+            "publish the model that it began with, or copy the whole folder"
+        )
     step = export_trained(options.checkpoint, options.output)
     calibration = load_calibration(options.checkpoint)
     if calibration is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,10 +40,12 @@ from e2r.cli import main
 from e2r.config import NAMED_CONFIGS
 from e2r.datasets import case_folder
 from e2r.datasets.case import Case, true_pose
+from e2r.evaluation.fitted_cases import load_cases, save_cases
 from e2r.geometry import correspondences, poses, surfaces
 from e2r.simulation import simulator
 from e2r.training import batches, loop, sources
 from e2r.training.step import TrainState, init_state
+from e2r.training.trained_model import PACKAGED
 from e2r.types import Cloud, Example, MaskedCloud, Pose
 
 _CACHE = Path(os.environ.get("E2R_CACHE", Path.home() / ".cache" / "e2r"))
@@ -112,6 +115,15 @@ def checkpoint(bank, tmp_path_factory):
         return folder
 
     return once(tmp_path_factory, "run", make)
+
+
+@pytest.fixture(scope="session")
+def calibrated(checkpoint, tmp_path_factory):
+    """The same run with the packaged model's calibration cases, as an adaptation needs them."""
+    folder = tmp_path_factory.mktemp("calibrated") / "run"
+    shutil.copytree(checkpoint, folder)
+    save_cases(load_cases(PACKAGED), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -63,16 +63,21 @@ def adapt(
       lens: of the room's camera.
 
     Returns:
-      the adapted model, calibrated.
+      the adapted model, calibrated on the base's calibration cases and on frames of this patient.
 
     Raises:
-      ValueError: the base is itself adapted, the surfaces cannot be simulated, or the folder holds
-        another adaptation.
+      ValueError: the base is itself adapted, or keeps no calibration cases; the surfaces cannot be
+        simulated; the folder holds another adaptation or a model; another process trains in it.
       KeyboardInterrupt: the steps done are saved.
     """
-    began = time.perf_counter()
     if base.patient is not None:
         raise ValueError("the model is adapted to a patient already; begin with its base")
+    if not base.fitted:  # the patient's frames alone know no wrong model, so all would be accepted
+        raise ValueError(
+            "the model keeps no calibration cases; calibrate it by experiments.calibrate first"
+        )
+    _require_own_folder(output)
+    began = time.perf_counter()
     training = training_config(base.config, config)
     scenes = patient_scenes(base.config.scenes.simulation, config, lens)
     asked = _asked(base, surfaces, training, config=config, scenes=scenes)
@@ -114,8 +119,8 @@ def adapt(
     _write_patient(known, output)
     if compared.believed == "base":
         params = base.params
-    fitted = (*base.fitted, *compared.fitted)
     save_trained(training, params, output, step=int(state.step))
+    fitted = (*base.fitted, *compared.fitted)
     save_cases(fitted, output)
     save_calibration(fit_calibration(fitted), output)
     start = watched(base.params)
@@ -127,6 +132,16 @@ def adapt(
     report = Report(compared.rows, curve, known["steps"], seconds, compared.believed)
     write_report(report, output / REPORT_FILE)
     return read_model(output)
+
+
+def _require_own_folder(output: Path) -> None:
+    """Refuses a folder whose model would be lost.
+
+    Raises:
+      ValueError: it holds a run or a model that is no adaptation.
+    """
+    if read_patient(output) is None and checkpoints.saved_steps(output / "checkpoint"):
+        raise ValueError(f"{output}: holds another model, which would be lost; name a new folder")
 
 
 def _asked(
@@ -209,11 +224,12 @@ def _write_base(base: Model, folder: Path) -> None:
     """Keeps the base beside the adapted model, once."""
     if checkpoints.latest_step(folder) is not None:
         return
-    save_trained(base.config, base.params, folder, step=base.config.optimisation.steps)
+    folder.mkdir(parents=True, exist_ok=True)
     if base.calibration is not None:
         save_calibration(base.calibration, folder)
-    if base.fitted:
-        save_cases(base.fitted, folder)
+    save_cases(base.fitted, folder)
+    # last, for it is what says that the base is there
+    save_trained(base.config, base.params, folder, step=base.config.optimisation.steps)
 
 
 def _curve(run: Path, steps: int) -> list[CurvePoint]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from e2r.config import TrainingConfig
 from e2r.geometry.lens_distortion import Lens
+from e2r.runtime.seeds import require_seed
 from e2r.simulation.simulator import SimulationConfig
 from e2r.simulation.tracing import CONE
 
@@ -52,11 +53,11 @@ class AdaptationConfig:
             ("specimens", 0),
             ("held_out", 4),
             ("batch", 1),
-            ("seed", 0),
         ):
             if (value := getattr(self, name)) < least:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is {value}; use {least} or more")
+        require_seed(self.seed)
         if self.steps > OPEN_END:
             raise ValueError(f"--steps is {self.steps}; use at most {OPEN_END}")
         if not 0 < self.minutes <= 24 * 60:

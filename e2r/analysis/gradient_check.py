@@ -75,7 +75,7 @@ class GradientCheck:
     @property
     def cosine(self) -> float:
         """Of autodiff and central differences: 1 if they agree, 0 if one of them vanishes."""
-        return _cosine(self.autodiff, self.differences)
+        return cosine_between(self.autodiff, self.differences)
 
     @property
     def scale(self) -> float:
@@ -249,7 +249,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function, compiler_options=FAST_COMPILE)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def cosine_between(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of two gradients, 0 where one vanishes.
+
+    Args:
+      a: a gradient, (n,).
+      b: another one.
+    """
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / size if size > 0 else 0.0
 
@@ -270,6 +276,6 @@ def _explain(
     for name, present in zip(PATHS, used, strict=True):
         before, place = place, place + present
         explained = share(stages[before] - stages[place])
-        paths.append(PathShare(name, present, explained, _cosine(autodiff, stages[place])))
+        paths.append(PathShare(name, present, explained, cosine_between(autodiff, stages[place])))
     rest = share(stages[-1] - autodiff)
     return GradientCheck(schedule, eps, float(error), rows, autodiff, stages[0], tuple(paths), rest)

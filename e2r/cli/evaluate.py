@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -118,6 +119,8 @@ def run(options: Options) -> int:
         ),
         "calibration": calibration and dataclasses.asdict(calibration),
     }
+    if job.start not in ("auto", "truth"):
+        settings["start_digest"] = hashlib.sha256(Path(job.start).read_bytes()).hexdigest()[:12]
     for name in ("output", "timings", "again", "where"):
         del settings[name]
     code = code_record(config.network, job.program, job.program.schedule)

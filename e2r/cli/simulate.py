@@ -18,6 +18,7 @@ from e2r.datasets.recordings import RecordedFrame
 from e2r.formats import meshes
 from e2r.runtime import outputs
 from e2r.runtime.atomic_files import require_new_folder
+from e2r.runtime.seeds import require_seed
 from e2r.simulation import sequences, simulator, specimens
 from e2r.simulation.sequence_paths import SequenceConfig
 from e2r.simulation.simulator import SimulationConfig
@@ -52,6 +53,8 @@ def run(options: Options) -> int:
     """Runs ``e2r simulate``."""
     if options.count < 1 or options.frames < 1:
         raise ValueError("--count and --frames must be 1 or more")
+    require_seed(options.seed)
+    _require_used(options)
     outputs.require_folder(options.output)
     case_files.require_data_set(options.output)
     if options.sequence:
@@ -65,6 +68,21 @@ def run(options: Options) -> int:
                 bar.update()
     print(f"{written} cases in {options.output}")
     return 0
+
+
+def _require_used(options: Options) -> None:
+    """Refuses settings of frames for recordings, and settings of recordings for frames."""
+    default = Options(options.output)
+    if options.sequence:
+        if (options.simulation, options.frames) != (default.simulation, default.frames):
+            raise ValueError(
+                "--sequence takes the settings of --recording, and none of single frames; leave "
+                "these out"
+            )
+    elif options.recording != default.recording:
+        raise ValueError("--recording describes what --sequence writes; give it, too")
+    if options.anatomy is not None and options.frames != default.frames:
+        raise ValueError("--frames is of procedural specimens; with --anatomy, give --count alone")
 
 
 def _write_recordings(options: Options) -> int:

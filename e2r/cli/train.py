@@ -73,6 +73,12 @@ class Options:
                 raise ValueError(f"{name} is {steps}; use {least} or more")
         if self.stop_after is not None and self.stop_after < 1:
             raise ValueError(f"--stop-after is {self.stop_after}; use 1 or more")
+        if self.workers < 0:
+            raise ValueError(f"--workers is {self.workers}; use 0 or more")
+        if self.stream and self.cases is None:
+            raise ValueError("--stream reads the folders of --cases; give it, too")
+        if self.workers and not self.stream:
+            raise ValueError("--workers reads for --stream; give it, too")
 
 
 def run(options: Options) -> int:
@@ -86,6 +92,8 @@ def run(options: Options) -> int:
     loop.make_training_mesh(config.optimisation)
     initial_params = None
     source = given_scenes.source_name(options.cases)
+    if options.stream:
+        source += ", streamed"  # other samples, and in another order
     if options.begin is not None:
         initial_params = load_initial_params(options.begin, config)
         source += f", begun with the parameters {checkpoints.digest(initial_params)[:12]}"

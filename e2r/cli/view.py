@@ -52,6 +52,16 @@ def run(options: Options) -> int:
         )
     if is_recording(options.source) or options.track is not None:
         return _view_track(options)
+    for option, given in (
+        ("model", options.model),
+        ("unit", options.unit != "mm"),
+        ("topics", options.topics),
+        ("unchecked", options.unchecked),
+    ):
+        if given:
+            raise ValueError(
+                f"--{option} is of a recording; {options.source} is none, leave it out"
+            )
     if (options.source / "case.json").exists():
         from e2r.api import models, registering
 

@@ -53,7 +53,8 @@ def with_foreign_models(cases: Iterable[Case], every: int) -> Iterator[Case]:
             before = last
         last = case
         if every and before is not None and number % every == 0:
-            yield replace(case, model=before.model, targets=None, truth=None, folder=None)
+            model = before.model
+            yield replace(case, model=model, exposed=None, targets=None, truth=None, folder=None)
         else:
             yield case
 

@@ -61,6 +61,11 @@ def fit_calibration(cases: Sequence[FittedCase], *, risk: float = 0.005) -> Cali
     best = np.array([case.errors[0] < SUCCESS_THRESHOLD_MM for case in cases])
     if not best.any():
         raise ValueError("no hypothesis of the calibration cases is right; train the network first")
+    if all(case.safe for case in cases):
+        raise ValueError(
+            "no calibration case has a wrong level, so none shows what is to be refused; give more "
+            "cases, some with another specimen's model"
+        )
     weights = _fit_logistic(
         np.concatenate([case.features for case in cases]),
         np.concatenate([case.errors for case in cases]) < SUCCESS_THRESHOLD_MM,

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from e2r.formats import file_checks
+from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.continued_folder import continue_or_begin, refuse_orphan
 from e2r.runtime.single_writer import single_writer
 
@@ -119,7 +120,7 @@ def open_job(
     code: Mapping[str, str] | None = None,
     again: bool = False,
 ) -> Iterator[JobFolder]:
-    """Opens or creates a job's folder.
+    """Opens or creates a job's folder. Cases that failed before are left to be done again.
 
     Args:
       folder: of the job.
@@ -142,7 +143,17 @@ def open_job(
             again=again,
             results=[*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)],
         )
+        _forget_failed(folder / PREDICTIONS)
         yield JobFolder(folder, recorded)
+
+
+def _forget_failed(path: Path) -> None:
+    """Takes failed cases out of a file of predictions, so that they are tried again."""
+    lines = _complete_lines(path)
+    kept = [line for line in lines if line.get("error") is None]
+    if len(kept) < len(lines):
+        with atomic_write(path) as part:
+            part.write_bytes(b"".join(_encoded(line) for line in kept))
 
 
 def _append(path: Path, line: Line) -> None:
@@ -153,7 +164,11 @@ def _append(path: Path, line: Line) -> None:
             if file.read(1) != b"\n":
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(json.dumps(line).encode() + b"\n")
+        file.write(_encoded(line))
+
+
+def _encoded(line: Line) -> bytes:
+    return json.dumps(line).encode() + b"\n"
 
 
 def _complete_lines(path: Path) -> list[Line]:

@@ -129,7 +129,9 @@ def summarise_job(
     """
     mask = job.primary_mask
     good = [prediction for prediction in predictions if prediction.error is None]
-    scored = [one for one in scores if mask in one.errors]
+    by_id = {prediction.id: prediction for prediction in good}
+    # a case that failed since a killed process wrote its errors has no prediction
+    scored = [one for one in scores if mask in one.errors and one.id in by_id]
 
     def summarise(errors: Sequence[metrics.TargetErrors], groups: list[str]) -> ErrorSummary | None:
         return metrics.summarise(errors, groups, seed=job.seed)
@@ -146,7 +148,6 @@ def summarise_job(
         by_specimen[specimen] = summarise(
             [one.errors[mask] for one in some], [one.id for one in some]
         )
-    by_id = {prediction.id: prediction for prediction in good}
     return Summary(
         cases=len(predictions),
         predicted=len(good),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -61,7 +61,12 @@ class ArmOptions:
 
 
 def run_arms(
-    options: ArmOptions, arms: Mapping[str, Arm], test: Test, *, name: str
+    options: ArmOptions,
+    arms: Mapping[str, Arm],
+    test: Test,
+    *,
+    name: str,
+    only: Collection[str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains and tests what is left of all arms. Arms of one seed share scenes and initial poses.
 
@@ -70,6 +75,7 @@ def run_arms(
       arms: name -> its settings.
       test: gives the errors of a run.
       name: of the study, and of its file.
+      only: the arms to train now; all without it. Others of the same folder stay.
 
     Returns:
       The runs (arm and seed -> errors and name of the arm), and the study's settings and code.
@@ -88,7 +94,7 @@ def run_arms(
         results=[results, options.output / f"{name}.json"],
         first=results.glob(f"*/{RESULT}"),
     ) as code:
-        parts = [(arm, seed) for seed in range(options.seeds) for arm in arms]
+        parts = [(arm, seed) for seed in range(options.seeds) for arm in only or arms]
         placed = replace(options, output=options.output.resolve())
         found = run_parts(
             partial(_run_arm, placed, arms, test), parts, config=options.where, name=_key

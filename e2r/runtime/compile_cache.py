@@ -106,6 +106,7 @@ class CachedProgram(Generic[T]):
         self._options = FAST_COMPILE if fast_compile else {}
         self._jit = HonestJit(function, compiler_options=self._options)
         self._compiled: dict[Any, Callable[..., T]] = {}
+        self._preparing = threading.Lock()
 
     def __call__(self, *arguments: Any) -> T:
         """Calls the function."""
@@ -121,7 +122,15 @@ class CachedProgram(Generic[T]):
 
     def prepare(self, *arguments: Any) -> Callable[..., T]:
         """The compiled program for arguments of these shapes; it is not run."""
-        cache, key = jax.config.values["jax_compilation_cache_dir"], self._key(arguments)
+        key = self._key(arguments)
+        found = self._compiled.get(key)
+        if found is None:
+            with self._preparing:  # threads that ask together wait for one compilation
+                found = self._prepare(key, arguments)
+        return found
+
+    def _prepare(self, key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[..., T]:
+        cache = jax.config.values["jax_compilation_cache_dir"]
         if key not in self._compiled:
             # A program holds thousands of memory mappings, and a process may have 65,530.
             self._compiled = {k: v for k, v in self._compiled.items() if k[0] == key[0]}

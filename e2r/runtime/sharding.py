@@ -37,6 +37,11 @@ def join_processes(coordinator: str = "", processes: int = 0, process: int = 0) 
       ValueError: the numbers do not fit together, or the other processes cannot be reached.
     """
     if not coordinator:
+        if processes or process:
+            raise ValueError(
+                f"--processes {processes} --process {process}: give --coordinator, too, the first "
+                "process's host:port"
+            )
         return
     arguments: dict[str, Any] = {}
     if coordinator != "auto":

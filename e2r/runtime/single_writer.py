@@ -27,8 +27,8 @@ def single_writer(folder: Path, what: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{folder}: another process writes this {what}; wait for its end, name another "
-                f"output folder, or give the running {what} more workers with --cluster"
+                f"{folder}: another process writes this {what}; wait for its end, or name "
+                "another output folder"
             ) from None
         except OSError:
             pass  # a network disk without locks: the user alone sees to it that one process writes

@@ -291,7 +291,7 @@ def _draw(
         held, shiny = held | nearer, jnp.where(nearer, body.metal, shiny)
     visible = _visible_share(backdrop, held, focal, shot.view)
     seen = sense_depth(key, clean, shiny, steady=steady)
-    noise = jax.random.normal(jax.random.fold_in(key, 1), color.shape)
+    noise = jax.random.normal(jax.random.fold_in(key, 8), color.shape)
     color = jnp.clip(shot.gain * color + COLOUR_NOISE * noise, 0.0, 1.0)
     return (
         jnp.round(255.0 * color).astype(jnp.uint8),

@@ -169,7 +169,8 @@ def _shows_enough_bone(frame: RenderedFrame, settings: SimulationConfig) -> bool
     bone = (frame.material == BONE) & (frame.depth > 0)
     per_level = np.bincount(frame.level[bone], minlength=2)
     least = max(8, 0.001 * bone.size)
-    return bool(bone.mean() >= settings.min_bone_fraction and (per_level >= least).sum() >= 2)
+    levels = 1 if len(settings.exposed) == 1 else 2
+    return bool(bone.mean() >= settings.min_bone_fraction and (per_level >= least).sum() >= levels)
 
 
 def simulate_specimens(

@@ -75,7 +75,9 @@ def watch(
       config: of the run.
       total: number of cases, for the progress bar.
     """
-    bank = sources.from_cases(cases, config, total=total, what="held-out scenes")
+    bank = sources.from_cases(
+        cases, config, total=total, what="held-out scenes", whole_frames=False
+    )
     examples = stack_examples([bank.read(row, row) for row in range(len(bank))])
     key = jax.random.fold_in(jax.random.key(config.seed), simulator.WATCHED)
     starts = initial_poses(key, examples, config.optimisation)

@@ -18,6 +18,7 @@ from e2r.config import OptimisationConfig, TrainingConfig, config_to_json
 from e2r.runtime import sharding
 from e2r.runtime.provenance import versions
 from e2r.runtime.shutdown import stop_requested
+from e2r.runtime.single_writer import single_writer
 from e2r.training import checkpoints
 from e2r.training.batches import Batches, run_key
 from e2r.training.metrics_log import Line, finite_figures, open_log
@@ -124,10 +125,20 @@ def train(
     Raises:
       KeyboardInterrupt: SIGTERM or Ctrl-C came; the current step was finished and saved.
       NotFiniteError: a loss is not finite; the steps before it are saved.
-      ValueError: ``output`` holds a run with other settings, or the batch cannot be divided among
-        the devices.
+      ValueError: ``output`` holds a run with other settings, another process writes it, or the
+        batch cannot be divided among the devices.
       Exception: whatever ``log_options.on_log`` raises; the steps done are saved.
     """
+    if not sharding.is_primary():
+        return _train(inputs, output, stop_after, log_options)
+    output.mkdir(parents=True, exist_ok=True)
+    with single_writer(output, "run"):
+        return _train(inputs, output, stop_after, log_options)
+
+
+def _train(
+    inputs: RunInputs, output: Path, stop_after: int | None, log_options: LogOptions
+) -> TrainState:
     options = inputs.config.optimisation
     mesh = make_training_mesh(options)
     step_fn = compiled_train_step(inputs.config, inputs.mask_loss, mesh)

@@ -23,7 +23,7 @@ from e2r.training.examples import make_example, make_surface, stack_examples
 from e2r.types import Example, Surface
 
 WHOLE_FRAME_EVERY = 3
-"""For so many cropped examples, one shows the whole frame."""
+"""Of so many examples, one shows the whole frame; the others a crop."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,12 @@ class _SharedSurfaces:
 
 
 def from_cases(
-    cases: Iterable[Case], config: TrainingConfig, *, total: int | None = None, what: str = "scenes"
+    cases: Iterable[Case],
+    config: TrainingConfig,
+    *,
+    total: int | None = None,
+    what: str = "scenes",
+    whole_frames: bool = True,
 ) -> ExampleSource:
     """Holds the examples of some cases in memory; a row is always the same example.
 
@@ -75,6 +80,10 @@ def from_cases(
       config: sizes of network and surfaces.
       total: number of cases, for the progress bar.
       what: the cases are, for the progress bar.
+      whole_frames: some cases show their whole frame, too; each shows a crop about its bone.
+
+    Raises:
+      ValueError: there is no case.
     """
     shared = _SharedSurfaces(config)
     examples: list[Example] = []
@@ -83,11 +92,14 @@ def from_cases(
     for number, case in enumerate(tqdm(cases, total=total, desc=what, unit="case")):
         meshes.collect_meshes(number)
         index = shared.index(case)
-        for cropped in (True, False) if len(examples) % WHOLE_FRAME_EVERY == 0 else (True,):
+        too = whole_frames and len(examples) % WHOLE_FRAME_EVERY == 0
+        for cropped in (True, False) if too else (True,):
             seed = len(examples)
             examples.append(make_example(case, config.network, seed=seed, cropped=cropped))
             names.append(case.id)
             surface_rows.append(index)
+    if not examples:
+        raise ValueError("there is no case to train on; give one or more")
     return ExampleSource(
         tuple(names), _ExamplesInMemory(examples), shared.stack(), np.array(surface_rows)
     )
@@ -171,7 +183,7 @@ class _ExamplesInFolders:
     def __call__(self, row: int, number: int) -> Example:
         meshes.collect_meshes(number)
         case = read_training_case(self.paths[row])
-        cropped = number % (WHOLE_FRAME_EVERY + 1) != 0
+        cropped = number % WHOLE_FRAME_EVERY != 0
         return make_example(case, self.network, seed=number, cropped=cropped)
 
 

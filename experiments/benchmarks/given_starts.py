@@ -33,6 +33,7 @@ from e2r.evaluation.result_table import write_result
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import poses
 from e2r.pipeline import ProgramConfig
+from e2r.runtime import outputs
 from e2r.training.trained_model import PACKAGED, load_trained
 
 ICP_DISTANCES_MM = (20.0, 8.0, 3.0)
@@ -126,6 +127,7 @@ def compare(options: GivenStarts) -> int:
     """
     if importlib.util.find_spec("open3d") is None:
         raise ValueError("open3d is not installed; run: python -m pip install -e '.[peers]'")
+    outputs.require_file(options.output)
     cases = [case_folder.read_case(path) for path in case_folder.find_cases(options.cases)]
     jobs = starts_of(options)
     rows = [

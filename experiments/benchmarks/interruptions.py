@@ -78,6 +78,10 @@ class Interruptions:
     def __post_init__(self) -> None:
         if min(self.kills, self.steps) < 1 or self.cases < 2:
             raise ValueError("--kills and --steps are 1 or more, --cases 2 or more")
+        if "workers" in self.parts and self.cases <= BETWEEN_KILLS:
+            raise ValueError(
+                f"--cases is {self.cases}; kills of workers need more than {BETWEEN_KILLS}"
+            )
         if not self.parts:
             raise ValueError("--parts is empty; name one at least")
 
@@ -165,6 +169,7 @@ def run_undisturbed(command: Sequence[str], output: Path) -> float:
     """
     record = output.with_name(f"{output.name}.seconds")
     if not record.exists():
+        shutil.rmtree(output, ignore_errors=True)  # what an interrupted call left took less time
         began = time.monotonic()
         run_module(command, output)
         record.write_text(str(time.monotonic() - began))

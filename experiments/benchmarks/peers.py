@@ -47,6 +47,7 @@ from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table, with_range
 from e2r.geometry import poses, surface_cache
 from e2r.pipeline import ProgramConfig
+from e2r.runtime import outputs
 from e2r.runtime.provenance import versions
 from e2r.simulation import simulator
 from e2r.training.trained_model import PACKAGED, load_trained
@@ -271,6 +272,7 @@ def compare(options: Peers) -> int:
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"{name} is not installed; run: python -m pip install -e '.[peers]'")
+    outputs.require_folder(options.output)
     config, params = load_trained(options.checkpoint)
     if options.cases is None:
         cases = draw_cases(options, config, validation=False)

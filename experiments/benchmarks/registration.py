@@ -40,6 +40,7 @@ from e2r.evaluation.timed_registration import (
 from e2r.geometry import poses
 from e2r.registration import iterate
 from e2r.registration.schedule import run_schedule
+from e2r.runtime import outputs
 from e2r.types import MaskedCloud, Pose, Surface
 
 MODEL_SAMPLES = (2500, 8192, 32768)
@@ -295,6 +296,7 @@ PARTS: dict[str, Callable[[Problem, int], list[Timing]]] = {
 
 def benchmark(options: RegistrationSpeed) -> int:
     """Measures the chosen parts and writes the table."""
+    outputs.require_file(options.output)
     model = "simulated spine" if options.anatomy is None else str(options.anatomy)
     print(f"model: {model}")
     problem = make_problem(options.anatomy)

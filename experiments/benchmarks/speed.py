@@ -29,6 +29,7 @@ from e2r.config import NAMED_CONFIGS
 from e2r.evaluation.benchmark import Timing, median_times, write_timings
 from e2r.geometry import procrustes, surfaces
 from e2r.runtime import outputs
+from e2r.runtime.freed_memory import keep_freed_memory
 from e2r.simulation import rendering, simulator, specimens
 from e2r.training import sources
 from e2r.training.step import init_state, train_step
@@ -172,6 +173,8 @@ def benchmark(options: Speed) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs the benchmark."""
+    if arguments is None:  # the process is ours; training keeps freed memory, too
+        keep_freed_memory()
     prog = "python -m experiments.benchmarks.speed"
     return run_command(
         lambda: benchmark(parse_options(Speed, arguments, prog=prog, description=__doc__))

@@ -39,6 +39,7 @@ from e2r.api.models import load_model
 from e2r.cli.errors import parse_options, run_command
 from e2r.evaluation.models import Model
 from e2r.evaluation.text_table import text_table
+from e2r.runtime import outputs
 from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.compile_cache import enable_cache
 from e2r.runtime.provenance import versions
@@ -301,6 +302,7 @@ def run(options: Tracking) -> int:
                 f"{package} is not installed; run: python -m pip install -e '.[peers]', or give "
                 "--no-peers"
             )
+    outputs.require_folder(options.output)
     enable_cache()
     model = load_model(options.checkpoint)
     configs = [

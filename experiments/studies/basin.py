@@ -40,6 +40,7 @@ from e2r.registration.schedule import Schedule
 from e2r.registration.steps import STEPS
 from e2r.runtime import outputs
 from e2r.runtime.provenance import versions
+from e2r.runtime.seeds import require_seed
 from e2r.simulation import simulator, specimens
 from e2r.training import examples, losses
 from e2r.types import Array, Float, MaskedCloud, Pose, PRNGKey, Registration, Surface, Targets
@@ -83,8 +84,9 @@ class Basin:
         for name in ("frames", "starts", "points", "count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; use 1 or more")
-        if not self.degrees or not self.mm or self.seed < 0:
-            raise ValueError("give at least one of --degrees and --mm, and --seed 0 or more")
+        if not self.degrees or not self.mm:
+            raise ValueError("give at least one of --degrees and --mm")
+        require_seed(self.seed)
 
 
 class Frame(NamedTuple):

@@ -44,6 +44,7 @@ from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import poses
 from e2r.runtime import outputs
+from experiments.studies.robustness import add_noise
 
 NOISE_MM = 2.5
 BONE_LEFT = 0.05
@@ -56,12 +57,6 @@ CHUNK = 2
 
 
 # Mistakes -----------------------------------------------------------------------------------------
-
-
-def add_noise(case: Case, rng: np.random.Generator) -> Case:
-    """Moves each point along its ray, by Gaussian noise in its depth."""
-    shift = NOISE_MM * rng.standard_normal((len(case.points), 1))
-    return replace(case, points=case.points * (1.0 + shift / case.points[:, 2:]), image=None)
 
 
 def change_model(case: Case, scaling: Sequence[float]) -> Case:
@@ -139,7 +134,7 @@ def _focal(factor: float) -> Mistake:
 
 MISTAKES = {
     "none": Mistake(None, lambda case, rng: case),
-    "none, 2.5 mm of noise": Mistake(None, add_noise),
+    "none, 2.5 mm of noise": Mistake(None, lambda case, rng: add_noise(case, NOISE_MM, rng)),
     "mirrored": Mistake("mirrored", lambda case, rng: change_model(case, (-1.0, 1.0, 1.0))),
     "size 0.9": Mistake("size", lambda case, rng: change_model(case, (0.9, 0.9, 0.9))),
     "size 1.1": Mistake("size", lambda case, rng: change_model(case, (1.1, 1.1, 1.1))),

@@ -71,9 +71,8 @@ def measure_run(
 
 def compare(options: Estimators) -> int:
     """Trains and tests each estimator that is left, and writes the figures of all."""
-    arms = {name: partial(with_estimator, name=name) for name in options.names}
-    runs, record = run_arms(options, arms, measure_run, name="estimators")
-    runs = {key: run for key, run in runs.items() if run["name"] in options.names}
+    arms = {name: partial(with_estimator, name=name) for name in mask_estimators.ESTIMATORS}
+    runs, record = run_arms(options, arms, measure_run, name="estimators", only=options.names)
     record = {"runs": runs, "figures": summarise(runs), **record}
     path = options.output / "estimators.json"
     path.write_text(json.dumps(record, indent=1))

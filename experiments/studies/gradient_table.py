@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e2r.analysis.frozen_twins import Flags, Problem
-from e2r.analysis.gradient_check import LEAST_COSINE, differences
+from e2r.analysis.gradient_check import LEAST_COSINE, cosine_between, differences
 from e2r.analysis.probed_registration import in_double_precision
 from e2r.api.examples import simulate
 from e2r.cli.errors import parse_options, run_command
@@ -215,12 +215,6 @@ class Programs:
         return self._differences(lambda changed: problem.twin(changed, logits, flags), logits, rows)
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine of two gradients, 0 where one vanishes."""
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / size if size > 0 else 0.0
-
-
 def compare_all(options: GradientTable) -> list[dict[str, Any]]:
     """The figures of every combination: cosines by precision and by step of the differences.
 
@@ -251,7 +245,7 @@ def figures_of(programs: Programs, problem: tuple[Example, Pose, np.ndarray], ke
         double = in_double_precision(problem)
         found = programs.compiled(*double, kernel, None)
         tre, exact, of_double, rows = (np.asarray(leaf) for leaf in found)
-        cosines = [cosine(exact, row) for row in of_double]
+        cosines = [cosine_between(exact, row) for row in of_double]
         frozen = None
         if min(cosines) < LEAST_COSINE:
             frozen = np.asarray(programs.compiled_frozen(*double, kernel, jnp.asarray(rows)))
@@ -261,9 +255,9 @@ def figures_of(programs: Programs, problem: tuple[Example, Pose, np.ndarray], ke
     return {
         "tre_mm": float(tre),
         "double": cosines,
-        "without_jumps": None if frozen is None else [cosine(exact, row) for row in frozen],
-        "single": [cosine(rounded, row) for row in of_single],
-        "single_to_double": cosine(rounded, of_double[0]),
+        "without_jumps": None if frozen is None else [cosine_between(exact, row) for row in frozen],
+        "single": [cosine_between(rounded, row) for row in of_single],
+        "single_to_double": cosine_between(rounded, of_double[0]),
     }
 
 

@@ -55,6 +55,7 @@ from e2r.registration import iterate
 from e2r.registration.schedule import Schedule, apply_mask
 from e2r.runtime import outputs
 from e2r.runtime.provenance import versions
+from e2r.runtime.seeds import require_seed
 from e2r.training import examples, losses
 from e2r.training.trained_model import PACKAGED, load_trained
 from e2r.types import Array, Example, Params, Pose
@@ -101,8 +102,7 @@ class Probe:
         for name in ("degrees", "mm"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name} is {getattr(self, name)}; use 0 or more")
-        if self.seed < 0:
-            raise ValueError(f"--seed is {self.seed}; use 0 or more")
+        require_seed(self.seed)
 
 
 def read_example(options: Probe, config: TrainingConfig) -> tuple[Example, np.ndarray]:

@@ -152,7 +152,9 @@ def _with_others_models(folders: Sequence[Path]) -> Iterator[Case]:
         for other in [*folders[number + 1 :], *folders[:number]]:
             stranger = case_folder.read_case(other)
             if specimen(stranger) != specimen(case):
-                yield replace(case, model=stranger.model, targets=None, truth=None, folder=None)
+                yield replace(
+                    case, model=stranger.model, exposed=None, targets=None, truth=None, folder=None
+                )
                 break
 
 

@@ -1,6 +1,7 @@
 """A model is adapted to a patient: whose it is, what it holds, and how it goes on."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -13,7 +14,6 @@ from e2r.adaptation import comparison
 from e2r.adaptation.comparison import believed
 from e2r.adaptation.report import REPORT_FILE, read_report, report_text, report_to_json
 from e2r.adaptation.settings import AdaptationConfig, patient_scenes, training_config
-from e2r.evaluation import calibration_fit
 from e2r.evaluation.models import read_model
 from e2r.geometry.lens_distortion import Lens
 from e2r.simulation.simulator import SimulationConfig
@@ -24,8 +24,8 @@ CONFIG = AdaptationConfig(steps=3, frames=4, specimens=1, held_out=4, batch=2, s
 
 
 @pytest.fixture(scope="module")
-def base(checkpoint):
-    return read_model(checkpoint)
+def base(calibrated):
+    return read_model(calibrated)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,6 @@ def surfaces(simulated_cases):
 
 @pytest.fixture(autouse=True)
 def _an_untrained_network_is_right(monkeypatch):
-    monkeypatch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
     monkeypatch.setattr(comparison, "believed", lambda _: "both")
 
 
@@ -44,7 +43,6 @@ def patient(base, surfaces, tmp_path_factory):
     """The folder of a finished adaptation."""
     folder = tmp_path_factory.mktemp("patient")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
         patch.setattr(comparison, "believed", lambda _: "both")
         e2r.adapt(base, surfaces, output=folder, config=CONFIG)
     return folder
@@ -63,7 +61,7 @@ def test_the_adapted_model_is_a_blend_and_keeps_its_base(patient, base):
     ):
         assert np.any(np.asarray(first) != np.asarray(last))
         np.testing.assert_allclose(found, 0.75 * first + 0.25 * last, rtol=1e-5, atol=1e-7)
-    assert model.calibration.cases == len(model.fitted) == CONFIG.held_out
+    assert model.calibration.cases == len(model.fitted) == len(base.fitted) + CONFIG.held_out
     assert list(model.patient) == ["L1", "L2", "L3", "L4", "L5"]
     assert json.loads((patient / "patient.json").read_text())["steps"] == 3
 
@@ -119,7 +117,7 @@ def test_an_adaptation_that_is_worse_leaves_the_base_alone(
     model = e2r.adapt(base, surfaces, output=tmp_path, config=replace(CONFIG, steps=1))
     same(model.params, base.params)
     assert model.others == () and list(model.patient) == ["L1", "L2", "L3", "L4", "L5"]
-    assert model.calibration.cases == len(model.fitted) == CONFIG.held_out
+    assert model.calibration.cases == len(model.fitted) == len(base.fitted) + CONFIG.held_out
     assert "the base alone will be asked" in report_text(read_report(tmp_path / REPORT_FILE))
     assert e2r.register(simulated_cases[1], model).tre_mm > 0
 
@@ -178,6 +176,20 @@ def test_other_surfaces_settings_and_bases_are_refused(patient, base, surfaces, 
     with pytest.raises(ValueError, match="patient: has no L9 to expose; its levels are L1"):
         e2r.adapt(base, surfaces, output=tmp_path, config=replace(CONFIG, exposed=("L9",)))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_base_without_calibration_cases_is_refused(base, surfaces, tmp_path):
+    with pytest.raises(ValueError, match="keeps no calibration cases"):
+        e2r.adapt(replace(base, fitted=()), surfaces, output=tmp_path, config=CONFIG)
+
+
+def test_a_folder_with_a_model_of_its_own_is_refused(base, surfaces, checkpoint, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run)
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(ValueError, match="holds another model, which would be lost"):
+        e2r.adapt(base, surfaces, output=run, config=CONFIG)
+    assert sorted(path.name for path in run.iterdir()) == before
 
 
 @pytest.mark.parametrize(

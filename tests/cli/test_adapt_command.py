@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from e2r.cli import main
-from e2r.evaluation import calibration_fit
 from e2r.formats import meshes
 
 SMALL = ["--steps", "1", "--frames", "4", "--specimens", "0", "--held-out", "4", "--batch", "2"]
@@ -18,12 +17,9 @@ def surfaces(simulated_cases, tmp_path_factory):
     return folder
 
 
-def test_the_folder_registers_the_patients_frames(
-    checkpoint, data_set, surfaces, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
+def test_the_folder_registers_the_patients_frames(calibrated, data_set, surfaces, tmp_path, capsys):
     patient = tmp_path / "patient"
-    words = ["adapt", str(surfaces), "--output", str(patient), "--checkpoint", str(checkpoint)]
+    words = ["adapt", str(surfaces), "--output", str(patient), "--checkpoint", str(calibrated)]
     assert main([*words, *SMALL]) == 0
     said = capsys.readouterr().out
     assert "both" in said and "give it to the other commands as --checkpoint" in said
@@ -45,14 +41,14 @@ def test_the_folder_registers_the_patients_frames(
     ],
 )
 def test_careless_words_get_one_sentence(
-    words, sentence, surfaces, checkpoint, tmp_path, capsys, monkeypatch
+    words, sentence, surfaces, calibrated, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "one").mkdir()
     shutil.copy(next(surfaces.glob("*.*")), tmp_path / "one")
     places = {"MODEL": str(surfaces), "ONE": "one"}
     words = [places.get(word, word) for word in words]
-    assert main(["adapt", *words, "--checkpoint", str(checkpoint)]) == 2
+    assert main(["adapt", *words, "--checkpoint", str(calibrated)]) == 2
     said = capsys.readouterr().err
     assert sentence in said and "Traceback" not in said
     assert not (tmp_path / "out").exists()

@@ -32,6 +32,15 @@ def call_module(*arguments, cwd):
         (("e2r", "simulate", "--output", "x", "--count", "0"), "--count"),
         (("e2r", "simulate", "--output", "x", "--width", "13"), "multiple of 4"),
         (("e2r", "simulate", "--output", "x", "--anatomy", "nowhere"), "nowhere: no such folder"),
+        (("e2r", "simulate", "--output", "x", "--seed", "4294967296"), "use 0 to 4294967295"),
+        (
+            ("e2r", "simulate", "--output", "x", "--sequence", "--width", "128"),
+            "--sequence takes the settings of --recording",
+        ),
+        (
+            ("e2r", "simulate", "--output", "x", "--recording.frames", "5"),
+            "--recording describes what --sequence writes",
+        ),
         (
             ("experiments.evaluate", "--checkpoint", "CKPT", "--output", "x", "--masks", "bone"),
             "--masks 'bone'",

@@ -138,6 +138,12 @@ def test_errors_and_their_bounds_hold_as_often_as_they_say():
     assert np.mean(near) > 0.8
 
 
+def test_cases_without_a_wrong_one_are_no_calibration():
+    safe = [case for case in draw_cases(200)[0] if case.safe]
+    with pytest.raises(ValueError, match="no calibration case has a wrong level"):
+        fit_calibration(safe)
+
+
 def test_a_foreign_model_lowers_the_probability_and_has_no_error():
     cases, _ = draw_cases(400)
     foreign = [

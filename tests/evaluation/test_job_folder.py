@@ -112,8 +112,19 @@ def test_an_incomplete_line_is_removed_and_other_settings_are_refused(tmp_path):
         pass
     (tmp_path / PREDICTIONS).write_text("no JSON\n")
     (tmp_path / "job.json").write_text(json.dumps({"a": 1}, indent=1))
-    with open_job(tmp_path, {"a": 1}) as job, pytest.raises(ValueError, match="not JSON"):
-        job.done()
+    with pytest.raises(ValueError, match="not JSON"), open_job(tmp_path, {"a": 1}):
+        pass
+
+
+def test_a_case_that_failed_is_tried_again(tmp_path):
+    with open_job(tmp_path, {"a": 1}) as job:
+        job.add(line("one"), {"id": "one"})
+        job.add(line("two") | {"error": "its worker died"})
+        assert job.done() == {"one", "two"}
+    with open_job(tmp_path, {"a": 1}) as job:
+        assert job.done() == {"one"}
+        job.add(line("two"), {"id": "two"})
+    assert ids(tmp_path) == ["one", "two"]
 
 
 def test_figures_of_other_code_are_kept_until_all_are_wanted_anew(tmp_path):

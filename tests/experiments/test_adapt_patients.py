@@ -5,7 +5,6 @@ import json
 import pytest
 
 from e2r.adaptation.report import Report
-from e2r.evaluation import calibration_fit
 from e2r.evaluation.models import read_model
 from e2r.formats import meshes
 from experiments import adapt_patients
@@ -13,20 +12,15 @@ from experiments import adapt_patients
 SMALL = ["--steps", "2", "--frames", "4", "--specimens", "1", "--held-out", "4", "--batch", "2"]
 
 
-@pytest.fixture(autouse=True)
-def _an_untrained_network_is_right(monkeypatch):
-    monkeypatch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 1e4)
-
-
 @pytest.mark.slow
 def test_each_patient_has_a_model_and_a_refused_one_a_sentence(
-    checkpoint, simulated_cases, tmp_path, capsys
+    calibrated, simulated_cases, tmp_path, capsys
 ):
     meshes.write_meshes(simulated_cases[0].model, tmp_path / "models" / "ann")
     (tmp_path / "models" / "bob").mkdir()
     (tmp_path / "models" / "bob" / "L1.stl").write_bytes(b"no surface")
     words = ["--patients", tmp_path / "models", "--output", tmp_path / "out"]
-    words = [*map(str, words), "--checkpoint", str(checkpoint), *SMALL]
+    words = [*map(str, words), "--checkpoint", str(calibrated), *SMALL]
     assert adapt_patients.main(words) == 3
     said = capsys.readouterr()
     assert "e2r: bob: " in said.err and "Traceback" not in said.err

@@ -17,8 +17,10 @@ def test_an_untrained_network_cannot_be_calibrated_but_hypotheses_can(
     checkpoint, simulated_cases, tmp_path, capsys, monkeypatch
 ):
     run = shutil.copytree(checkpoint, tmp_path / "run")
+    own, other = simulated_cases[:2]
+    found = [own, replace(other, truth=None, targets=None)]  # as with another specimen's model
     arguments = ["--checkpoint", str(run), "--specimens", "1", "--frames", "2"]
-    monkeypatch.setattr(calibrate.simulator, "held_out_cases", lambda *_, **__: simulated_cases[:2])
+    monkeypatch.setattr(calibrate.simulator, "held_out_cases", lambda *_, **__: found)
     monkeypatch.setattr(calibration_fit, "SUCCESS_THRESHOLD_MM", 0.0)
     assert calibrate.main(arguments) == 2
     assert "train the network first" in capsys.readouterr().err

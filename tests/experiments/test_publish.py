@@ -27,3 +27,10 @@ def test_an_exported_run_is_small_and_the_same(checkpoint, data_set, tmp_path, c
             folder.chmod(0o755)
     assert publish.main(arguments) == 2
     assert "holds a checkpoint" in capsys.readouterr().err
+
+
+def test_a_model_of_a_patient_is_not_published(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(publish, "read_patient", lambda _: {"sizes": {}})
+    arguments = ["--checkpoint", str(tmp_path / "patient"), "--output", str(tmp_path / "given")]
+    assert publish.main(arguments) == 2
+    assert "is adapted to a patient" in capsys.readouterr().err

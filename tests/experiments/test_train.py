@@ -94,7 +94,20 @@ def test_a_run_that_is_done_or_refused_makes_no_scenes(
             command.run(other)
     with pytest.raises(AssertionError, match="scenes were made"):
         command.run(replace(options, output=tmp_path / "new"))
-    with pytest.raises(ValueError, match="--seed is -1; use 0 or more"):
+    with pytest.raises(ValueError, match="--seed is -1; use 0 to 4294967295"):
         replace(TINY, seed=-1)
-    with pytest.raises(ValueError, match="--stop-after is 0"):
-        replace(options, stop_after=0)
+    for wrong, words in (
+        ({"stop_after": 0}, "--stop-after is 0"),
+        ({"stream": True}, "--stream reads the folders of --cases"),
+        ({"workers": 2, "cases": data_set}, "--workers reads for --stream"),
+        ({"workers": -1, "cases": data_set, "stream": True}, "--workers is -1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            replace(options, **wrong)
+
+
+def test_a_run_from_memory_does_not_go_on_from_disk(data_set, tmp_path):
+    options = command.Options(TINY, tmp_path, cases=data_set, stop_after=2)
+    assert command.run(options) == 0
+    with pytest.raises(ValueError, match="other settings"):
+        command.run(replace(options, stream=True, stop_after=None))

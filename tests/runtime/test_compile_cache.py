@@ -6,7 +6,9 @@ import subprocess
 import sys
 import weakref
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +67,20 @@ def test_a_program_is_traced_once_a_machine(cache):
     np.testing.assert_array_equal(program(traced, fast_compile=True)(key, pose, points), sooner)
     np.testing.assert_array_equal(program(traced)(key, pose, points), first)
     assert len(traced) == 4
+
+
+def test_threads_that_ask_together_wait_for_one_trace(cache):
+    def ask(_):
+        together.wait()
+        return np.asarray(asked(jax.random.key(3), pose, np.ones((7, 3), np.float32)))
+
+    traced, together = deque(), Barrier(4)
+    pose, asked = Pose(np.eye(3, dtype=np.float32), np.ones(3, np.float32)), program(traced)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(4)))
+    assert len(traced) == 1
+    for one in found[1:]:
+        np.testing.assert_array_equal(one, found[0])
 
 
 @pytest.mark.parametrize("folder", [None, ""])  # "": JAX_COMPILATION_CACHE_DIR= in a shell

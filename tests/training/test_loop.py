@@ -12,6 +12,7 @@ from conftest import TINY, first_state
 
 from e2r.analysis import nan_tracing
 from e2r.runtime import sharding
+from e2r.runtime.single_writer import single_writer
 from e2r.training import batches, checkpoints, loop, sources
 from e2r.training.metrics_log import read_log
 from e2r.training.step import compiled_train_step
@@ -129,6 +130,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(broken, bank, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_that_another_process_trains_in_is_refused(bank, tmp_path):
+    with single_writer(tmp_path, "run"), pytest.raises(ValueError, match="another process writes"):
+        run(bank, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_where_all_is_well_no_fault_is_found(bank):
     """Neither in the forward nor in the backward pass."""
     batch = sources.read_batch(bank, [0, 1])

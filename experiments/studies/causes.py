@@ -44,7 +44,7 @@ from e2r.evaluation.results import Registered
 from e2r.evaluation.text_table import text_table
 from e2r.geometry import poses
 from e2r.runtime import outputs
-from experiments.studies.robustness import add_noise
+from e2r.simulation.depth_noise import add_noise
 
 NOISE_MM = 2.5
 BONE_LEFT = 0.05

@@ -47,24 +47,12 @@ from e2r.runtime import outputs
 from e2r.runtime.provenance import code_record, versions
 from e2r.simulation import simulator
 from e2r.simulation.cloth import hide_bone
+from e2r.simulation.depth_noise import add_noise
 from e2r.training.trained_model import PACKAGED
 from e2r.types import Pose
 from e2r.visualisation.colors import MASK_COLORS
 from e2r.visualisation.pages import figures_page
 from e2r.visualisation.plots import heat_maps
-
-
-def add_noise(case: Case, mm: float, rng: np.random.Generator) -> Case:
-    """Moves each point along its ray, by Gaussian noise in its depth.
-
-    Args:
-      case: the case.
-      mm: standard deviation of the noise.
-      rng: draws the noise.
-    """
-    shift = mm * rng.standard_normal((len(case.points), 1))
-    points = case.points * (1.0 + shift / case.points[:, 2:])
-    return replace(case, points=points, normals=None, image=None) if mm else case
 
 
 def roll_camera(case: Case, degrees: float, rng: np.random.Generator) -> Case:

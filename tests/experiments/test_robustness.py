@@ -8,6 +8,7 @@ import pytest
 from e2r.datasets.case import true_pose
 from e2r.geometry import anatomical_frame, poses
 from e2r.simulation.cloth import hide_bone
+from e2r.simulation.depth_noise import add_noise
 from experiments.studies import robustness
 
 
@@ -31,8 +32,8 @@ def test_a_cloth_hides_the_given_share_of_bone(simulated_cases, rng):
 
 def test_noise_has_the_given_standard_deviation(simulated_cases, rng):
     case = simulated_cases[0]
-    assert robustness.add_noise(case, 0.0, rng) is case
-    shift = robustness.add_noise(case, 2.0, rng).points - case.points
+    assert add_noise(case, 0.0, rng) is case
+    shift = add_noise(case, 2.0, rng).points - case.points
     assert shift[:, 2].std() == pytest.approx(2.0, rel=0.05)
 
 

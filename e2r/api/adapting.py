@@ -46,7 +46,8 @@ def adapt(
       the adapted model, calibrated; it refuses cases of another patient.
 
     Raises:
-      ValueError: surfaces, settings or camera are refused, or the folder holds another adaptation.
+      ValueError: surfaces, settings or camera are refused, the model keeps no calibration cases, or
+        the folder holds another adaptation or a model.
       TypeError: the model is no :class:`Model`.
     """
     require_model(model)

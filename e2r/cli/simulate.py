@@ -130,4 +130,6 @@ def _specimens(options: Options) -> Iterator[list[Case]]:
     else:
         surfaces = meshes.read_meshes(options.anatomy)
         specimen = specimens.specimen_from_surfaces(surfaces, options.anatomy.resolve().name)
+        for place in options.output.glob(f"{specimen.name}_*"):  # a name says nothing of the seed
+            require_new_folder(place)
         yield simulator.simulate_frames(key, specimen, options.simulation, count=options.count)

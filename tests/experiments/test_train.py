@@ -11,6 +11,7 @@ from conftest import TINY
 from e2r.cli import simulate
 from e2r.cli import train as command
 from e2r.datasets import case_folder
+from e2r.formats import meshes
 from e2r.simulation import simulator
 from e2r.training import checkpoints, loop
 from e2r.training.trained_model import PACKAGED, load_trained
@@ -50,6 +51,16 @@ def test_train_and_simulate_from_the_command_line(tmp_path, capsys):
     arguments[4] = str(tmp_path / "other")
     assert train.main(arguments) == 2
     assert "no truth.json" in capsys.readouterr().err
+
+
+def test_cases_of_another_seed_are_not_replaced(simulated_cases, tmp_path):
+    meshes.write_meshes(simulated_cases[0].model, tmp_path / "ann")
+    place = tmp_path / "cases" / "ann_000"
+    place.mkdir(parents=True)
+    (place / "case.json").write_text("{}")
+    with pytest.raises(ValueError, match="ann_000: is not empty"):
+        simulate.run(simulate.Options(tmp_path / "cases", anatomy=tmp_path / "ann"))
+    assert (place / "case.json").read_text() == "{}"
 
 
 def test_a_run_may_begin_with_the_parameters_of_another(

@@ -102,3 +102,9 @@ def test_what_is_missing_is_told(made, tmp_path, capsys):
     shutil.rmtree(bare / "model")
     words = "name the patient's surfaces with --model"
     refused(capsys, words, "view", bare, "--track", track, "--port", "0")
+
+
+def test_what_is_of_a_recording_is_refused_for_a_case(data_set, capsys):
+    case = sorted(data_set.iterdir())[0]
+    for option in (("--unit", "m"), ("--model", case / "model"), ("--unchecked",)):
+        refused(capsys, f"{option[0]} is of a recording", "view", case, *option, "--port", "0")

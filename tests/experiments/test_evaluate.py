@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from e2r.cli import evaluate as command
 from e2r.datasets import case_folder
 from e2r.evaluation import metrics, runner, work_units
 from e2r.geometry import poses
@@ -102,6 +103,7 @@ def test_a_job_from_cases_to_report(checkpoint, data_set, tmp_path):
 def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
     broken = shutil.copytree(data_set, tmp_path / "set")
     victim = sorted(broken.iterdir())[1]
+    depth = (victim / "depth.png").read_bytes()
     (victim / "depth.png").write_bytes(b"not a picture")
     arguments = quick_job(broken, checkpoint, tmp_path / "out")
     assert evaluate.main(arguments) == 3
@@ -111,6 +113,27 @@ def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
     assert "depth.png" in by_id[victim.name]["error"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == 1
     assert "depth.png" in (tmp_path / "out" / "report.html").read_text()
+    (victim / "depth.png").write_bytes(depth)
+    assert evaluate.main(arguments) == 0  # it alone is tried again
+    again = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    assert again[:2] == [line for line in lines if json.loads(line)["error"] is None]
+    assert len(again) == 3 and json.loads(again[2])["id"] == victim.name
+
+
+def test_a_job_goes_on_with_the_same_initial_poses_only(
+    checkpoint, data_set, tmp_path, monkeypatch, capsys
+):
+    def stop(*_, **__):
+        raise ValueError("enough")
+
+    monkeypatch.setattr(command.work_units, "refuse_changed_cases", stop)
+    start = tmp_path / "start.json"
+    words = f"--cases {data_set} --checkpoint {checkpoint} --output {tmp_path / 'out'}".split()
+    for shift, said in ((400.0, "enough"), (400.0, "enough"), (401.0, "other settings")):
+        pose = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, shift], [0, 0, 0, 1]]
+        start.write_text(json.dumps({"T_camera_model": pose}))
+        assert evaluate.main([*words, "--start", str(start)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_an_interrupted_job_is_continued(checkpoint, data_set, tmp_path, monkeypatch, capsys):

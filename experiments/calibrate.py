@@ -38,6 +38,7 @@ from e2r.evaluation.fitted_cases import save_cases
 from e2r.evaluation.models import Model, read_model
 from e2r.runtime import outputs
 from e2r.runtime.freed_memory import keep_freed_memory
+from e2r.runtime.seeds import require_seed
 from e2r.simulation import simulator
 from e2r.types import Float
 
@@ -73,6 +74,7 @@ class Calibrate:
             if (every := getattr(self, name)) < 0:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is {every}; use 0 or more")
+        require_seed(self.seed)
         if self.specimens < 1 or self.frames < 1:
             raise ValueError("--specimens and --frames must be 1 or more")
         if not 0 <= self.risk < 1:

@@ -66,22 +66,25 @@ def adapt(
       the adapted model, calibrated on the base's calibration cases and on frames of this patient.
 
     Raises:
-      ValueError: the base is itself adapted, or keeps no calibration cases; the surfaces cannot be
-        simulated; the folder holds another adaptation or a model; another process trains in it.
+      ValueError: the base is itself adapted, or keeps no calibration case with a wrong level; the
+        surfaces cannot be simulated; the folder holds another adaptation or a model; another
+        process trains in it.
       KeyboardInterrupt: the steps done are saved.
     """
     if base.patient is not None:
         raise ValueError("the model is adapted to a patient already; begin with its base")
-    if not base.fitted:  # the patient's frames alone know no wrong model, so all would be accepted
+    if all(case.safe for case in base.fitted):  # so nothing would show what is to be refused
         raise ValueError(
-            "the model keeps no calibration cases; calibrate it by experiments.calibrate first"
+            "the model keeps no calibration case with a wrong level; calibrate it by "
+            "experiments.calibrate first"
         )
-    _require_own_folder(output)
+    known = read_patient(output)
+    if known is None and checkpoints.saved_steps(output / "checkpoint"):
+        raise ValueError(f"{output}: holds another model, which would be lost; name a new folder")
     began = time.perf_counter()
     training = training_config(base.config, config)
     scenes = patient_scenes(base.config.scenes.simulation, config, lens)
     asked = _asked(base, surfaces, training, config=config, scenes=scenes)
-    known = read_patient(output)
     if known is not None:
         _require_same(known["settings"], asked, output)
     if known is not None and not _wants_more(known, config) and (output / REPORT_FILE).is_file():
@@ -132,16 +135,6 @@ def adapt(
     report = Report(compared.rows, curve, known["steps"], seconds, compared.believed)
     write_report(report, output / REPORT_FILE)
     return read_model(output)
-
-
-def _require_own_folder(output: Path) -> None:
-    """Refuses a folder whose model would be lost.
-
-    Raises:
-      ValueError: it holds a run or a model that is no adaptation.
-    """
-    if read_patient(output) is None and checkpoints.saved_steps(output / "checkpoint"):
-        raise ValueError(f"{output}: holds another model, which would be lost; name a new folder")
 
 
 def _asked(

@@ -12,6 +12,7 @@ from e2r.geometry import surfaces
 from e2r.networks.build import NetworkConfig
 from e2r.registration.schedule import register_cloud
 from e2r.runtime.compile_cache import enable_cache
+from e2r.runtime.seeds import require_seed
 from e2r.simulation import simulator
 from e2r.training import examples
 from e2r.training.losses import mean_target_error
@@ -30,7 +31,11 @@ def simulate(
       count: number of cases.
       seed: the same seed gives the same cases.
       config: image size, wound, posture, levels.
+
+    Raises:
+      ValueError: there is no such seed.
     """
+    require_seed(seed)
     enable_cache()
     groups = simulator.simulate_specimens(
         jax.random.key(seed), config, specimens=count, frames=1, prefix=f"seed{seed}_"

@@ -37,7 +37,8 @@ def train(
       the trained model, not calibrated.
 
     Raises:
-      ValueError: the settings or the scenes are refused, or the folder holds another run.
+      ValueError: the settings or the scenes are refused, the folder holds another run, or another
+        process writes it.
       FloatingPointError: a loss is not finite; the steps before it are saved.
     """
     if not isinstance(config, TrainingConfig):

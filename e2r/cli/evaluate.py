@@ -27,6 +27,7 @@ from e2r.evaluation.models import Model, read_model
 from e2r.evaluation.predictions import CaseScores, Prediction, failed_prediction, judge_case
 from e2r.evaluation.results import Failed, Registered
 from e2r.evaluation.summary import summarise_job, summary_table
+from e2r.formats import file_checks
 from e2r.runtime import cluster, outputs
 from e2r.runtime.atomic_files import atomic_write
 from e2r.runtime.cluster import ClusterConfig
@@ -82,7 +83,7 @@ def _same_places(options: Options) -> dict[str, Any]:
     """The options as JSON values; a relative and an absolute path of a place are the same."""
     settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
     try:
-        stored = json.loads((options.output / SETTINGS).read_text())
+        stored = file_checks.parse_json((options.output / SETTINGS).read_text())
     except (OSError, ValueError):
         stored = {}
     for name in ("cases", "checkpoint"):
@@ -183,7 +184,9 @@ def write_summary(
         for mask in options.job.program.masks
     }
     predictions = by_mask[options.job.primary_mask]
-    scores = [CaseScores.from_json(row) for row in folder.rows([{"id": name} for name in names])]
+    # a case that failed since a killed process wrote its errors has none
+    good = [{"id": one.id} for one in predictions if one.error is None]
+    scores = [CaseScores.from_json(row) for row in folder.rows(good)]
     summary = summarise_job(
         predictions,
         scores,

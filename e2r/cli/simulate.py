@@ -20,6 +20,7 @@ from e2r.runtime import outputs
 from e2r.runtime.atomic_files import require_new_folder
 from e2r.runtime.seeds import require_seed
 from e2r.simulation import sequences, simulator, specimens
+from e2r.simulation.cases import case_id
 from e2r.simulation.sequence_paths import SequenceConfig
 from e2r.simulation.simulator import SimulationConfig
 
@@ -130,6 +131,6 @@ def _specimens(options: Options) -> Iterator[list[Case]]:
     else:
         surfaces = meshes.read_meshes(options.anatomy)
         specimen = specimens.specimen_from_surfaces(surfaces, options.anatomy.resolve().name)
-        for place in options.output.glob(f"{specimen.name}_*"):  # a name says nothing of the seed
-            require_new_folder(place)
+        for index in range(options.count):  # an id says nothing of the seed
+            require_new_folder(options.output / case_id(specimen.name, index))
         yield simulator.simulate_frames(key, specimen, options.simulation, count=options.count)

@@ -56,7 +56,7 @@ def fit_calibration(cases: Sequence[FittedCase], *, risk: float = 0.005) -> Cali
       risk: largest share of the accepted cases that has a wrong level.
 
     Raises:
-      ValueError: no hypothesis is right, or there is none.
+      ValueError: no hypothesis is right, or there is none; or no case has a wrong level.
     """
     best = np.array([case.errors[0] < SUCCESS_THRESHOLD_MM for case in cases])
     if not best.any():

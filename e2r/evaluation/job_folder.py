@@ -1,7 +1,8 @@
 """A job's folder: lines on disk say which cases are done, and one process writes them.
 
 A case is done when its line in ``predictions.jsonl`` is complete. Its lines in ``errors.jsonl`` and
-in the files of the other masks' predictions are written first. The next run goes on from there.
+in the files of the other masks' predictions are written first. The next run goes on from there, and
+tries the failed cases again.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def prepare_case(
 
 
 def _seeds(case: Case, job: EvaluationConfig, attempt: int) -> np.ndarray:
-    return np.array([job.seed % 2**32, stable_seed(case.id, attempt)], np.uint32)
+    return np.array([job.seed, stable_seed(case.id, attempt)], np.uint32)
 
 
 def initial_pose(

@@ -130,8 +130,7 @@ def summarise_job(
     mask = job.primary_mask
     good = [prediction for prediction in predictions if prediction.error is None]
     by_id = {prediction.id: prediction for prediction in good}
-    # a case that failed since a killed process wrote its errors has no prediction
-    scored = [one for one in scores if mask in one.errors and one.id in by_id]
+    scored = [one for one in scores if mask in one.errors]
 
     def summarise(errors: Sequence[metrics.TargetErrors], groups: list[str]) -> ErrorSummary | None:
         return metrics.summarise(errors, groups, seed=job.seed)

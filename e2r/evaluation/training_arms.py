@@ -94,7 +94,9 @@ def run_arms(
         results=[results, options.output / f"{name}.json"],
         first=results.glob(f"*/{RESULT}"),
     ) as code:
-        parts = [(arm, seed) for seed in range(options.seeds) for arm in only or arms]
+        parts = [
+            (arm, seed) for seed in range(options.seeds) for arm in dict.fromkeys(only or arms)
+        ]
         placed = replace(options, output=options.output.resolve())
         found = run_parts(
             partial(_run_arm, placed, arms, test), parts, config=options.where, name=_key

@@ -40,7 +40,7 @@ def continue_or_begin(
     if path.exists():
         try:
             found = dict(json.loads(path.read_text()))
-        except ValueError:
+        except (ValueError, RecursionError):
             found = {}
         recorded = found.pop("code", {})
         if found != json.loads(json.dumps(settings)):

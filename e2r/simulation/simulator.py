@@ -127,6 +127,8 @@ def simulate_frames(
 ) -> list[Case]:
     """Frames of a specimen. A frame is drawn again unless it shows enough bone, of two levels.
 
+    Where the settings expose a single level, its bone is enough.
+
     Args:
       key: consumed.
       specimen: a spine.

@@ -92,7 +92,7 @@ def shuffled_batches(config: TrainingConfig, source: ExampleSource, *, workers: 
       source: of the rows.
       workers: processes that read; 0 for threads of this one.
     """
-    order = grain.MapDataset.range(len(source)).shuffle(seed=config.seed % 2**32).repeat()
+    order = grain.MapDataset.range(len(source)).shuffle(seed=config.seed).repeat()
     size = config.optimisation.batch
     return Batches(source, partial(_shuffled_rows, order, size), size, workers)
 

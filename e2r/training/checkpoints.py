@@ -212,7 +212,7 @@ def _is_whole(folder: Path) -> bool:
         return True
     try:
         return bool(json.loads((folder / CHECKSUMS).read_text()) == _checksums(folder))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return False
 
 

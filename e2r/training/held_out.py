@@ -46,8 +46,8 @@ def make_held_out(
 ) -> Callable[[Params], HeldOutFigures]:
     """Simulates the held-out set, and gives the compiled function that registers it.
 
-    Scenes, samples and initial poses have the settings of the training's own. There is no other
-    view and no other colour, and the mask is deterministic.
+    Scenes, samples and initial poses have the settings of the training's own, and each shows a crop
+    about its bone. There is no other view and no other colour, and the mask is deterministic.
 
     Args:
       config: of the run.

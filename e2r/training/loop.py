@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,18 +129,31 @@ def train(
         batch cannot be divided among the devices.
       Exception: whatever ``log_options.on_log`` raises; the steps done are saved.
     """
-    if not sharding.is_primary():
-        return _train(inputs, output, stop_after, log_options)
-    output.mkdir(parents=True, exist_ok=True)
-    with single_writer(output, "run"):
-        return _train(inputs, output, stop_after, log_options)
+    mesh = make_training_mesh(inputs.config.optimisation)
+    with _only_writer(output):
+        return _train(inputs, output, mesh, stop_after, log_options)
+
+
+@contextmanager
+def _only_writer(output: Path) -> Iterator[None]:
+    """Holds the folder by the primary process; where it is refused, all processes are."""
+    refusal: ValueError | None = None
+    with ExitStack() as held:
+        if sharding.is_primary():
+            output.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(single_writer(output, "run"))
+            except ValueError as error:
+                refusal = error
+        if sharding.any_process(refusal is not None):
+            raise refusal or ValueError(f"{output}: the primary process was refused; see there")
+        yield
 
 
 def _train(
-    inputs: RunInputs, output: Path, stop_after: int | None, log_options: LogOptions
+    inputs: RunInputs, output: Path, mesh: Mesh, stop_after: int | None, log_options: LogOptions
 ) -> TrainState:
     options = inputs.config.optimisation
-    mesh = make_training_mesh(options)
     step_fn = compiled_train_step(inputs.config, inputs.mask_loss, mesh)
     state, settings = _restore_or_init(inputs, output)
     done, end = int(state.step), last_step(inputs.config, stop_after)

@@ -70,7 +70,7 @@ def measure_run(
 
 
 def compare(options: Estimators) -> int:
-    """Trains and tests each estimator that is left, and writes the figures of all."""
+    """Trains and tests each named estimator that is left, and writes the figures of these."""
     arms = {name: partial(with_estimator, name=name) for name in mask_estimators.ESTIMATORS}
     runs, record = run_arms(options, arms, measure_run, name="estimators", only=options.names)
     record = {"runs": runs, "figures": summarise(runs), **record}

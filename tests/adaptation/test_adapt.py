@@ -179,7 +179,7 @@ def test_other_surfaces_settings_and_bases_are_refused(patient, base, surfaces, 
 
 
 def test_a_base_without_calibration_cases_is_refused(base, surfaces, tmp_path):
-    with pytest.raises(ValueError, match="keeps no calibration cases"):
+    with pytest.raises(ValueError, match="keeps no calibration case"):
         e2r.adapt(replace(base, fitted=()), surfaces, output=tmp_path, config=CONFIG)
 
 

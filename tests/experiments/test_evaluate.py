@@ -113,6 +113,12 @@ def test_broken_cases_do_not_stop_a_job(checkpoint, data_set, tmp_path, capsys):
     assert "depth.png" in by_id[victim.name]["error"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == 1
     assert "depth.png" in (tmp_path / "out" / "report.html").read_text()
+    with (tmp_path / "out" / "errors.jsonl").open("a") as file:  # a killed process's
+        first = json.loads((tmp_path / "out" / "errors.jsonl").read_text().splitlines()[0])
+        file.write(json.dumps(first | {"id": victim.name}) + "\n")
+    assert evaluate.main(arguments) == 3
+    table = (tmp_path / "out" / "errors.csv").read_text()
+    assert re.search(rf"^{victim.name},.*depth.png", table, re.MULTILINE), table
     (victim / "depth.png").write_bytes(depth)
     assert evaluate.main(arguments) == 0  # it alone is tried again
     again = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()

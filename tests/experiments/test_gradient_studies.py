@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from e2r.analysis.gradient_check import cosine_between
 from experiments.studies import full_gradient, gradient_table
 
 
@@ -59,7 +60,7 @@ def test_a_cosine_is_shown_for_each_precision_and_step_of_the_differences():
     ]
     frozen = gradient_table.results_table([{**run, "without_jumps": [1.0, 0.99]}], [0.01, 0.1])
     assert frozen.splitlines()[1].split()[-2:] == ["1.0000", "0.9900"]
-    assert gradient_table.cosine(np.array([1.0, 0.0]), np.zeros(2)) == 0.0
+    assert cosine_between(np.array([1.0, 0.0]), np.zeros(2)) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -129,13 +129,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(broken, bank, tmp_path):
     assert sentence.endswith(f"is colors of cloud, in {name}"), sentence
 
 
-@pytest.mark.slow
 def test_a_folder_that_another_process_trains_in_is_refused(bank, tmp_path):
     with single_writer(tmp_path, "run"), pytest.raises(ValueError, match="another process writes"):
         run(bank, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_where_all_is_well_no_fault_is_found(bank):
     """Neither in the forward nor in the backward pass."""
     batch = sources.read_batch(bank, [0, 1])

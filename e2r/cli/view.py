@@ -50,6 +50,8 @@ def run(options: Options) -> int:
         raise ValueError(
             f"{options.source}: no such folder; give a case, an evaluation's output, or a recording"
         )
+    if options.track is not None and options.checkpoint is not None:
+        raise ValueError("--checkpoint tracks a recording, and --track shows a track; give one")
     if is_recording(options.source) or options.track is not None:
         return _view_track(options)
     for option, given in (
@@ -68,6 +70,8 @@ def run(options: Options) -> int:
         result = registering.register(options.source, models.load_model(options.checkpoint))
         registering.view(result, host=options.host, port=options.port)
     else:
+        if options.checkpoint is not None:
+            raise ValueError("--checkpoint is for a case or a recording; leave it out")
         worst = snapshots.read_worst_of_job(options.source)
         viewer.serve(worst, host=options.host, port=options.port)
     return 0

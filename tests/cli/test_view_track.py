@@ -104,7 +104,7 @@ def test_what_is_missing_is_told(made, tmp_path, capsys):
     refused(capsys, words, "view", bare, "--track", track, "--port", "0")
 
 
-def test_what_would_do_nothing_is_refused(made, data_set, checkpoint, tmp_path, capsys):
+def test_what_would_do_nothing_is_refused(made, checkpoint, tmp_path, capsys):
     recording, track = made
     words = ("--track", track, "--checkpoint", checkpoint, "--port", "0")
     refused(capsys, "--track shows a track; give one", "view", recording, *words)

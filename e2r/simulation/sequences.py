@@ -291,6 +291,7 @@ def _draw(
         held, shiny = held | nearer, jnp.where(nearer, body.metal, shiny)
     visible = _visible_share(backdrop, held, focal, shot.view)
     seen = sense_depth(key, clean, shiny, steady=steady)
+    # sense_depth splits the key into eight, and child i of a split is fold_in(key, i)
     noise = jax.random.normal(jax.random.fold_in(key, 8), color.shape)
     color = jnp.clip(shot.gain * color + COLOUR_NOISE * noise, 0.0, 1.0)
     return (

@@ -3,7 +3,7 @@
 Command:  python -m experiments.evaluate --checkpoint runs/demo --output runs/demo \\
               --masks all learnt oracle
 Time:     three minutes on two cores for 128 simulated cases and three masks
-Expect:   median TRE 0.37 mm (learnt), 0.16 mm (oracle), 1.23 mm (all); 95, 99, 61 % below 2 mm
+Expect:   median TRE 0.37 mm (learnt), 0.16 mm (oracle), 1.08 mm (all); 97, 100, 63 % below 2 mm
 
 Without --cases, specimens that the training never saw are simulated, with the settings of the
 checkpoint's own scenes. Writes predictions.jsonl (under the learnt mask, if it is among the masks),

@@ -109,6 +109,9 @@ def test_what_would_do_nothing_is_refused(made, checkpoint, tmp_path, capsys):
     words = ("--track", track, "--checkpoint", checkpoint, "--port", "0")
     refused(capsys, "--track shows a track; give one", "view", recording, *words)
     refused(capsys, "--checkpoint is for a case", "view", tmp_path, *words[2:])
+
+
+def test_what_is_of_a_recording_is_refused_for_a_case(data_set, capsys):
     case = sorted(data_set.iterdir())[0]
     for option in (("--unit", "m"), ("--model", case / "model"), ("--unchecked",)):
         refused(capsys, f"{option[0]} is of a recording", "view", case, *option, "--port", "0")

@@ -129,7 +129,6 @@ def summarise_job(
     """
     mask = job.primary_mask
     good = [prediction for prediction in predictions if prediction.error is None]
-    by_id = {prediction.id: prediction for prediction in good}
     scored = [one for one in scores if mask in one.errors]
 
     def summarise(errors: Sequence[metrics.TargetErrors], groups: list[str]) -> ErrorSummary | None:
@@ -147,6 +146,7 @@ def summarise_job(
         by_specimen[specimen] = summarise(
             [one.errors[mask] for one in some], [one.id for one in some]
         )
+    by_id = {prediction.id: prediction for prediction in good}
     return Summary(
         cases=len(predictions),
         predicted=len(good),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +12,9 @@ from pathlib import Path
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, which replaces ``path`` if the block succeeds.
 
-    Each process has a temporary path of its own.
+    Each writer has a temporary path of its own; processes of two containers may share an id.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
         part.replace(path)

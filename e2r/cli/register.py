@@ -21,6 +21,7 @@ from e2r.datasets.case_folder import read_case
 from e2r.evaluation.initial_poses import read_initial_poses
 from e2r.evaluation.models import Model
 from e2r.evaluation.predictions import LevelEstimate
+from e2r.evaluation.stored_predictions import require_appendable
 from e2r.runtime import outputs
 from e2r.runtime.timing import collect_timings, timed, timing_table
 
@@ -61,6 +62,7 @@ def run(options: Options) -> int:
 def _register(options: Options) -> int:
     folders = named_cases.find_named_cases([options.case, *options.more])
     outputs.require_file(options.output)
+    require_appendable(options.output)
     read_initial_poses(options.job.start)  # a bad pose file is refused before the work
     loaded: list[Model] = []
     registered: list[str] = []

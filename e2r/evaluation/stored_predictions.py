@@ -88,6 +88,33 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
+def require_appendable(path: Path) -> None:
+    """Refuses a file to which predictions cannot be appended: its first line is none.
+
+    The last line is not asked: a process that was killed may have left half of it.
+
+    Args:
+      path: the file; it need not be there.
+
+    Raises:
+      ValueError: the file holds something else.
+    """
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((row for row in file if row.strip()), None)
+    if first is None:
+        return
+    try:
+        value = file_checks.parse_json(first)
+    except ValueError:
+        value = None
+    if not (isinstance(value, dict) and {"id", "T_camera_model"} <= value.keys()):
+        raise ValueError(
+            f"{path}: holds no predictions, so none is appended; name another file with --output"
+        )
+
+
 def find_line(lines: Sequence[Line], case: Case, path: Path) -> Line:
     """Finds the last line with poses of a case.
 

@@ -130,6 +130,33 @@ def test_a_broken_case_is_one_sentence_and_the_rest_goes_on(place, calls, capsys
     assert [line["id"] for line in lines(place / "predictions.jsonl")] == ["a", "c"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{\n "steps": 400\n}\n',
+        '{"T_camera_model": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}',
+        "frame;x;y\n1;2;3\n",
+        '"id T_camera_model"',
+    ],
+)
+def test_predictions_are_appended_to_nothing_else(content, place, calls, capsys):
+    (place / "p.json").write_text(content)
+    refused(capsys, "p.json: holds no predictions", "register", "cases/a", "--output", "p.json")
+    assert (place / "p.json").read_text() == content
+    assert calls == []
+
+
+def test_predictions_are_appended_to_an_empty_file_and_behind_half_a_line(place, calls, capsys):
+    path = place / "p.jsonl"
+    path.write_text("\n")
+    assert main(["register", "cases/a", "--output", "p.jsonl"]) == 0
+    with path.open("a") as file:
+        file.write('{"id": "b", "T_cam')  # the disk was full
+    assert main(["register", "cases/a", "--output", "p.jsonl"]) == 0
+    rows = path.read_text().splitlines()
+    assert [json.loads(rows[k])["id"] for k in (1, 3)] == ["a", "a"]
+
+
 def test_one_case_is_told_in_full_and_its_refusal_stands_alone(place, calls, capsys):
     assert main(["register", "cases/a"]) == 0
     assert capsys.readouterr().out == "all of one\nprediction appended to predictions.jsonl\n"
@@ -138,7 +165,10 @@ def test_one_case_is_told_in_full_and_its_refusal_stands_alone(place, calls, cap
     assert [line["id"] for line in lines(place / "predictions.jsonl")] == ["a"]
 
 
-@pytest.mark.parametrize("content", ['{"id": "x"}', '{"id": "x"}\n', ""])
+PREDICTION = '{"id": "x", "T_camera_model": {}}'
+
+
+@pytest.mark.parametrize("content", [PREDICTION, f"{PREDICTION}\n", ""])
 def test_a_prediction_gets_a_line_of_its_own(content, place, calls):
     (place / "p.jsonl").write_text(content)
     assert main(["register", "cases/a", "--output", "p.jsonl"]) == 0

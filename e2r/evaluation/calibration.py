@@ -66,6 +66,9 @@ class Calibration:
     safe: tuple[float, ...] = ()
     """(3,) weights of the log-odds that each level shown is right: constant, log-odds that the pose
     is right, log error of the least known level; empty in files of an older version"""
+    accepted_wrong: float = 1.0
+    """share of accepted poses that shows a wrong level, as expected of new ones; 1 in files of an
+    older version, which did not count them"""
 
 
 class ErrorEstimate(NamedTuple):
@@ -231,6 +234,18 @@ def safe_features(
     return np.array([odds, logs[seen].max() if seen.any() else LOG_UNSEEN])
 
 
+def settled_probability(calibration: Calibration, probability: float) -> float:
+    """The probability that an accepted pose is right, for its expected errors.
+
+    Acceptance says more than the fitted probability: of the accepted poses, few are wrong.
+
+    Args:
+      calibration: of the trained network.
+      probability: that the hypothesis is right, before it was accepted.
+    """
+    return max(probability, 1.0 - calibration.accepted_wrong)
+
+
 def _mixture(
     calibration: Calibration, mean: float, spread: float, probability: float
 ) -> ErrorEstimate:
@@ -291,7 +306,8 @@ def load_calibration(folder: Path) -> Calibration | None:
         sizes = {FEATURES + 1}, {FEATURES + 2}, {2}, {0, LEVEL_FEATURES + 1}, {0, 3}
         spreads = [calibration.error_spread, calibration.wrong[-1]]
         spreads += [calibration.level_spread] if calibration.level else []
-        numbers = [*np.concatenate(weights), *spreads, calibration.threshold]
+        shares = [calibration.threshold, calibration.accepted_wrong]
+        numbers = [*np.concatenate(weights), *spreads, *shares]
         known = all(len(w) in size for w, size in zip(weights, sizes, strict=True))
         known &= bool(calibration.level) or not calibration.safe
         if not known or not np.isfinite(numbers).all() or min(spreads) <= 0:

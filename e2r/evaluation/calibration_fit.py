@@ -95,11 +95,13 @@ def fit_calibration(cases: Sequence[FittedCase], *, risk: float = 0.005) -> Cali
             for case in cases
         ]
     )
-    safe = _fit_logistic(evidence, np.array([case.safe for case in cases]))
-    threshold = _threshold(
-        expit(linear(safe, evidence)), np.array([case.safe for case in cases]), risk
-    )
-    return replace(hypotheses, safe=safe, threshold=threshold)
+    is_safe = np.array([case.safe for case in cases])
+    safe = _fit_logistic(evidence, is_safe)
+    probability = expit(linear(safe, evidence))
+    threshold = _threshold(probability, is_safe, risk)
+    accepted = is_safe[probability >= threshold]
+    wrong = (np.sum(~accepted) + 1) / (len(accepted) + 2)  # Laplace's rule of succession
+    return replace(hypotheses, safe=safe, threshold=threshold, accepted_wrong=float(wrong))
 
 
 def best_probability(calibration: Calibration, case: FittedCase) -> float:

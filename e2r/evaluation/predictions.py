@@ -17,6 +17,7 @@ from e2r.evaluation.calibration import (
     level_errors,
     pose_error,
     safe_probability,
+    settled_probability,
 )
 from e2r.evaluation.metrics import CaseErrors
 from e2r.evaluation.results import Failed, Registered, level_poses
@@ -166,18 +167,19 @@ def make_prediction(
     precision = result.precisions[mask]
     whole: ErrorEstimate | None = None
     each: list[ErrorEstimate | None] = [None] * len(precision.inliers)
-    accepted = inliers >= max(MIN_INLIERS, MIN_INLIER_SHARE * mask_points)
+    allowed = result.scales[mask].plausible and not result.is_mirrored(mask)
+    accepted = allowed and inliers >= max(MIN_INLIERS, MIN_INLIER_SHARE * mask_points)
     if calibration is not None:
         features = result.hypothesis_features(mask)
         probabilities = hypothesis_probabilities(
             calibration, features, np.asarray(hypotheses.distinct)
         ).tolist()
         best = float(probabilities[0] or 0.0)
-        whole = pose_error(calibration, features[0], precision, best)
-        each = level_errors(calibration, precision, best)
         safe = safe_probability(calibration, precision, best)
-        accepted = inliers >= MIN_INLIERS and safe >= calibration.threshold
-    accepted = accepted and result.scales[mask].plausible and not result.is_mirrored(mask)
+        accepted = allowed and inliers >= MIN_INLIERS and safe >= calibration.threshold
+        settled = settled_probability(calibration, best) if accepted else best
+        whole = pose_error(calibration, features[0], precision, settled)
+        each = level_errors(calibration, precision, settled)
     return Prediction(
         id=result.case.id,
         poses=level_poses(result.case, levels),

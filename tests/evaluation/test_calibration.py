@@ -18,6 +18,7 @@ from e2r.evaluation.calibration import (
     pose_error,
     safe_probability,
     save_calibration,
+    settled_probability,
     success_probability,
 )
 from e2r.evaluation.calibration_fit import FittedCase, best_probability, fit_calibration
@@ -136,6 +137,39 @@ def test_errors_and_their_bounds_hold_as_often_as_they_say():
     assert 0.93 < np.mean(bounded) < 0.99  # a wrong case's mean varies less than its levels
     assert np.mean(level_bounded) == pytest.approx(0.95, abs=0.02)
     assert np.mean(near) > 0.8
+
+
+def test_bounds_of_accepted_poses_hold_and_are_as_narrow_as_these_are_right():
+    cases, _ = draw_cases(400)
+    calibration = fit_calibration(cases, risk=0.02)
+    chances = safe_chances(calibration, cases)
+    taken = chances >= calibration.threshold
+    wrong = np.sum(~np.array([case.safe for case in cases])[taken])
+    assert calibration.accepted_wrong == (wrong + 1) / (taken.sum() + 2)
+    fresh, _ = draw_cases(3000, seed=4)
+    held, narrower = [], []
+    for case, chance in zip(fresh, safe_chances(calibration, fresh), strict=True):
+        if chance < calibration.threshold:
+            continue
+        best = best_probability(calibration, case)
+        settled = settled_probability(calibration, best)
+        assert settled == max(best, 1.0 - calibration.accepted_wrong)
+        for one, wide, tre in zip(
+            level_errors(calibration, case.precision, settled),
+            level_errors(calibration, case.precision, best),
+            case.level_tre,
+            strict=True,
+        ):
+            held.append(tre <= one.bound95_mm)
+            narrower.append(one.bound95_mm <= wide.bound95_mm)
+    assert len(held) > 1000
+    assert 0.93 < np.mean(held) < 0.98
+    assert all(narrower)
+
+
+def test_an_older_file_says_nothing_of_accepted_poses():
+    assert settled_probability(EVEN, 0.7) == 0.7
+    assert settled_probability(replace(EVEN, accepted_wrong=0.01), 0.7) == 0.99
 
 
 def test_cases_without_a_wrong_one_are_no_calibration():

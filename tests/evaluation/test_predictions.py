@@ -66,6 +66,13 @@ def test_calibration_gives_every_hypothesis_a_probability(checkpoint, simulated_
     ):
         guarded = result._replace(scales={"learnt": scales}, mirror_gains={"learnt": gain})
         assert make_prediction(guarded, "learnt", sure).accepted == (enough and fits)
+        # what is known of accepted poses counts for them, and for no other
+        taken = replace(calibration, threshold=0.0, right=(0.0,) * 5)
+        bounds = [
+            make_prediction(guarded, "learnt", replace(taken, accepted_wrong=wrong)).bound95_mm
+            for wrong in (1.0, 0.01)
+        ]
+        assert (bounds[1] < 0.9 * bounds[0]) if enough and fits else (bounds[1] == bounds[0])
     # The lines of a job's files are read back as they were written.
     for kind, written in ((Prediction, prediction), (CaseScores, score_case(result))):
         line = json.loads(json.dumps(written.to_json()))

@@ -188,7 +188,7 @@ def _convert_spinedepth(options: Spinedepth) -> int:
         frames=options.frames,
         every=options.every,
     )
-    return _write_cases(cases, options.output)
+    return _write_cases(cases, options.output, options.source)
 
 
 def _convert_pairs(options: Pairs) -> int:
@@ -197,7 +197,7 @@ def _convert_pairs(options: Pairs) -> int:
     cases = spinedepth_pairs.convert(
         options.source, specimens=options.specimens, cameras=options.cameras
     )
-    return _write_cases(cases, options.output)
+    return _write_cases(cases, options.output, options.source)
 
 
 def _convert_spinealign(options: Spinealign) -> int:
@@ -213,7 +213,7 @@ def _convert_spinealign(options: Spinealign) -> int:
             label_errors.append(label.rmse_mm)
             yield case
 
-    code = _write_cases(cases(), options.output)
+    code = _write_cases(cases(), options.output, options.source)
     if label_errors:
         mean = sum(label_errors) / len(label_errors)
         print(f"mean RMSE of the labels themselves: {mean:.2f} mm")
@@ -254,9 +254,11 @@ def _check_every(every: int) -> None:
         raise ValueError(f"--every is {every}; use 1 or more")
 
 
-def _write_cases(cases: Iterable[Case], folder: Path) -> int:
+def _write_cases(cases: Iterable[Case], folder: Path, source: Path) -> int:
     from e2r.datasets import case_folder
 
     count = case_folder.write_cases(cases, folder)
+    if not count:
+        raise ValueError(f"{source}: holds no frame of this selection; name other ones")
     print(f"{count} cases in {folder}")
     return 0

@@ -292,7 +292,9 @@ def nearest_pairs(colors: Mapping[int, int], depths: Mapping[int, int]) -> list[
     known = np.array(sorted(colors), np.int64)
     pairs, used = [], set()
     for depth in sorted(depths) if len(known) else ():
-        nearest = int(known[np.argmin(np.abs(known - depth))])
+        place = int(np.searchsorted(known, depth))
+        around = known[max(0, place - 1) : place + 1]
+        nearest = int(around[np.argmin(np.abs(around - depth))])
         if abs(nearest - depth) <= PAIR_SECONDS * 1e9 and nearest not in used:
             used.add(nearest)
             both = colors[nearest], depths[depth]

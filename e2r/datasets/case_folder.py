@@ -18,7 +18,9 @@ from PIL import Image
 
 from e2r.datasets import case_files
 from e2r.datasets.case import Case, make_case
-from e2r.formats import file_checks, meshes, model_checks, pictures, ply
+from e2r.formats import depth_files, file_checks, meshes, model_checks, pictures, ply
+from e2r.formats.cameras import distortion
+from e2r.formats.cameras.fields import Fields
 from e2r.formats.file_checks import PathLike
 from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
@@ -27,7 +29,7 @@ from e2r.types import Float, Pose
 
 DEPTH_SCALE = 50.0
 """Depth units per mm of the images that e2r writes; 16 bits reach 1310 mm in steps of 0.02 mm."""
-MAX_DEPTH_VALUE = 65535
+MAX_DEPTH_VALUE = 65534
 CAMERA_FIELDS = ("width", "height", "fx", "fy", "cx", "cy", "depth_scale")
 
 
@@ -92,7 +94,9 @@ def read_case(folder: PathLike) -> Case:
     folder = Path(folder)
     about = _read_about(folder)
     levels, exposed = about["levels"], about["exposed"]
-    model = {name: meshes.read_mesh(_mesh_path(folder / "model", name)) for name in levels}
+    paths = {name: _mesh_path(folder / "model", name) for name in levels}
+    meshes.refuse_mixed_axes(list(paths.values()))
+    model = {name: meshes.read_mesh(path) for name, path in paths.items()}
     model_checks.check_model(model, folder / "model")
     truth, targets = None, None
     if (folder / "truth.json").exists():
@@ -168,10 +172,17 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 
 def _mesh_path(folder: Path, name: str) -> Path:
-    for suffix in (*meshes.MESH_SUFFIXES, *map(str.upper, meshes.MESH_SUFFIXES)):
-        if (folder / f"{name}{suffix}").exists():
-            return folder / f"{name}{suffix}"
-    raise ValueError(f"{folder / name}.stl: no such file; export level {name} as STL, PLY or OBJ")
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [
+        path for path in inside if path.stem == name and path.suffix.lower() in meshes.MESH_SUFFIXES
+    ]
+    if not found:
+        raise ValueError(
+            f"{folder / name}.stl: no such file; export level {name} as STL, PLY or OBJ"
+        )
+    if len(found) > 1:
+        raise ValueError(f"{found[1]}: level {name} is {found[0].name} already; keep one")
+    return found[0]
 
 
 def _read_truth(
@@ -229,8 +240,9 @@ def _read_image(folder: Path) -> RgbdImage:
                 f"{folder / name}: is {values.shape[1]}x{values.shape[0]}, but camera.json says "
                 f"{size[1]}x{size[0]}; all three must agree"
             )
-    if not (depth > 0).any():
-        raise ValueError(f"{folder / 'depth.png'}: every pixel is 0, so the cloud is empty")
+    depth = np.where(depth_files.unmeasured(depth), 0, depth)
+    if not depth.any():
+        raise ValueError(f"{folder / 'depth.png'}: no pixel is measured, so the cloud is empty")
     return RgbdImage(
         color=color,
         depth=depth.astype(np.float32) / np.float32(camera["depth_scale"]),
@@ -243,6 +255,11 @@ def _read_image(folder: Path) -> RgbdImage:
 
 def _read_camera(path: Path) -> dict[str, float]:
     camera = file_checks.read_json(path)
+    if any(distortion.read_distortion(Fields(camera, path))[1]):
+        raise ValueError(
+            f"{path}: has a distortion, but a case is a picture without one; make the case by "
+            "e2r convert rgbd, which removes it"
+        )
     numbers: dict[str, float] = {}
     for field in CAMERA_FIELDS:
         value = camera.get(field)

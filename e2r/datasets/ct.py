@@ -87,6 +87,7 @@ def _find_levels(
         named = [names for _ in volumes]
     elif numbering is not None:
         _refuse_other_labels(bodies, numbering, path)
+        _refuse_other_names(volumes, bodies, numbering, path)
         named = [NUMBERINGS[numbering] for _ in volumes]
     else:
         named = _recognise(volumes, bodies, path=path, levels=levels)
@@ -128,6 +129,29 @@ def _refuse_other_labels(
             f"{path}: has label {others[0]}, but {numbering} has none above "
             f"{label_numberings.LAST_LABELS[numbering]}; name another --numbering, or --labels and "
             "--levels"
+        )
+
+
+def _refuse_other_names(
+    volumes: Sequence[LabelVolume],
+    bodies: Sequence[Mapping[int, Body]],
+    numbering: Numbering,
+    path: PathLike,
+) -> None:
+    """Refuses a numbering where the file's names say other levels, and one for a lone label 1."""
+    for volume, here in zip(volumes, bodies, strict=True):
+        named = label_levels.settle_sacrum(label_levels.by_names(volume, path) or {})
+        numbered = label_levels.settle_sacrum(NUMBERINGS[numbering])
+        for label in here:
+            if label in named and named[label] != numbered.get(label):
+                raise ValueError(
+                    f"{path}: calls label {label} {named[label]}, but by {numbering} it is "
+                    f"{numbered.get(label, 'no level')}; leave --numbering out"
+                )
+    if [label for some in bodies for label in some] == [1]:
+        raise ValueError(
+            f"{path}: has label 1 alone, as any mask has, so no numbering tells its level; name it "
+            "with --labels 1 --levels"
         )
 
 

@@ -26,6 +26,15 @@ import trimesh
 from jaxtyping import UInt8
 
 from e2r.datasets import case_folder, rgbd
+from e2r.datasets.frame_files import (
+    COLOR_NAMES,
+    COLOR_SUFFIXES,
+    DEPTH_NAMES,
+    DEPTH_SUFFIXES,
+    check_aligned_size,
+    check_size,
+    find_lens,
+)
 from e2r.datasets.rgbd import DepthCamera
 from e2r.formats import camera_files, depth_files, depth_units, file_checks, notices, pictures
 from e2r.formats.file_checks import PathLike, Unit
@@ -128,8 +137,8 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give the folder of a recording")
-    colors = _numbered(folder, rgbd.COLOR_NAMES, rgbd.COLOR_SUFFIXES)
-    depths = _numbered(folder, rgbd.DEPTH_NAMES, rgbd.DEPTH_SUFFIXES)
+    colors = _numbered(folder, COLOR_NAMES, COLOR_SUFFIXES)
+    depths = _numbered(folder, DEPTH_NAMES, DEPTH_SUFFIXES)
     whole = sorted(colors.keys() & depths.keys())
     if not whole:
         raise ValueError(
@@ -153,15 +162,19 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
         for n in seconds
     ]
     first = next((one for one in files if _is_readable(one)), files[0])
+    for path in (first.color, first.depth):
+        pictures.check_orientation(path)
     color, values = pictures.read_color(first.color), depth_files.read_depth(first.depth)
     size = (color.shape[1], color.shape[0])
-    lens = camera_files.read_lens(_find_lens(folder), size, unchecked=unchecked)
+    lens = camera_files.read_lens(find_lens(folder), size, unchecked=unchecked)
     camera = rgbd.find_depth_camera(folder, values.shape, unchecked=unchecked)
+    if camera is None:
+        check_aligned_size(first.color, color.shape[:2], first.depth, values.shape)
     scale, of_depth = (
         rgbd.depth_scale(lens, camera, folder),
         lens if camera is None else camera.lens,
     )
-    rgbd.check_size(first.color, color.shape[:2], lens)
+    check_size(first.color, color.shape[:2], lens)
     unseen = depth_files.unmeasured(values)
     if unseen.all():
         raise ValueError(f"{first.depth}: no pixel has a depth; is it the right picture?")
@@ -186,7 +199,7 @@ def open_recording(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = Fal
 def is_recording(path: PathLike) -> bool:
     """Whether a folder holds numbered frames."""
     folder = Path(path)
-    return folder.is_dir() and bool(_numbered(folder, rgbd.COLOR_NAMES, rgbd.COLOR_SUFFIXES))
+    return folder.is_dir() and bool(_numbered(folder, COLOR_NAMES, COLOR_SUFFIXES))
 
 
 def read_truth(folder: PathLike) -> dict[int, dict[str, Pose]]:
@@ -272,11 +285,6 @@ def _read_frame(recording: _Folder, files: FrameFiles) -> RecordedFrame:
         _check_both(files)
         color, values = pictures.read_color(files.color), depth_files.read_depth(files.depth)
         check_frame_size(files.color, color, recording.size)
-        if recording.depth_camera is None and color.shape[:2] != values.shape:
-            raise ValueError(
-                f"{files.depth}: is {values.shape[1]}x{values.shape[0]}, but {files.color.name} is "
-                f"{color.shape[1]}x{color.shape[0]}"
-            )
         if values.shape != recording.depth_shape:
             height, width = recording.depth_shape
             raise ValueError(
@@ -335,15 +343,6 @@ def _numbered(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -
     return found
 
 
-def _find_lens(folder: Path) -> Path:
-    inside = {path.name.lower(): path for path in folder.iterdir()}
-    for name in ("camera", *rgbd.LENS_NAMES):
-        for suffix in rgbd.LENS_SUFFIXES:
-            if name + suffix in inside:
-                return inside[name + suffix]
-    raise ValueError(f"{folder / 'camera.json'}: no such file; put the camera's intrinsics there")
-
-
 def _read_timestamps(path: Path, whole: list[int], halves: list[int]) -> dict[int, float]:
     """Seconds of each frame in order; 30 frames a second where there is no file.
 
@@ -376,12 +375,18 @@ def _read_timestamps(path: Path, whole: list[int], halves: list[int]) -> dict[in
 def _read_times(path: Path) -> dict[int, float]:
     """Seconds by the number of a frame, as the file has them."""
     found: dict[int, float] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write its mark
-        for row in csv.DictReader(file):
-            try:
-                found[int(row["number"])] = float(row["seconds"])
-            except (KeyError, TypeError, ValueError):
-                raise ValueError(
-                    f"{path}: must have the columns number and seconds, with a number in each row"
-                ) from None
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write its mark
+            rows = [(row["number"], row["seconds"]) for row in csv.DictReader(file)]
+        for number, seconds in rows:
+            if int(number) in found:
+                break
+            found[int(number)] = float(seconds)
+    except (KeyError, TypeError, ValueError, csv.Error):  # bytes that are no UTF-8 as well
+        raise ValueError(
+            f"{path}: must have the columns number and seconds, with a number in each row; save it "
+            "as CSV in UTF-8"
+        ) from None
+    if len(found) < len(rows):
+        raise ValueError(f"{path}: has two rows of frame {int(number)}; keep one of the two")
     return found

@@ -22,12 +22,26 @@ is such. Lengths are millimetres, or metres if the caller says so.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from e2r.datasets.case import Case, make_case
+from e2r.datasets.frame_files import (
+    COLOR_NAMES,
+    COLOR_SUFFIXES,
+    DEPTH_LENS_NAMES,
+    DEPTH_NAMES,
+    DEPTH_SUFFIXES,
+    LENS_SUFFIXES,
+    MOTION_NAMES,
+    MOTION_SUFFIXES,
+    check_aligned_size,
+    check_size,
+    find_file,
+    find_lens,
+)
 from e2r.formats import (
     camera_files,
     clouds,
@@ -44,15 +58,6 @@ from e2r.formats.scenes import RgbdImage
 from e2r.geometry import depth_registration, lens_distortion, picture_alignment
 from e2r.geometry.lens_distortion import Lens
 from e2r.types import Float, Shaped
-
-COLOR_NAMES = ("color", "rgb", "image")
-COLOR_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-DEPTH_NAMES = ("depth",)
-DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".npz", ".exr", ".pfm", ".pgm")
-LENS_NAMES = ("intrinsics", "camera", "camera_info", "calibration")
-DEPTH_LENS_NAMES = ("depth_intrinsics", "depth_camera")
-LENS_SUFFIXES = (".json", ".yaml", ".yml", ".xml", ".conf")
-MOTION_NAMES, MOTION_SUFFIXES = ("depth_to_color", "extrinsics"), (".json", ".yaml", ".yml", ".txt")
 
 
 class DepthCamera(NamedTuple):
@@ -109,17 +114,16 @@ def read_image_folder(folder: PathLike, unit: Unit = "mm", *, unchecked: bool = 
       ValueError: something is missing or broken; the message names it and the remedy.
     """
     folder = Path(folder)
-    color_path = _find_file(folder, COLOR_NAMES, COLOR_SUFFIXES)
-    depth_path = _find_file(folder, DEPTH_NAMES, DEPTH_SUFFIXES)
+    color_path = find_file(folder, COLOR_NAMES, COLOR_SUFFIXES)
+    depth_path = find_file(folder, DEPTH_NAMES, DEPTH_SUFFIXES)
     for path in (color_path, depth_path):
         pictures.check_orientation(path)
     color, values = pictures.read_color(color_path), depth_files.read_depth(depth_path)
     height, width = color.shape[:2]
-    lens_path = _find_file(folder, LENS_NAMES, LENS_SUFFIXES)
-    lens = camera_files.read_lens(lens_path, (width, height), unchecked=unchecked)
+    lens = camera_files.read_lens(find_lens(folder), (width, height), unchecked=unchecked)
     camera = find_depth_camera(folder, values.shape, unchecked=unchecked)
     if camera is None:
-        _check_aligned_size(color_path, color.shape[:2], depth_path, values.shape)
+        check_aligned_size(color_path, color.shape[:2], depth_path, values.shape)
     check_size(depth_path if camera is None else color_path, color.shape[:2], lens)
     if camera is not None:
         check_size(depth_path, values.shape, camera.lens)
@@ -206,8 +210,8 @@ def find_depth_camera(
       ValueError: the folder holds one of the two, or one is broken.
     """
     height, width = shape
-    lens = _find_file(folder, DEPTH_LENS_NAMES, LENS_SUFFIXES, needed=False)
-    motion = _find_file(folder, MOTION_NAMES, MOTION_SUFFIXES, needed=False)
+    lens = find_file(folder, DEPTH_LENS_NAMES, LENS_SUFFIXES, needed=False)
+    motion = find_file(folder, MOTION_NAMES, MOTION_SUFFIXES, needed=False)
     if lens is not None and motion is not None:
         matrix = extrinsics.read_color_from_depth(motion)
         own = camera_files.read_lens(lens, (width, height), unchecked=unchecked)
@@ -331,62 +335,3 @@ def check_shift(
             f"{DEPTH_LENS_NAMES[0]}.json and {MOTION_NAMES[0]}.json",
             unchecked=unchecked,
         )
-
-
-# Files --------------------------------------------------------------------------------------------
-
-
-def _check_aligned_size(
-    color_path: Path, color: tuple[int, ...], depth_path: Path, depth: tuple[int, ...]
-) -> None:
-    if color != depth:
-        raise ValueError(
-            f"{depth_path}: is {depth[1]}x{depth[0]}, but {color_path.name} is "
-            f"{color[1]}x{color[0]}; align the depth to the colour, or give the depth camera's "
-            f"{DEPTH_LENS_NAMES[0]}.json and {MOTION_NAMES[0]}.json"
-        )
-
-
-def check_size(path: Path, shape: tuple[int, ...], lens: Lens) -> None:
-    """Refuses a picture of another size than that for which its lens is.
-
-    Args:
-      path: of the picture.
-      shape: of the picture, (H, W).
-      lens: of it.
-
-    Raises:
-      ValueError: the sizes differ.
-    """
-    if lens.size is not None and lens.size != shape[::-1]:
-        raise ValueError(
-            f"{path}: is {shape[1]}x{shape[0]}, but the intrinsics are for "
-            f"{lens.size[0]}x{lens.size[1]}; give those of this size"
-        )
-
-
-@overload
-def _find_file(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Path: ...
-
-
-@overload
-def _find_file(
-    folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...], *, needed: bool
-) -> Path | None: ...
-
-
-def _find_file(
-    folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...], *, needed: bool = True
-) -> Path | None:
-    """The first file of these names, in any case."""
-    inside = {path.name.lower(): path for path in folder.iterdir()}
-    wanted = [name + suffix for name in names for suffix in suffixes]
-    found = [inside[name] for name in wanted if name in inside]
-    if not found and needed:
-        other = next((path.name for name, path in inside.items() if Path(name).stem in names), None)
-        there = f", but {other} is there; write it in this format" if other else "; put it there"
-        raise ValueError(f"{folder / wanted[0]}: no such file{there}")
-    if len(found) > 1:
-        others = ", ".join(path.name for path in found[1:])
-        notices.say(found[0], f"was read, and {others} beside it was not")
-    return found[0] if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from e2r.types import Bool, Shaped
 EXR_MAGIC = b"\x76\x2f\x31\x01"
 DEPTH_CHANNELS = ("z", "depth", "y", "v", "r")
 """Last parts of the names of depth channels, in lower case; the first one there is taken."""
+PGM_HEADER_BYTES = 4096
 FAR = 1e9
 """Renderers write such a number where they see nothing."""
 
@@ -48,14 +50,15 @@ def read_depth(path: Path) -> Shaped[np.ndarray, "h w"]:
 
 
 def unmeasured(values: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Whether each number is no measurement: not finite, 0 or less, or the largest of its type.
+    """Whether each number is no measurement: not finite, 0 or less, 65535, or its type's largest.
 
     Args:
       values: depth as its file holds it.
     """
     unseen = ~np.isfinite(values) | (values <= 0)
+    unseen |= values.astype(np.float64) == 65535.0  # 16 bits say so, also once they are floats
     if values.dtype.kind in "ui":
-        return unseen | (values == 65535) | (values == np.iinfo(values.dtype).max)
+        return unseen | (values == np.iinfo(values.dtype).max)
     return unseen | (values >= min(FAR, float(np.finfo(values.dtype).max)))
 
 
@@ -82,6 +85,8 @@ def _read_picture(path: Path) -> np.ndarray:
         return _read_tiff(path)
     if path.suffix.lower() == ".pfm":
         _check_pfm_scale(path)
+    if path.suffix.lower() == ".pgm":
+        _check_pgm_range(path)
     return pictures.read_image(path)
 
 
@@ -105,6 +110,20 @@ def _read_tiff(path: Path) -> np.ndarray:
                 f"{path}: holds {pages} pictures; save the one of this frame"
             ) from None
         return values
+
+
+def _check_pgm_range(path: Path) -> None:
+    """Refuses a PGM of 16 bits whose largest value is not 65535: Pillow stretches it to that."""
+    if not path.is_file():
+        return  # the reader says so
+    with path.open("rb") as file:
+        header = re.sub(rb"#[^\n]*", b"", file.read(PGM_HEADER_BYTES)).split()
+    largest = header[3] if len(header) > 3 and header[0] in (b"P2", b"P5") else b""
+    if largest.isdigit() and 255 < int(largest) != 65535:
+        raise ValueError(
+            f"{path}: has {int(largest)} as its largest value, by which some programs scale all "
+            "others; write it with 65535, or as a 16-bit PNG"
+        )
 
 
 def _check_pfm_scale(path: Path) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from e2r.formats import file_checks, notices
+from e2r.formats.cameras import documents
 from e2r.formats.file_checks import PathLike
 from e2r.geometry import poses
 from e2r.types import Float
@@ -113,23 +114,10 @@ def _load(path: Path) -> Any:
             return file_checks.parse_json(text)
         if path.suffix.lower() == ".txt":
             return file_checks.parse_table(text.splitlines()).tolist()
-        return _load_yaml(text, path)
+        return documents.parse_yaml(text)
     except ValueError as error:
         reason = file_checks.one_line(error)
         raise ValueError(f"{path}: cannot be read ({reason}); write it again") from None
-
-
-def _load_yaml(text: str, path: Path) -> Any:
-    try:
-        import yaml  # type: ignore # noqa: PLC0415 - for these files alone
-    except ImportError:
-        raise ValueError(f"{path}: is YAML; install PyYAML, or write it as JSON") from None
-    if text.startswith("%YAML:"):  # OpenCV's first line, and its tag, are no YAML
-        text = text.split("\n", 1)[-1]
-    try:
-        return yaml.safe_load(text.replace("!!opencv-matrix", ""))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(file_checks.one_line(error)) from None
 
 
 # What the file says -------------------------------------------------------------------------------

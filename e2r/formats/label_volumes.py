@@ -69,6 +69,11 @@ def _read_folder(folder: Path, numbers: Collection[int]) -> list[LabelVolume]:
             )
         if level is not None:
             levels[level] = file
+    if set(levels) == {"S1"} and level_names.may_be_a_subject(label_tables.stem_of(levels["S1"])):
+        raise ValueError(
+            f"{levels['S1']}: may be S1 or the first subject; name it sacrum, or give it alone "
+            "with --labels and --levels"
+        )
     if levels:
         if numbers:
             raise ValueError(f"{folder}: holds one file a structure; leave --labels out")
@@ -105,7 +110,10 @@ def name_by_file(volume: LabelVolume, path: PathLike) -> LabelVolume:
       volume: of the file.
       path: the file.
     """
-    level = level_names.level_of_file(label_tables.stem_of(path))
+    stem = label_tables.stem_of(path)
+    level = level_names.level_of_file(stem)
+    if level == "S1" and level_names.may_be_a_subject(stem):
+        level = None
     values = [int(value) for value in np.unique(volume.labels) if value > 0]
     if level is None or len(values) != 1:
         return volume

@@ -119,6 +119,17 @@ def level_of_file(stem: str) -> str | None:
     return named.pop() if len(named) == 1 and len(all_levels) == 1 else None
 
 
+def may_be_a_subject(stem: str) -> bool:
+    """Whether the S1 of a file's name may be the first subject: no bone's word stands before it.
+
+    Args:
+      stem: the file's name without its suffix.
+    """
+    words = _words(stem)
+    named = any(word in BONES and after == "s1" for word, after in pairwise(words))
+    return "s1" in words and not named and not {"sacral", "sacrum"} & set(words)
+
+
 def level_of_code(scheme: str, value: str, meaning: str) -> str | None:
     """The level of a coded concept, or None.
 

@@ -146,14 +146,21 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
             f"{folder}: holds no STL, PLY or OBJ surface; export one file a level, or give label "
             "maps to e2r convert ct"
         )
-    _refuse_mixed_axes(paths)
+    refuse_mixed_axes(paths)
     model = {path.stem: read_mesh(path) for path in paths}
     model_checks.check_model(model, folder)
     return model
 
 
-def _refuse_mixed_axes(paths: Sequence[Path]) -> None:
-    """Refuses a folder in which some files say LPS and others, taken for RAS, say nothing."""
+def refuse_mixed_axes(paths: Sequence[Path]) -> None:
+    """Refuses surfaces of which some files say LPS and others, taken for RAS, say nothing.
+
+    Args:
+      paths: of the surfaces of one model.
+
+    Raises:
+      ValueError: they are such.
+    """
     declared = {}
     for path in paths:
         with path.open("rb") as file:

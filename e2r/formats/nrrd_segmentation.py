@@ -35,6 +35,8 @@ def read(path: PathLike) -> list[LabelVolume]:
     values, affine, header = _load(path)
     if header.get("ITK_InputFilterName") == "NrrdImageIO":
         _check_space(header, path)
+    else:
+        _check_place(path)
     affine = check_affine(affine, path)
     segments = _segments(header, path)
     layers = values.shape[3] if values.ndim == 4 else 1
@@ -86,12 +88,29 @@ def _check_space(header: Mapping[str, str], path: Path) -> None:
         )
     with path.open("rb") as file:  # ITK drops the units
         text = file.read(MAX_HEADER_BYTES).split(b"\n\n")[0].decode("latin-1")
+    if not re.search(r"^space directions:", text, re.IGNORECASE | re.MULTILINE):
+        raise ValueError(
+            f"{path}: has no field `space directions`, so its voxels' size is unknown; save it so"
+        )
     for line in text.splitlines():
         field, _, value = line.partition(":")
         units = re.findall(r"[^\s\"]+", value) if field.lower() == "space units" else []
         for unit in units:
             if unit.lower() not in ("mm", "millimeter", "millimeters", "???", "none"):
                 raise ValueError(f"{path}: is in {unit}; convert it to mm")
+
+
+def _check_place(path: Path) -> None:
+    """Refuses a MetaImage that says no axes or no voxel size: ITK takes LPS and 1 mm then."""
+    with path.open("rb") as file:
+        text = file.read(MAX_HEADER_BYTES).split(b"ElementDataFile")[0].decode("latin-1")
+    given = {line.partition("=")[0].strip().lower() for line in text.splitlines()}
+    for names, unknown in (
+        (("TransformMatrix", "Rotation", "Orientation"), "left and right are unknown"),
+        (("ElementSpacing", "ElementSize"), "its voxels' size is unknown"),
+    ):
+        if not {name.lower() for name in names} & given:
+            raise ValueError(f"{path}: has no {names[0]}, so {unknown}; save it again with it")
 
 
 def _segments(header: Mapping[str, str], path: Path) -> list[dict[str, Any]]:

@@ -281,3 +281,43 @@ def test_a_case_is_whole_again_after_it_was_sent(simulated_cases):
         np.testing.assert_array_equal(getattr(again, name), getattr(case, name))
     bare = replace(case, image=None)
     assert slim(bare) is bare
+
+
+def test_surfaces_of_mixed_axes_are_refused(copy):
+    first, second = sorted((copy / "model").glob("*.stl"))[:2]
+    content = bytearray(first.read_bytes())
+    content[:80] = b"SPACE=LPS".ljust(80)
+    first.write_bytes(content)
+    content = bytearray(second.read_bytes())
+    content[:80] = bytes(80)
+    second.write_bytes(content)
+    with pytest.raises(ValueError, match=f"does not say its axes, but {first.name} says LPS"):
+        case_folder.read_case(copy)
+
+
+def test_two_surfaces_of_a_level_are_refused(copy):
+    first = sorted((copy / "model").glob("*.stl"))[0]
+    meshes.read_mesh(first).export(first.with_suffix(".ply"))
+    with pytest.raises(ValueError, match=f"level {first.stem} is {first.stem}.ply already"):
+        case_folder.read_case(copy)
+
+
+def test_a_distortion_in_a_case_is_refused(copy):
+    camera("distortion_coefficients", [0.0] * 5)(copy)
+    case_folder.read_case(copy)
+    camera("distortion_coefficients", [-0.3, 0.1, 0.0, 0.0, 0.0])(copy)
+    with pytest.raises(ValueError, match=r"camera\.json: has a distortion.*convert rgbd"):
+        case_folder.read_case(copy)
+
+
+def test_the_largest_depth_is_no_measurement(copy):
+    count = len(case_folder.read_case(copy).points)
+    (copy / "bone.png").unlink()
+
+    def saturate(values):
+        values[np.nonzero(values)[0][0], np.nonzero(values)[1][0]] = 65535
+        return values
+
+    image("depth.png", saturate)(copy)
+    found = case_folder.read_case(copy).points
+    assert len(found) == count - 1

@@ -126,7 +126,7 @@ def test_a_frame_of_another_size_is_broken(folder):
     assert last.image is None  # although both are alike: the intrinsics are not theirs
     Image.fromarray(np.zeros((24, 32), np.uint16)).save(folder / "depth_000002.png")
     second = list(recordings.open_recording(folder).read())[1]
-    assert "is 32x24, but color_000002.png is 64x48" in second.message
+    assert "is 32x24, but the recording began with 64x48" in second.message
 
 
 def test_a_depth_of_another_camera_is_moved_to_the_colour(folder):
@@ -176,7 +176,7 @@ def test_a_depth_that_is_not_aligned_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("camera.json", None, "camera.json: no such file"),
+        ("camera.json", None, "intrinsics.json: no such file"),
         ("timestamps.csv", "number,seconds\n1,0.1\n", "has no time of frame 2"),
         ("timestamps.csv", "number,seconds\n1,0\n2,3\n3,1\n", "must be finite and grow"),
         ("timestamps.csv", "frame,time\n1,0\n", "must have the columns number and seconds"),
@@ -201,3 +201,30 @@ def test_a_broken_truth_is_refused(folder):
     (folder / "truth.jsonl").write_text('{"number": 1}\n')
     with pytest.raises(ValueError, match=r"truth\.jsonl: line 1"):
         recordings.read_truth(folder)
+
+
+def test_times_that_are_no_table_name_the_file(folder):
+    path = folder / "timestamps.csv"
+    for content, words in (
+        ("number,seconds\n1,0\n2,1\n3,2\n".encode("utf-16"), "save it as CSV in UTF-8"),
+        (b"number,seconds\n1," + b"0" * 200_000 + b"\n", "save it as CSV in UTF-8"),
+        (b"number,seconds\n1,0\n1,1\n2,2\n3,3\n", "has two rows of frame 1"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"timestamps\.csv: .*{words}"):
+            recordings.open_recording(folder)
+
+
+def test_a_recording_is_read_as_a_frame_is(folder, caplog):
+    (folder / "intrinsics.json").write_bytes((folder / "camera.json").read_bytes())
+    recordings.open_recording(folder)
+    assert "intrinsics.json: was read, and camera.json beside it was not" in caplog.text
+    for path in folder.glob("depth_*"):
+        Image.fromarray(np.full((24, 32), 20_000, np.uint16)).save(path)
+    with pytest.raises(ValueError, match="is 32x24, but color_000001.png is 64x48; align"):
+        recordings.open_recording(folder)
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.new("RGB", (64, 48)).save(folder / "color_000001.png", exif=turned)
+    with pytest.raises(ValueError, match="EXIF orientation 3"):
+        recordings.open_recording(folder)

@@ -150,3 +150,11 @@ def test_broken_files_are_refused(tmp_path, name):
             (tmp_path / name).unlink()
         with pytest.raises(ValueError, match=r"cannot be read|must hold numbers|holds 0 numbers"):
             extrinsics.read_color_from_depth(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["a: !!timestamp foo", 'a: !!int ""', "a: !!bool x"])
+def test_odd_yaml_is_refused_in_one_sentence(tmp_path, text):
+    path = tmp_path / "depth_to_color.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"depth_to_color\.yaml: cannot be read"):
+        extrinsics.read_color_from_depth(path)

@@ -219,3 +219,27 @@ def test_a_spine_of_slicer_lies_where_it_was_made(tmp_path):
     for label in (1, 2):
         ours = centre_of(volume.labels, label, volume.affine)
         np.testing.assert_allclose(ours, centre_of(labels, label, affine), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("TransformMatrix", "left and right are unknown"), ("ElementSpacing", "size is unknown")],
+)
+def test_a_metaimage_without_axes_or_spacing_is_refused(tmp_path, field, words):
+    path = tmp_path / "a.mhd"
+    image = SimpleITK.GetImageFromArray(LABELS.transpose(2, 1, 0))
+    SimpleITK.WriteImage(image, str(path))
+    assert label_volumes.read(path)
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(field)]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=rf"a\.mhd: has no {field}, so .*{words}"):
+        label_volumes.read(path)
+
+
+def test_a_nrrd_without_directions_is_refused(tmp_path):
+    path = write_nrrd(tmp_path / "a.nrrd", LABELS, AFFINES["straight"])
+    head, body = path.read_bytes().split(b"\n\n", 1)
+    lines = [line for line in head.split(b"\n") if not line.startswith(b"space directions")]
+    path.write_bytes(b"\n".join(lines) + b"\n\n" + body)
+    with pytest.raises(ValueError, match="has no field `space directions`"):
+        label_volumes.read(path)

@@ -279,3 +279,22 @@ def test_the_samples_are_read_or_refused_with_the_remedy():
     np.testing.assert_allclose(metres, np.nan_to_num(other) * 1000, rtol=1e-6)
     millimetres = rgbd.read_image_folder(INPUTS / "npy_hw1").depth
     np.testing.assert_array_equal(millimetres, np.load(INPUTS / "npy_hw1" / "depth.npy")[..., 0])
+
+
+@pytest.mark.parametrize("kind", ["P5", "P2"])
+def test_a_pgm_with_another_largest_value_is_refused(tmp_path, kind):
+    path, values = tmp_path / "depth.pgm", np.full((4, 6), 400, np.uint16)
+    for largest in (65535, 32767, 1000):
+        body = values.astype(">u2").tobytes() if kind == "P5" else b"400 " * values.size
+        path.write_bytes(f"{kind}\n# by a camera\n6 4\n{largest}\n".encode() + body)
+        if largest == 65535:
+            np.testing.assert_array_equal(depth_files.read_depth(path), values)
+            continue
+        with pytest.raises(ValueError, match=rf"has {largest} as its largest value"):
+            depth_files.read_depth(path)
+
+
+def test_a_float_of_the_largest_16_bit_number_is_no_measurement():
+    for dtype in (np.float32, np.float64, np.uint16, np.int32):
+        unseen = depth_files.unmeasured(np.array([[400, 65535, 0]], dtype))
+        assert unseen.tolist() == [[False, True, True]]

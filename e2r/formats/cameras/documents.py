@@ -85,12 +85,26 @@ _ODD_VALUES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeErr
 """What PyYAML lets through, for a date of month 13 for example."""
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """The first document of a file; ``%YAML:1.0`` of OpenCV before version 5 is no YAML."""
-    text = re.sub(r"\A\s*%YAML:[^\n]*\n", "", _read_text(path))
+def parse_yaml(text: str) -> Any:
+    """The first document of a text; ``%YAML:1.0`` of OpenCV before version 5 is no YAML.
+
+    Args:
+      text: of a file.
+
+    Raises:
+      ValueError: it is no YAML; the message is the reason alone.
+    """
+    plain_text = re.sub(r"\A\s*%YAML:[^\n]*\n", "", text)
     try:
-        value = next(iter(yaml.load_all(text, _Loader)), None)
+        return next(iter(yaml.load_all(plain_text, _Loader)), None)
     except (yaml.YAMLError, *_ODD_VALUES) as error:
+        raise ValueError(file_checks.one_line(error)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        value = parse_yaml(_read_text(path))
+    except ValueError as error:
         raise _broken(path, "plain YAML", error) from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold names and values, not a {type(value).__name__}")

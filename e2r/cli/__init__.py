@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: the command and its options; those of the process by default.
 
     Returns:
-      The exit code: 0, 2 after a refusal, 3 where some cases or frames failed, 130 after an
-      interruption.
+      The exit code: 0; 2 after a refusal, also of one case of several; 3 where cases of a job or
+      frames of a track failed; 130 after an interruption.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(

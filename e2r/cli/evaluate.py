@@ -277,4 +277,13 @@ def report_lost(case: Sent, sentence: str, *, job: EvaluationConfig) -> CaseRepo
 def _predictions(lines: Sequence[dict[str, Any]], names: Sequence[str]) -> list[Prediction]:
     """The predictions of a job's cases, in their order."""
     by_id = {line["id"]: line for line in lines}
-    return [Prediction.from_json(by_id[name]) for name in names if name in by_id]
+    found = []
+    for name in (name for name in names if name in by_id):
+        try:
+            found.append(Prediction.from_json(by_id[name]))
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"the job's line of {name} is none that e2r evaluate wrote; delete it from the "
+                "predictions, and give the same command again"
+            ) from None
+    return found

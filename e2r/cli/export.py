@@ -54,7 +54,26 @@ def run(options: Options) -> int:
                 "may be wrong; register another frame, or export it with --unaccepted"
             )
         written = write_export(places[folder], case, prediction, surfaces=options.surfaces)
+        _say_axes(folder / "model")
         names = ", ".join(path.name for path in written)
         print(f"{len(written)} files in {places[folder]} ({prediction.verdict}): {names}")
 
     return named_cases.for_each(folders, export)
+
+
+def _say_axes(model: Path) -> None:
+    """Says which surfaces 3D Slicer would mirror: it takes those that say nothing for LPS."""
+    from e2r.formats import file_checks, meshes, notices
+
+    surfaces = [path for path in file_checks.visible(model.iterdir()) if path.is_file()]
+    silent = [
+        path
+        for path in surfaces
+        if path.suffix.lower() in meshes.MESH_SUFFIXES and meshes.declared_space(path) is None
+    ]
+    if silent:
+        notices.say(
+            silent[0],
+            "does not say SPACE=RAS, so 3D Slicer turns it about z; there, load the exported "
+            "surfaces instead of the model's",
+        )

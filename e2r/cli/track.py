@@ -26,7 +26,7 @@ from e2r.runtime.shutdown import stop_requested
 from e2r.tracking.following import follow
 from e2r.tracking.settings import TrackerConfig
 from e2r.tracking.summary import Scored, score, summary_table
-from e2r.tracking.track_files import POSES_FILE, open_track, read_track
+from e2r.tracking.track_files import POSES_FILE, open_track, read_track, track_record
 from e2r.types import Pose
 
 if TYPE_CHECKING:
@@ -122,9 +122,10 @@ def _track(
     ):
         options.output.mkdir(parents=True, exist_ok=True)
         targets = vertex_targets(levels)
+        record = track_record(recording.first_image_or_none(), levels)
         frames = follow(recording, tracker, truth=truth, targets=targets, live=options.live)
         with (
-            open_track(options.output, list(levels)) as files,
+            open_track(options.output, list(levels), record=record) as files,
             tqdm(frames, total=recording.count, desc="track", unit="frame") as bar,
         ):
             for one in bar:

@@ -80,7 +80,7 @@ def run(options: Options) -> int:
 def _view_track(options: Options) -> int:
     """Steps through a recording and its track."""
     from e2r.datasets.any_recording import find_patient, open_any
-    from e2r.tracking.track_files import check_fits, read_track
+    from e2r.tracking.track_files import check_fits, read_record, read_track, track_record
     from e2r.visualisation import viewer
     from e2r.visualisation.track_pictures import ShownFrame
     from e2r.visualisation.track_viewer import TrackViewer
@@ -93,7 +93,14 @@ def _view_track(options: Options) -> int:
         lines = read_track(options.track)
     else:
         lines = _track_now(options, recording, levels, truth)
-    check_fits(lines, recording=options.source, numbers=recording.numbers, levels=levels)
+    check_fits(
+        lines,
+        recording=options.source,
+        numbers=recording.numbers,
+        levels=levels,
+        record={} if options.track is None else read_record(options.track),
+        expected=track_record(recording.first_image_or_none(), levels),
+    )
     by_number = {line["number"]: line for line in lines}
 
     def read(number: int) -> ShownFrame:

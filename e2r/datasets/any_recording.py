@@ -70,8 +70,11 @@ def find_patient(recording: Recording, model: Path | None = None) -> Patient:
     if not folder.exists():
         raise ValueError(f"{folder}: no such folder; name the patient's surfaces with --model")
     levels = meshes.read_meshes(folder)
-    if recording.read_patient is None:
-        return Patient(levels, recordings.read_truth(recording.path))
+    own = recording.path / "model"
+    others = model is not None and own.exists() and own.resolve() != model.resolve()
+    truth = {} if recording.read_patient else recordings.read_truth(recording.path)
+    if recording.read_patient is None and not (others and truth):
+        return Patient(levels, truth)
     notices.say(
         recording.path,
         "its true poses are those of its own surfaces; with --model, no error is measured",
@@ -81,9 +84,7 @@ def find_patient(recording: Recording, model: Path | None = None) -> Patient:
 
 def _aligned(recording: Recording, unchecked: bool) -> Recording:
     """The recording; its depth must lie on its colour in the first frame that has a depth."""
-    try:
-        image = recording.first_image()
-    except ValueError:
-        return recording  # each frame is told as broken
-    rgbd.check_shift(image.color, image.depth, recording.path, unchecked=unchecked)
+    image = recording.first_image_or_none()  # without one, each frame is told as broken
+    if image is not None:
+        rgbd.check_shift(image.color, image.depth, recording.path, unchecked=unchecked)
     return recording

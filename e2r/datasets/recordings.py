@@ -44,6 +44,7 @@ from e2r.geometry.lens_distortion import Lens
 from e2r.runtime.prefetch import prefetch
 from e2r.types import Pose
 
+SLOW_SECONDS = 5.0  # a longer time between frames is probably one in milliseconds
 RATE = 30.0
 """Frames a second of a recording without timestamps."""
 TIMESTAMPS, TRUTH = "timestamps.csv", "truth.jsonl"
@@ -107,10 +108,15 @@ class Recording:
         Raises:
           ValueError: there is none.
         """
-        for frame in self.read():
-            if frame.image is not None and (frame.image.depth > 0).any():
-                return frame.image
-        raise ValueError(f"{self.path}: no frame with a depth can be read; record it again")
+        found = self.first_image_or_none()
+        if found is None:
+            raise ValueError(f"{self.path}: no frame with a depth can be read; record it again")
+        return found
+
+    def first_image_or_none(self) -> RgbdImage | None:
+        """The image of the first frame that can be read and has a depth, or None."""
+        images = (frame.image for frame in self.read())
+        return next((one for one in images if one is not None and (one.depth > 0).any()), None)
 
 
 class _Folder(NamedTuple):
@@ -369,6 +375,8 @@ def _read_timestamps(path: Path, whole: list[int], halves: list[int]) -> dict[in
     values = np.array(list(times.values()))
     if not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
         raise ValueError(f"{path}: the seconds must be finite and grow from frame to frame")
+    if len(values) > 1 and (gap := float(np.median(np.diff(values)))) > SLOW_SECONDS:
+        notices.say(path, f"says that {gap:.3g} s lie between frames; times are seconds, not ms")
     return times
 
 

@@ -19,7 +19,8 @@ CONTENTS = {
     "_slicer.tfm": "ITK transform from camera to model, LPS, mm; in 3D Slicer it moves the model "
     "to the camera",
     ".tfm": "ITK transform from model to camera, LPS, mm",
-    ".txt": "4x4 matrix by rows, camera from model, mm, in the axes of the case's files",
+    ".txt": "4x4 matrix by rows, camera from model, mm, RAS axes; a model that says LPS is turned "
+    "first",
     ".mrk.json": "the targets under the predicted pose, camera frame, LPS, mm",
     ".ply": "registered surface, camera frame, mm; its header says SPACE=RAS, so that 3D Slicer "
     "keeps its numbers",
@@ -35,7 +36,8 @@ def write_export(
 ) -> list[Path]:
     """Exports a prediction with ``export.json``; an older export in the folder is replaced whole.
 
-    Where the prediction was not accepted, each file says so itself.
+    Where the prediction was not accepted, each file says so itself. So does each file of a level
+    that no point holds, of which acceptance says nothing.
 
     Args:
       folder: for the files; created if needed. Other files in it stay.
@@ -60,12 +62,20 @@ def write_export(
             warning = f"NOT ACCEPTED: the pose of {case.id} may be wrong ({prediction.verdict})"
             for path in written:
                 _warn(path, warning)
+        for path in written:
+            unseen = _unseen_in(path, prediction)
+            if prediction.accepted and unseen:
+                _warn(
+                    path, f"NOT SEEN: no point holds {unseen} of {case.id}; it follows the others"
+                )
         record = {
             "case": case.id,
             "source": case.source,
             "case_digest": prediction.case_digest,
             "accepted": prediction.accepted,
             "expected_tre_mm": prediction.expected_tre_mm,
+            "bound95_mm": prediction.bound95_mm,
+            "not_seen": list(prediction.unseen),
             "levels": list(case.model),
             "camera_frame": "x right, y down, z forward, mm",
             "model_frame": "that of the preoperative surfaces, mm",
@@ -73,6 +83,13 @@ def write_export(
         }
         (stage / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
     return [folder / name for name in [*names, RECORD]]
+
+
+def _unseen_in(path: Path, prediction: StoredPrediction) -> str:
+    """The levels in a file that no point holds, as text: one, or all in a file of all levels."""
+    stem = path.name.split(".", 1)[0].removesuffix("_slicer")
+    inside = [stem] if stem in prediction.poses else [*prediction.poses]
+    return ", ".join(name for name in prediction.unseen if name in inside)
 
 
 def _content(name: str) -> str:

@@ -121,7 +121,7 @@ def open_job(
     code: Mapping[str, str] | None = None,
     again: bool = False,
 ) -> Iterator[JobFolder]:
-    """Opens or creates a job's folder. Cases that failed before are left to be done again.
+    """Opens or creates a job's folder. Cases that failed, or lack a row of errors, are done again.
 
     Args:
       folder: of the job.
@@ -144,14 +144,16 @@ def open_job(
             again=again,
             results=[*folder.glob(predictions_file("*")), *map(folder.joinpath, RESULTS)],
         )
-        _forget_failed(folder / PREDICTIONS)
+        _forget_unfinished(folder)
         yield JobFolder(folder, recorded)
 
 
-def _forget_failed(path: Path) -> None:
-    """Takes failed cases out of a file of predictions, so that they are tried again."""
+def _forget_unfinished(folder: Path) -> None:
+    """Takes failed cases, and those without a row of errors, out, so that they are done again."""
+    path = folder / PREDICTIONS
     lines = _complete_lines(path)
-    kept = [line for line in lines if line.get("error") is None]
+    scored = {row["id"] for row in _complete_lines(folder / ERRORS)}
+    kept = [line for line in lines if line.get("error") is None and line["id"] in scored]
     if len(kept) < len(lines):
         with atomic_write(path) as part:
             part.write_bytes(b"".join(_encoded(line) for line in kept))
@@ -178,6 +180,9 @@ def _complete_lines(path: Path) -> list[Line]:
         return []
     text = path.read_bytes()
     try:
-        return [file_checks.parse_json(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+        lines = [file_checks.parse_json(row) for row in text[: text.rfind(b"\n") + 1].splitlines()]
     except ValueError:
         raise ValueError(f"{path}: holds a line that is not JSON; delete it") from None
+    if not all(isinstance(line, dict) and isinstance(line.get("id"), str) for line in lines):
+        raise ValueError(f"{path}: holds a line without a case's id; delete it")
+    return lines

@@ -29,9 +29,11 @@ def write_matrix(path: Path, pose: Pose) -> None:
 
     Args:
       path: of the file.
-      pose: camera from model, mm, in the case's own axes.
+      pose: camera from model, mm, RAS axes.
     """
-    frame = f"camera from model, mm, in the axes of the case's files; {CAMERA_FRAME}"
+    frame = (
+        f"camera from model, mm, RAS axes (a model that says LPS is turned first); {CAMERA_FRAME}"
+    )
     np.savetxt(path, poses.to_matrix(pose), fmt="%.9g", header=frame)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from e2r.datasets.case import Case, case_digest
@@ -26,14 +27,24 @@ class StoredPrediction(NamedTuple):
     case_digest: str  # of the case that was registered
     accepted: bool  # whether the poses may be used
     expected_tre_mm: float | None  # None without a calibration
+    bound95_mm: float | None = None  # None as before
+    levels: Mapping[str, Mapping[str, Any]] = MappingProxyType({})  # as in the file; maybe empty
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The levels that no point holds: acceptance says nothing of them."""
+        if self.expected_tre_mm is None:
+            return ()
+        known = {name: one.get("expected_tre_mm") for name, one in self.levels.items()}
+        return tuple(name for name in self.poses if name in known and known[name] is None)
 
     @property
     def verdict(self) -> str:
         """Whether the poses may be used, and their expected error, in a few words."""
         words = "accepted" if self.accepted else "not accepted"
-        if self.expected_tre_mm is None:
-            return words
-        return f"{words}, expected TRE {self.expected_tre_mm:.1f} mm"
+        if self.expected_tre_mm is not None:
+            words += f", expected TRE {self.expected_tre_mm:.1f} mm"
+        return f"{words}, without {', '.join(self.unseen)}" if self.unseen else words
 
 
 def read_prediction(path: Path, case: Case) -> StoredPrediction:
@@ -50,9 +61,8 @@ def read_prediction(path: Path, case: Case) -> StoredPrediction:
         raise ValueError(f"{path}: no such file; run e2r register first")
     line = find_line(read_lines(path), case, path)
     matrices = line["T_camera_model"]
-    expected = line.get("expected_tre_mm")
-    if not (isinstance(expected, int | float) and abs(expected) < MAX_EXPECTED_MM):
-        expected = None
+    levels = line.get("levels")
+    levels = levels if isinstance(levels, dict) else {}
     return StoredPrediction(
         poses={
             str(name): poses.from_matrix(matrix, f"{path}: {case.id}: {name}")
@@ -60,8 +70,16 @@ def read_prediction(path: Path, case: Case) -> StoredPrediction:
         },
         case_digest=line["case_digest"],
         accepted=line.get("accepted") is True,
-        expected_tre_mm=None if expected is None else float(expected),
+        expected_tre_mm=_millimetres(line.get("expected_tre_mm")),
+        bound95_mm=_millimetres(line.get("bound95_mm")),
+        levels={str(name): one for name, one in levels.items() if isinstance(one, dict)},
     )
+
+
+def _millimetres(value: Any) -> float | None:
+    """A number that e2r may have written, or None."""
+    known = isinstance(value, int | float) and abs(value) < MAX_EXPECTED_MM
+    return float(value) if known else None
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -36,7 +36,7 @@ class RiskCoverage:
     """How far the predictions' own confidence is right."""
 
     coverage: float
-    """share of the cases that are accepted"""
+    """share of the cases with a truth that are accepted"""
     wrong: float | None
     """share of the accepted cases that is 5 mm off or more; None where none is accepted"""
     curve: RiskCoverageCurve | None
@@ -71,7 +71,7 @@ class Summary:
     masks: dict[str, ErrorSummary | None]
     """mask name -> statistics; None where no case has a truth"""
     keep: dict[str, float | None]
-    """mask name -> mean share of the points that it keeps; None where no case was registered"""
+    """mask name -> mean share of the points that it keeps; None where no case has a truth"""
     by_level: dict[str, ErrorSummary | None]
     by_specimen: dict[str, ErrorSummary | None]
     settings: dict[str, Any]
@@ -162,7 +162,7 @@ def summarise_job(
             for name in job.program.masks
         },
         keep={
-            name: float(np.mean([one.keep[name] for one in scores])) if scores else None
+            name: float(np.mean([one.keep[name] for one in scored])) if scored else None
             for name in job.program.masks
         },
         by_level=by_level,
@@ -185,7 +185,7 @@ def _seconds(seconds: Sequence[float], batch: int) -> Seconds:
     return Seconds(
         median=float(np.median(warm)),
         p95=float(np.quantile(warm, 0.95)),
-        first=float(every[0] * min(batch, len(every))),
+        first=float(every[:batch].sum()),
     )
 
 
@@ -240,7 +240,8 @@ def summary_table(summary: Summary) -> str:
     trust = summary.trust
     if trust is not None and trust.wrong is not None:
         lines.append(
-            f"accepted: {trust.coverage:.1%} of the cases; {trust.wrong:.1%} of those are 5 mm "
-            "off or more"
+            f"accepted: {summary.accepted} of {summary.cases} cases "
+            f"({summary.accepted / summary.cases:.1%}); {trust.wrong:.1%} of those with a truth "
+            "are 5 mm off or more"
         )
     return "\n".join(lines)

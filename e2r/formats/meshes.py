@@ -152,6 +152,16 @@ def read_meshes(folder: PathLike) -> dict[str, trimesh.Trimesh]:
     return model
 
 
+def declared_space(path: Path) -> str | None:
+    """The axes that a surface file declares, RAS or LPS; None where it does not.
+
+    Args:
+      path: of the file.
+    """
+    with path.open("rb") as file:
+        return mesh_space.declared_space(file.read(mesh_space.LONGEST_HEADER), path.suffix.lower())
+
+
 def refuse_mixed_axes(paths: Sequence[Path]) -> None:
     """Refuses surfaces of which some files say LPS and others, taken for RAS, say nothing.
 
@@ -161,12 +171,7 @@ def refuse_mixed_axes(paths: Sequence[Path]) -> None:
     Raises:
       ValueError: they are such.
     """
-    declared = {}
-    for path in paths:
-        with path.open("rb") as file:
-            declared[path] = mesh_space.declared_space(
-                file.read(mesh_space.LONGEST_HEADER), path.suffix.lower()
-            )
+    declared = {path: declared_space(path) for path in paths}
     turned = [path for path, space in declared.items() if space == "LPS"]
     silent = [path for path, space in declared.items() if space is None]
     if turned and silent:

@@ -42,7 +42,7 @@ def take_frame(image: RgbdImage, number: int, seconds: float) -> PastFrame:
       seconds: when it was taken.
 
     Raises:
-      FrameError: the depth does not lie on the colour.
+      FrameError: the depth does not lie on the colour, or the lens is none.
     """
     depth = np.array(image.depth, np.float32)
     color = np.shape(image.color)
@@ -53,6 +53,8 @@ def take_frame(image: RgbdImage, number: int, seconds: float) -> PastFrame:
         )
     depth[~np.isfinite(depth)] = 0.0
     lens = (image.fx, image.fy, image.cx, image.cy)
+    if not (np.isfinite(lens).all() and min(lens[:2]) > 0):
+        raise FrameError(f"the frame's fx, fy, cx, cy are {lens}; give those of the camera, pixels")
     return PastFrame(number, seconds, depth, Pinhole(*(np.asarray(v, np.float32) for v in lens)))
 
 

@@ -7,21 +7,31 @@ A line is whole or not there, so an interrupted track keeps all its frames.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import trimesh
 from scipy.spatial.transform import Rotation
 
 from e2r.formats import file_checks
+from e2r.formats.scenes import RgbdImage
 from e2r.geometry import poses
+from e2r.runtime.atomic_files import atomic_write
 from e2r.tracking.tracked_frame import TrackedFrame
 from e2r.types import Pose
 
 POSES_FILE = "poses.jsonl"
+RECORD_FILE = "track.json"
+"""Says of which recording and of which surfaces the track is."""
+
+
+OTHERS = {"recording": "of another recording", "surfaces": "of other surfaces"}
 
 
 class TrackFiles:
@@ -73,18 +83,58 @@ class TrackFiles:
 
 
 @contextmanager
-def open_track(folder: Path, levels: list[str]) -> Iterator[TrackFiles]:
+def open_track(
+    folder: Path, levels: list[str], *, record: Mapping[str, str] | None = None
+) -> Iterator[TrackFiles]:
     """The files of a track in a folder, closed at the end.
 
     Args:
       folder: is there.
       levels: names of the levels.
+      record: of :func:`track_record`; None: the track does not say of what it is.
     """
+    if record is not None:
+        with atomic_write(folder / RECORD_FILE) as part:
+            part.write_text(json.dumps(record, indent=1) + "\n")
     files = TrackFiles(folder, levels)
     try:
         yield files
     finally:
         files.close()
+
+
+def track_record(
+    first: RgbdImage | None, surfaces: Mapping[str, trimesh.Trimesh]
+) -> dict[str, str]:
+    """Digests of the recording's first picture and of the patient's surfaces.
+
+    Args:
+      first: picture of the recording; None where it has none.
+      surfaces: of the patient, by level.
+    """
+    found = {} if first is None else {"recording": _digest(first.color)}
+    vertices = [np.asarray(mesh.vertices, np.float32) for mesh in surfaces.values()]
+    return {**found, "surfaces": _digest(*vertices)}
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a track; empty for one of an older version.
+
+    Args:
+      folder: of the track.
+
+    Raises:
+      ValueError: it is broken.
+    """
+    path = folder / RECORD_FILE
+    return file_checks.read_json(path) if path.is_file() else {}
 
 
 def frame_json(frame: TrackedFrame, *, number: int, tre_mm: Mapping[str, float]) -> dict[str, Any]:
@@ -179,6 +229,8 @@ def check_fits(
     recording: Path,
     numbers: Container[int],
     levels: Container[str],
+    record: Mapping[str, Any] = MappingProxyType({}),
+    expected: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Refuses a track of another recording, or of another patient.
 
@@ -187,10 +239,18 @@ def check_fits(
       recording: its file or folder, for messages.
       numbers: of its frames.
       levels: names of the patient's surfaces.
+      record: of the track, by :func:`read_record`.
+      expected: the record that a track of this recording would have.
 
     Raises:
-      ValueError: the track has a frame or a level that is not there.
+      ValueError: the track has a frame or a level that is not there, or its record is another.
     """
+    for field, remedy in (
+        ("recording", "name the track of this recording with --track"),
+        ("surfaces", "name the surfaces of this patient with --model"),
+    ):
+        if field in record and field in expected and record[field] != expected[field]:
+            raise ValueError(f"{recording}: the track is {OTHERS[field]}; {remedy}")
     for line in lines:
         if line["number"] not in numbers:
             raise ValueError(

@@ -85,8 +85,9 @@ class Trust:
           apart: distance of each level, mm.
           seconds: when its frame was taken.
         """
-        self._doubts.append(np.fmax(apart, agreement.expected(found, self._names)))
-        self._bounds.append(np.fmax(apart, agreement.bounds(found, self._names)))
+        for kept, figure in ((self._doubts, agreement.expected), (self._bounds, agreement.bounds)):
+            new = figure(found, self._names)  # of a level that it does not see, the last one holds
+            kept.append(np.fmax(apart, np.where(np.isnan(new), kept[-1], new)))
         self._against = 0
         self._agreed = max(self._agreed, seconds)
         self.confirmed = self.confirmed or seconds >= self._since

@@ -48,7 +48,9 @@ def write_film(
         width=WIDTH,
     )
     seconds = np.array([line["seconds"] for line in chosen])
-    gaps = np.minimum(np.diff(seconds, append=seconds[-1] + 1.0), 1.0 / MAX_RATE)
+    own = np.median(np.diff([line["seconds"] for line in lines])) if len(lines) > 1 else 0.0
+    longest = max(1.0 / MAX_RATE, own)  # a slow recording keeps its pace, a long one is quickened
+    gaps = np.minimum(np.diff(seconds, append=seconds[-1] + 1.0), longest)
     first = next(drawn, None)
     if first is None:
         return 0

@@ -132,7 +132,7 @@ def write_report(
         num_cases=summary.cases,
         num_registered=summary.predicted,
         num_failed=summary.failed,
-        cases_origin=Path(summary.settings["cases"]).name,
+        cases_origin=Path(summary.settings["cases"]).resolve().name,
         trained_model=Path(summary.settings["checkpoint"]).name,
         device=summary.device,
         primary_mask=summary.mask,
@@ -176,8 +176,11 @@ def _cards(summary: Summary) -> list[Card]:
     if trust is None or trust.wrong is None:
         cards.append(Card(f"{summary.accepted} of {summary.cases}", "cases accepted"))
     else:
-        wrong = f"{trust.wrong:.1%} of them have a TRE of {SUCCESS_THRESHOLD_MM:g} mm or more"
-        cards.append(Card(f"{trust.coverage:.1%}", f"of the cases accepted; {wrong}"))
+        wrong = (
+            f"{trust.wrong:.1%} of those with a truth are {SUCCESS_THRESHOLD_MM:g} mm off or more"
+        )
+        share = f"{summary.accepted} of {summary.cases} cases accepted; {wrong}"
+        cards.append(Card(f"{summary.accepted / summary.cases:.1%}", share))
     time = (
         f"median time per case, all masks, without compiling; 95th percentile {seconds.p95:.2f} s"
     )

@@ -198,7 +198,7 @@ def read_worst_of_job(output: Path) -> list[Snapshot]:
     """The snapshots in an evaluation's output folder, the worst case first.
 
     Args:
-      output: the folder that ``experiments.evaluate`` wrote.
+      output: the folder that ``e2r evaluate`` wrote.
 
     Raises:
       ValueError: the folder has no snapshots.

@@ -103,8 +103,9 @@ class TrackViewer:
         """Adds the layers."""
         scene = self.server.scene
         coarse = {name: simplify_mesh(mesh, MAX_FACES) for name, mesh in surfaces.items()}
+        self._measured = scene.add_frame("/scene", show_axes=False)
         cloud = scene.add_point_cloud(
-            "/cloud",
+            "/scene/cloud",
             self._in_scene(points),
             colors,
             precision="float32",
@@ -134,6 +135,7 @@ class TrackViewer:
         cloud = None if frame.image is None else thin_points(frame.image)
         poses = line_poses(frame.line)
         with self._lock, self.server.atomic():
+            self._measured.visible = cloud is not None and len(cloud[0]) > 0
             if cloud is not None and len(cloud[0]):
                 self.nodes["cloud"].points = self._in_scene(cloud[0])
                 self.nodes["cloud"].colors = cloud[1]

@@ -111,6 +111,37 @@ def test_files_of_an_accepted_pose_hold_no_warning(patients, tmp_path):
     assert not any(b"NOT ACC" in path.read_bytes() for path in (tmp_path / "out").iterdir())
 
 
+def test_a_level_that_is_not_seen_is_marked(patients, tmp_path, capsys):
+    folder, case = next(iter(patients.items()))
+    line = prediction_line(case)
+    first, *others = case.model
+    line["levels"][first] = {"points": 0.0, "expected_tre_mm": None, "bound95_mm": None}
+    write_lines(tmp_path / "predictions.jsonl", line)
+    out = tmp_path / "out"
+    assert run_export(folder, "--output", out, "--surfaces", "ply", "stl", "glb") == 0
+    said = capsys.readouterr()
+    assert f"accepted, expected TRE 0.8 mm, without {first})" in said.out
+    record = json.loads((out / "export.json").read_text())
+    assert record["not_seen"] == [first] and record["bound95_mm"] == 2.1
+    for path in out.iterdir():
+        marked = b"NOT SEEN" in path.read_bytes()
+        own = path.name.startswith((f"{first}.", f"{first}_"))
+        if path.name != "export.json":
+            assert marked == (own or not path.name.startswith(tuple(others))), path.name
+
+
+def test_surfaces_that_say_no_axes_are_told(patients, tmp_path, capsys):
+    folder = next(iter(patients))
+    assert run_export(folder, "--output", tmp_path / "a") == 0
+    assert "SPACE=RAS" not in capsys.readouterr().err
+    path = sorted((folder / "model").iterdir())[0]
+    content = bytearray(path.read_bytes())
+    content[:80] = bytes(80)
+    path.write_bytes(content)
+    assert run_export(folder, "--output", tmp_path / "b") == 0
+    assert f"{path.name}: does not say SPACE=RAS" in capsys.readouterr().err
+
+
 def test_an_export_replaces_the_one_before_and_nothing_else(patients, tmp_path, capsys):
     first, second = patients
     case = small_case("frame1", seed=7, levels=("L2", "L3"))

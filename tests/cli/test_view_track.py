@@ -7,6 +7,9 @@ import made_up_track
 import pytest
 
 from e2r.cli import main
+from e2r.datasets import recordings
+from e2r.datasets.any_recording import find_patient, open_any
+from e2r.tracking import track_files
 from e2r.visualisation import track_viewer, viewer
 from tests.conftest import refused
 
@@ -48,6 +51,22 @@ def test_without_a_track_the_recording_is_tracked_now(
     assert main(words) == 0
     assert served[0].endswith(" shows 4 frames") and shown[0].line["number"] == 1
     assert shown[0].line["state"] in ("searching", "tracking")
+
+
+def test_the_track_of_another_recording_is_refused(made, tmp_path, served, capsys):
+    recording, track = made
+    own = track_files.track_record(
+        recordings.open_recording(recording).first_image(), find_patient(open_any(recording)).levels
+    )
+    for field, words in (("recording", "of another recording"), ("surfaces", "of other surfaces")):
+        copy = shutil.copytree(track, tmp_path / field)
+        for record, refuses in ((own, False), ({**own, field: "0" * 16}, True)):
+            (copy / "track.json").write_text(json.dumps(record))
+            arguments = ("view", str(recording), "--track", str(copy), "--port", "0")
+            if refuses:
+                refused(capsys, f"the track is {words}", *arguments)
+            else:
+                assert main(list(arguments)) == 0
 
 
 def changed(track, folder, change):

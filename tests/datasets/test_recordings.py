@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from e2r.datasets import any_recording, recordings
 from e2r.datasets.recordings import RecordedFrame
+from e2r.formats import meshes
 from e2r.formats.scenes import RgbdImage
 from e2r.types import Pose
 from tests.conftest import refused
@@ -221,10 +223,26 @@ def test_a_recording_is_read_as_a_frame_is(folder, caplog):
     assert "intrinsics.json: was read, and camera.json beside it was not" in caplog.text
     for path in folder.glob("depth_*"):
         Image.fromarray(np.full((24, 32), 20_000, np.uint16)).save(path)
-    with pytest.raises(ValueError, match="is 32x24, but color_000001.png is 64x48; align"):
+    with pytest.raises(ValueError, match=r"is 32x24, but color_000001\.png is 64x48; align"):
         recordings.open_recording(folder)
     turned = Image.Exif()
     turned[0x0112] = 3
     Image.new("RGB", (64, 48)).save(folder / "color_000001.png", exif=turned)
     with pytest.raises(ValueError, match="EXIF orientation 3"):
         recordings.open_recording(folder)
+
+
+def test_the_truth_of_its_own_surfaces_is_not_held_against_others(folder, caplog, tmp_path):
+    for place in (folder / "model", tmp_path / "others"):
+        meshes.write_meshes({"L1": trimesh.creation.icosphere(radius=25.0)}, place)
+    recording = recordings.open_recording(folder)
+    assert any_recording.find_patient(recording).truth
+    assert any_recording.find_patient(recording, folder / "model").truth
+    assert not any_recording.find_patient(recording, tmp_path / "others").truth
+    assert "with --model, no error is measured" in caplog.text
+
+
+def test_times_in_milliseconds_are_doubted(folder, caplog):
+    (folder / "timestamps.csv").write_text("number,seconds\n1,0\n2,33.3\n3,66.6\n")
+    recordings.open_recording(folder)
+    assert "times are seconds, not ms" in caplog.text

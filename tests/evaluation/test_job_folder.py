@@ -86,7 +86,11 @@ def test_each_mask_has_its_own_predictions(tmp_path):
         with (tmp_path / "predictions_all.jsonl").open("a") as file:
             file.write('{"id": "two", "n": 2}\n{"id": "thr')  # and no line of predictions.jsonl
         assert job.done() == {"one"}
-        job.add(line("two"), others={"all": {"id": "two", "n": 3}, "oracle": {"id": "two"}})
+        job.add(
+            line("two"),
+            {"id": "two"},
+            others={"all": {"id": "two", "n": 3}, "oracle": {"id": "two"}},
+        )
     with open_job(tmp_path, {"a": 1}) as job:
         assert [found["n"] for found in job.lines_of("all")] == [1, 3]
         assert job.lines_of("oracle") == [{"id": "two"}]
@@ -100,11 +104,11 @@ def test_an_incomplete_line_is_removed_and_other_settings_are_refused(tmp_path):
         with (tmp_path / PREDICTIONS).open("a") as file:
             file.write('{"id": "tw')
         assert job.done() == {"one"} and [found["id"] for found in job.lines()] == ["one"]
-        job.add(line("two"))
+        job.add(line("two"), {"id": "two"})
     assert ids(tmp_path) == ["one", "two"]
     with open_job(tmp_path, {"a": 1}) as job:
         assert job.done() == {"one", "two"}
-        assert job.rows(job.lines()) == [{"id": "one"}]
+        assert job.rows(job.lines()) == [{"id": "one"}, {"id": "two"}]
     with pytest.raises(ValueError, match="other settings"), open_job(tmp_path, {"a": 2}):
         pass
     (tmp_path / "job.json").unlink()
@@ -114,6 +118,19 @@ def test_an_incomplete_line_is_removed_and_other_settings_are_refused(tmp_path):
     (tmp_path / "job.json").write_text(json.dumps({"a": 1}, indent=1))
     with pytest.raises(ValueError, match="not JSON"), open_job(tmp_path, {"a": 1}):
         pass
+    for text in ("1\n", "{}\n", '{"id": 3}\n'):
+        (tmp_path / PREDICTIONS).write_text(text)
+        with pytest.raises(ValueError, match="a line without a case's id"):
+            open_job(tmp_path, {"a": 1}).__enter__()
+
+
+def test_a_case_whose_errors_are_lost_is_done_again(tmp_path):
+    with open_job(tmp_path, {"a": 1}) as job:
+        job.add(line("one"), {"id": "one"})
+        job.add(line("two"), {"id": "two"})
+    (tmp_path / "errors.jsonl").write_text('{"id": "two"}\n')
+    with open_job(tmp_path, {"a": 1}) as job:
+        assert job.done() == {"two"}
 
 
 def test_a_case_that_failed_is_tried_again(tmp_path):

@@ -18,7 +18,8 @@ def place(tmp_path):
         case_folder.write_case(small_case(name, seed=seed), tmp_path / "set" / name)
     with open_job(tmp_path / "out", {}) as job:
         for name in "ab":
-            job.add(prediction_line(case_folder.read_case(tmp_path / "set" / name)))
+            case = case_folder.read_case(tmp_path / "set" / name)
+            job.add(prediction_line(case), {"id": name})
     began = (tmp_path / "out" / "job.json").stat().st_mtime
     os.utime(tmp_path / "out" / "job.json", (began + 3600, began + 3600))  # long after the cases
     return tmp_path

@@ -109,3 +109,15 @@ def test_an_error_grows_as_the_bone_that_holds_a_level_falls(trust):
     assert found["L1"].expected_tre_mm == pytest.approx(0.5 * np.sqrt(2.0))
     assert found["L1"].bound95_mm == pytest.approx(1.2 * np.sqrt(2.0))
     assert found["L2"].expected_tre_mm == 0.6 and found["L1"].accepted
+
+
+def test_registrations_that_do_not_see_a_level_say_nothing_of_it():
+    trust = Trust(NAMES, TrackerConfig())
+    trust.begin(registration(expected=(4.0, 0.6), bounds=(12.0, 1.4)), 0.9)
+    before = [(one.expected_tre_mm, one.bound95_mm) for one in levels(trust).values()]
+    for _ in range(4):  # as many as are remembered, and one more
+        blind = registration(accepted=False, expected=(None, 0.6), bounds=(None, 1.4))
+        trust.agree(blind, np.array([0.2, 0.2]), 0.5)
+    after = [(one.expected_tre_mm, one.bound95_mm) for one in levels(trust).values()]
+    assert after == before
+    assert accepted(trust) == [False, True]

@@ -242,6 +242,7 @@ def test_what_a_registration_raises_is_raised_once(finder):
     ("change", "words"),
     [
         ({"color": np.zeros((9, 9, 3), np.uint8)}, r"the frame's colour is \(9, 9, 3\)"),
+        ({"fx": np.nan}, r"the frame's fx, fy, cx, cy are \(nan"),
         ({"depth": SEEN / 1000.0}, r"half of the frame's depth is nearer than .*; give it in mm"),
     ],
 )

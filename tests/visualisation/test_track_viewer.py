@@ -112,6 +112,10 @@ def test_an_unreadable_frame_is_told(running):
     broken = ShownFrame(None, {"number": 9, "seconds": 1.0, "error": "no picture"}, {})
     running.show(broken)
     assert "not readable" in running.status.content and "no picture" in running.status.content
+    measured = running.server.scene.get_handle_by_name("/scene")
+    assert not measured.visible  # the points were those of the frame before
+    running.show_place(0)
+    assert measured.visible
 
 
 def test_a_live_frame_never_waits_for_the_viewer(live, frame, monkeypatch):

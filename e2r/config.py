@@ -130,8 +130,10 @@ class OptimisationConfig:
             "frame_noise_deg",
             "frame_noise_mm",
         ):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"optimisation.{name} is {getattr(self, name)}; use 0 or more")
+            most, more = (1.0, ", below 1") if name == "min_keep_ratio" else (float("inf"), "")
+            if not 0 <= getattr(self, name) < most:
+                value = getattr(self, name)
+                raise ValueError(f"optimisation.{name} is {value}; use 0 or more{more}")
 
     def mask_estimator(self) -> MaskEstimator:
         """The mask estimator that is named."""

@@ -210,7 +210,8 @@ def _stacked_masks(
     weights = {
         "all": jnp.ones(cloud.points.shape[0]),
         "oracle": prepared.oracle_weights.reshape(-1),
-        "learnt": program.mask_estimator()(key, learnt),
+        # the search splits the key in two, and child i of a split is fold_in(key, i)
+        "learnt": program.mask_estimator()(jax.random.fold_in(key, 2), learnt),
     }
     logits = [
         output.logits if name == "learnt" else jnp.where(weights[name] > 0.5, 4.0, -9.0)

@@ -127,6 +127,12 @@ def test_a_model_is_trained_resumed_and_watched_from_python(simulated_cases, tmp
         e2r.train(config, simulated_cases[:2], output=tmp_path / "a")
 
 
+def test_scenes_may_be_folders(data_set):
+    folders = [str(folder) for folder in sorted(data_set.iterdir())[:2]]
+    config = replace(TINY, optimisation=replace(TINY.optimisation, steps=1))
+    assert e2r.train(config, iter(folders)).config == config
+
+
 def test_wrong_paths_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match="nowhere: no such folder"):
         e2r.read_case("nowhere")
@@ -143,6 +149,8 @@ for call in (
     lambda: e2r.make_example(3),
     lambda: e2r.train("demo"),
     lambda: e2r.evaluate("nowhere", None),
+    lambda: e2r.evaluate([], e2r.Model(None, None), job=e2r.ProgramConfig()),
+    lambda: e2r.register("nowhere", e2r.Model(None, None), job=e2r.Schedule()),
 ):
     try:
         call()
@@ -150,7 +158,9 @@ for call in (
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    model, case, config, none = done.stdout.splitlines()
+    model, case, config, none, program, schedule = done.stdout.splitlines()
+    assert program == "job is a ProgramConfig; give an e2r.EvaluationConfig"
+    assert schedule == "job is a Schedule; give an e2r.EvaluationConfig"
     assert model.startswith("model is a str; give what e2r.load_model returns")
     assert case == "case is a int; give a case or the path of its folder"
     assert config.startswith("config is a str; give an e2r.TrainingConfig")

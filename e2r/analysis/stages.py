@@ -64,6 +64,10 @@ class Stages(NamedTuple):
     errors: Float[Array, "l"]  # TRE of each level, mm; 0 where it has no target
 
 
+TOKENS = 1 << 20
+"""What is folded into the key of the tokens: no estimator splits its key so often."""
+
+
 def run_stages(
     params: Params,
     key: PRNGKey,
@@ -78,7 +82,7 @@ def run_stages(
 
     Args:
       params: of both networks.
-      key: consumed; draws the mask and the tokens.
+      key: consumed; draws the mask, as a training step's own key of the mask does, and the tokens.
       example: the case.
       config: of the stages.
       centres: of the levels, mm, model frame, as in
@@ -86,21 +90,20 @@ def run_stages(
       start: initial pose, camera from model; that of the coarse stage if None.
       mask_copies: the mask network's parameters, one copy for each of :data:`GRADIENT_PATHS`.
     """
-    k_mask, k_tokens = jax.random.split(key)
     cloud, surface, targets = example.cloud, example.surface, example.targets
     copies = mask_copies or (params["mask"],) * len(GRADIENT_PATHS)
     module = build_mask_network(config.network)
     first, second, third = (module.apply(copy, cloud, example.pyramid) for copy in copies)
-    tokens = draw_tokens(k_tokens, cloud, first, count=config.network.tokens)
+    tokens = draw_tokens(jax.random.fold_in(key, TOKENS), cloud, first, count=config.network.tokens)
     roll = coarse.upright_roll(example.pose, surface)
     coarse_pose, found = coarse.predict_pose(
         params, tokens, surface, roll=roll, config=config.network
     )
     begin = coarse_pose if start is None else start
-    weights = config.estimator(k_mask, second.logits)
+    weights = config.estimator(key, second.logits)
     whole = register_cloud(cloud, weights, surface, begin, config.schedule)
     several = levels.refine_levels(
-        apply_mask(cloud, config.estimator(k_mask, third.logits)),
+        apply_mask(cloud, config.estimator(key, third.logits)),
         surface,
         whole.pose,
         centres=centres,
@@ -201,12 +204,11 @@ def stage_gradients(
       config: of the stages.
       start: initial pose, camera from model.
     """
-    k_mask, _ = jax.random.split(key)
     module, schedule = build_mask_network(config.network), config.schedule
     logits, to_params = jax.vjp(
         lambda mask: module.apply(mask, example.cloud, example.pyramid).logits, params["mask"]
     )
-    weights, to_logits = jax.vjp(partial(config.estimator, k_mask), logits)
+    weights, to_logits = jax.vjp(partial(config.estimator, key), logits)
     found = gradient_paths.gradient_by_step(
         apply_mask(example.cloud, weights),
         example.surface,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from e2r.api.models import require_model
+from e2r.api.models import require_job, require_model
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import as_case, find_cases
@@ -52,7 +52,7 @@ def evaluate(
     cases: str | os.PathLike[str] | Iterable[Case | str | os.PathLike[str]],
     model: Model,
     *,
-    masks: tuple[str, ...] = ("learnt",),
+    masks: str | Sequence[str] = ("learnt",),
     estimator: PluginName = "soft",
     job: EvaluationConfig = EvaluationConfig(),
 ) -> Evaluation:
@@ -70,9 +70,12 @@ def evaluate(
 
     Raises:
       ValueError: the folder holds no case, or the settings are refused.
-      TypeError: the model is no :class:`Model`, or a case neither a case nor a path.
+      TypeError: the model is no :class:`Model`, the job no :class:`EvaluationConfig`, or a case
+        neither a case nor a path.
     """
     require_model(model)
+    require_job(job)
+    masks = (masks,) if isinstance(masks, str) else masks
     if isinstance(cases, (str, os.PathLike)):
         cases = find_cases(Path(cases))
     enable_cache()

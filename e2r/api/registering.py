@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e2r.api.models import require_model
+from e2r.api.models import require_job, require_model
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import as_case
@@ -90,9 +90,11 @@ def register(
 
     Raises:
       ValueError: the case cannot be read or registered; the message says why.
-      TypeError: the model is no :class:`Model`, or the case neither a case nor a path.
+      TypeError: the model is no :class:`Model`, the job no :class:`EvaluationConfig`, or the case
+        neither a case nor a path.
     """
     require_model(model)
+    require_job(job)
     enable_cache()
     case = as_case(case)
     (result,) = runner.raise_failures(_run([case], model, job, folder=case.folder))

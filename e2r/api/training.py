@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from e2r.config import TrainingConfig
+from e2r.datasets.case import Case
+from e2r.datasets.case_folder import as_case
 from e2r.evaluation.models import Model
 from e2r.runtime.compile_cache import enable_cache
 from e2r.training import given_scenes, loop
@@ -18,7 +20,7 @@ from e2r.training.trained_model import load_trained
 
 def train(
     config: TrainingConfig,
-    scenes: given_scenes.Scenes = None,
+    scenes: str | os.PathLike[str] | Iterable[Case | str | os.PathLike[str]] | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
     on_log: Callable[[dict[str, Any]], object] | None = None,
@@ -28,7 +30,8 @@ def train(
 
     Args:
       config: all settings; ``e2r.NAMED_CONFIGS`` has some.
-      scenes: a folder of cases, or cases, with truth; simulated by the settings without them.
+      scenes: a folder of cases, or cases and folders of cases, with truth; simulated by the
+        settings without them.
       output: folder of the run, as ``e2r train`` writes it; None: nothing is kept.
       on_log: called with each line of the log, a dictionary; what it raises stops the run.
       log_every: steps between lines, which hold means over them.
@@ -43,13 +46,16 @@ def train(
     """
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"config is a {type(config).__name__}; give an e2r.TrainingConfig")
+    given: given_scenes.Scenes
+    if scenes is None or isinstance(scenes, (str, os.PathLike)):
+        given = scenes
+    else:
+        given = [as_case(case) for case in scenes]
     enable_cache()
     with ExitStack() as stack:
         kept = output if output is not None else stack.enter_context(TemporaryDirectory())
-        folder, source = Path(kept), given_scenes.source_name(scenes)
+        folder, source = Path(kept), given_scenes.source_name(given)
         if loop.steps_done(config, folder, source=source) < config.optimisation.steps:
-            inputs = loop.RunInputs(
-                config, given_scenes.make_batches(scenes, config), source=source
-            )
+            inputs = loop.RunInputs(config, given_scenes.make_batches(given, config), source=source)
             loop.train(inputs, folder, log_options=loop.LogOptions(log_every, on_log=on_log))
         return Model(*load_trained(folder), calibration=None)

@@ -161,6 +161,10 @@ CORRESPONDENCES: Registry[CorrespondenceFn] = Registry(
 """All correspondence functions, by the name that a schedule gives."""
 
 
+LEAST_SQUARE_SINE = 1e-6
+"""Squared sine of a triangle's angle below which it is a sliver: single precision knows no area."""
+
+
 def _nearest_candidate(surface: Surface, queries: Array, candidates: Array) -> jax.Array:
     """The nearest of the candidate triangles (K, N) of each query, (N,)."""
     rows = _gather(surface.corners, candidates)
@@ -176,7 +180,7 @@ def _closest_on_triangle(
     """The closest point on one triangle (..., 9) for each point.
 
     Inside the triangle's prism it is the foot of the perpendicular, elsewhere the best point of the
-    three edges. Triangles have an area, so no denominator vanishes.
+    three edges. Edges have a length, so no denominator vanishes; slivers have edges only.
 
     Returns:
       The point, the barycentric coordinates of the second and third corner, and the squared
@@ -187,9 +191,11 @@ def _closest_on_triangle(
     ap, bp = vectors.subtract(points, a), vectors.subtract(points, b)
     dot, scale = vectors.dot, vectors.scale
     bb, cc, mixed, pb, pc = dot(ab, ab), dot(ac, ac), dot(ab, ac), dot(ap, ab), dot(ap, ac)
-    over = 1.0 / (bb * cc - mixed * mixed)
+    square_area = bb * cc - mixed * mixed  # of a sliver it is rounding, and its edges are enough
+    broad = square_area > LEAST_SQUARE_SINE * bb * cc
+    over = jnp.where(broad, 1.0 / jnp.where(broad, square_area, 1.0), 0.0)
     v, w = over * (cc * pb - mixed * pc), over * (bb * pc - mixed * pb)
-    inside = (v >= 0) & (w >= 0) & (v + w <= 1)
+    inside = broad & (v >= 0) & (w >= 0) & (v + w <= 1)
     along = jnp.clip(dot(bp, bc) / dot(bc, bc), 0.0, 1.0)
     places = [
         (jnp.where(inside, v, 0.0), jnp.where(inside, w, 0.0)),

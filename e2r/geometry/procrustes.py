@@ -299,10 +299,12 @@ def gap(h: Float[Array, "3 3"], rotation: Float[Array, "3 3"]) -> Float[jax.Arra
     # The smallest and largest eigenvalue of a symmetric 3x3 matrix, in closed form.
     mean = (xx + yy + zz) / 3.0
     a, b, c = xx - mean, yy - mean, zz - mean
-    p = jnp.sqrt((a * a + b * b + c * c + 2.0 * (xy * xy + xz * xz + yz * yz)) / 6.0)
+    square = (a * a + b * b + c * c + 2.0 * (xy * xy + xz * xz + yz * yz)) / 6.0
+    p = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
     det = a * (b * c - yz * yz) - xy * (xy * c - yz * xz) + xz * (xy * yz - b * xz)
     cube = jnp.where(p > 0, p * p * p, 1.0)
-    angle = jnp.arccos(jnp.clip(0.5 * det / cube, -1.0, 1.0)) / 3.0
+    limit = 1.0 - 4.0 * float(jnp.finfo(p.dtype).eps)  # at 1 the derivative is infinite
+    angle = jnp.arccos(jnp.clip(0.5 * det / cube, -limit, limit)) / 3.0
     big = mean + 2.0 * p * jnp.cos(angle)
     small = mean + 2.0 * p * jnp.cos(angle + 2.0 * jnp.pi / 3.0)
     return jnp.where(big > 0, jnp.clip(small / jnp.where(big > 0, big, 1.0), 0.0, 1.0), 0.0)

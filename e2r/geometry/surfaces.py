@@ -36,6 +36,10 @@ QUERY_BLOCK = 200_000
 """Nodes that are searched at a time; this bounds the memory."""
 
 
+LEAST_NODES = 64
+"""Fewer nodes make no lattice."""
+
+
 def build_surface(
     meshes: Mapping[str, trimesh.Trimesh],
     *,
@@ -56,8 +60,10 @@ def build_surface(
       exact: also store the data of :func:`e2r.geometry.correspondences.closest`.
 
     Raises:
-      ValueError: there is no mesh, or one has no area.
+      ValueError: there is no mesh, one has no area, or there are too few nodes.
     """
+    if nodes < LEAST_NODES:
+        raise ValueError(f"nodes is {nodes}; use {LEAST_NODES} or more")
     if not meshes:
         raise ValueError("the model has no level; give at least one mesh")
     corners, levels, num_degenerate = _triangles(meshes)

@@ -149,6 +149,10 @@ def init_params(key: PRNGKey, config: NetworkConfig, cloud: Cloud, pyramid: Pyra
     return {"mask": params, "coarse": coarse}
 
 
+AXES = {"logits": 1, "interest": 1, "features": 2, "places": 2, "confidence": 1}
+"""Part of a network's output -> number of its axes."""
+
+
 def _check(name: PluginName, field: str, output: Any, kind: type[Any], *, count: int) -> None:
     """Raises a ValueError unless a network returns what the next stage reads."""
     if not isinstance(output, kind) or {leaf.shape[0] for leaf in output} != {count}:
@@ -156,6 +160,12 @@ def _check(name: PluginName, field: str, output: Any, kind: type[Any], *, count:
             f"network.{field} {name} returns {type(output).__name__}; make it return a "
             f"{kind.__name__} with {count} rows"
         )
+    for part, leaf in output._asdict().items():
+        if leaf.ndim != AXES[part]:
+            raise ValueError(
+                f"network.{field} {name} returns {part} of shape {leaf.shape}; make it "
+                f"{'(n,)' if AXES[part] == 1 else '(n, c)'}"
+            )
 
 
 def apply_mask_network(

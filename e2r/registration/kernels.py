@@ -48,7 +48,7 @@ def huber(
 def trimmed(
     square: Float[Array, "n"], weights: Float[Array, "n"], scale: ScalarLike, *, share: float = 0.7
 ) -> Float[jax.Array, "n"]:
-    """1 for the nearest ``share`` of the total mask weight, 0 for the rest.
+    """1 for the nearest points up to ``share`` of the total mask weight, 0 for the rest.
 
     (Chetverikov et al., "Robust Euclidean alignment of 3D point sets", 2005.)
 
@@ -60,7 +60,7 @@ def trimmed(
     """
     order = jnp.argsort(jnp.where(weights > 0, square, jnp.inf))
     cumulative = jnp.cumsum(weights[order])
-    kept = cumulative <= share * cumulative[-1]
+    kept = cumulative - weights[order] < share * cumulative[-1]
     return jnp.zeros_like(square).at[order].set(kept.astype(square.dtype))
 
 

@@ -14,7 +14,7 @@ from e2r.geometry.correspondences import CORRESPONDENCES, nearest, project, soft
 from e2r.registration import iterate
 from e2r.registration.kernels import KERNELS
 from e2r.registration.steps import STEPS
-from e2r.runtime.registry import PluginName, settle_plugins
+from e2r.runtime.registry import PluginName, require_keywords, settle_plugins
 from e2r.types import (
     Array,
     Cloud,
@@ -64,6 +64,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         settle_plugins(self, "schedule", step=STEPS, kernel=KERNELS, correspondence=CORRESPONDENCES)
+        needed = ["kernel", "correspond"]
+        needed += [] if self.detach_robust_weights else ["detach_robust_weights"]
+        require_keywords(STEPS.find(self.step), needed, f"schedule.step is {str(self.step)!r}")
         if self.mode not in iterate.GRADIENT_MODES:
             raise ValueError(
                 f"schedule.mode is {self.mode!r}; use one of {', '.join(iterate.GRADIENT_MODES)}"
@@ -72,8 +75,12 @@ class Schedule:
 
     def _refuse_counts_and_scales(self) -> None:
         for name in ("steps", "early_points", "last"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"schedule.{name} is {getattr(self, name)!r}; use a whole number")
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule.{name} is {getattr(self, name)}; use 1 or more")
+        if not self.first_scale_mm < np.inf:
+            raise ValueError(f"schedule.first_scale_mm is {self.first_scale_mm}; use a number")
         if not 0 < self.last_scale_mm <= self.first_scale_mm:
             raise ValueError(
                 f"schedule.last_scale_mm is {self.last_scale_mm}; use more than 0, and at most "

@@ -19,7 +19,7 @@ import inspect
 import os
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -308,6 +308,28 @@ def _import_user_module(module: str, sentence: str) -> Any:
             sys.path.remove(folder)
 
 
+def require_keywords(function: Any, names: Iterable[str], sentence: str) -> None:
+    """Raises unless a function takes some keywords.
+
+    Args:
+      function: of a plug-in.
+      names: of the keywords.
+      sentence: which setting names the function, for the error.
+
+    Raises:
+      ValueError: it does not take one of them.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return  # a builtin does not say
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return
+    for name in names:
+        if name not in parameters or parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise ValueError(f"{sentence}, which takes no keyword {name}; give it one")
+
+
 def _check_arguments(function: Any, kind: str, sentence: str) -> None:
     """Raises unless a function can be called as the functions of its kind are."""
     places = ARGUMENTS.get(kind)
@@ -330,7 +352,12 @@ def _check_arguments(function: Any, kind: str, sentence: str) -> None:
             if parameter.default is parameter.empty
             and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         ]
-        takes_them = len(needed) <= len(places)
+        alone = [
+            name
+            for name, parameter in signature.parameters.items()
+            if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
+        ]
+        takes_them = len(needed) <= len(places) and not (alone and kind == "estimator")
     except TypeError:
         takes_them = False
     if not takes_them:

@@ -201,10 +201,12 @@ def steps_done(config: TrainingConfig, output: Path, *, source: str = "simulated
       source: of the run.
 
     Raises:
-      ValueError: ``output`` holds a run with other settings.
+      ValueError: ``output`` holds a run with other settings, or no run can have these.
     """
     found = checkpoints.read_settings(output / "checkpoint")
     if found is None:
+        if config.schedule.tolerance_mm:  # such a loop has no reverse derivative
+            raise ValueError("schedule.tolerance_mm is for inference; use 0 to train")
         return 0
     done, settings = found
     continued_settings(settings, run_settings(config, source), output=output, done=done)

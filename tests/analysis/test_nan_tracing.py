@@ -1,6 +1,7 @@
 """The first value that is not finite is found, in a batch of two."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY
@@ -15,6 +16,17 @@ from e2r.training.trained_model import load_trained
 @pytest.fixture(scope="module")
 def example(bank):
     return jax.tree.map(lambda leaf: leaf[0], sources.read_batch(bank, [0]))
+
+
+def test_the_stages_draw_the_mask_of_the_training_step(example, checkpoint):
+    _, params = load_trained(checkpoint)
+    estimator = TINY.optimisation.mask_estimator()
+    config = StageConfig(TINY.network, TINY.schedule, estimator)
+    key = jax.random.key(7)
+    found = run_stages(
+        params, key, example, config=config, centres=jnp.zeros((1, 3)), start=example.pose
+    )
+    np.testing.assert_array_equal(found.weights, estimator(key, found.network.logits))
 
 
 def test_the_first_fault_is_named(example, checkpoint, simulated_cases):

@@ -105,3 +105,29 @@ def test_gradients_forward_reverse_numeric(sphere, look_up, rng):
         np.testing.assert_allclose(forward, reverse, atol=1e-9)
         numeric = numeric_gradient(jax.jit(value), queries)
         np.testing.assert_allclose(reverse, numeric, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [1e-3, 1e-4, 3e-5, 1e-6])
+def test_slivers_have_finite_gradients(rng, height):
+    """Triangles whose area single precision does not know; the closest point is on an edge."""
+    count = 300
+    corners = rng.normal(size=(count, 3, 3)) * 20
+    along = corners[:, 1] - corners[:, 0]
+    across = np.cross(along, rng.normal(size=(count, 3)))
+    across *= np.linalg.norm(along, axis=1, keepdims=True) / np.linalg.norm(
+        across, axis=1, keepdims=True
+    )
+    corners[:, 2] = corners[:, 0] + 0.4 * along + height * across
+    rows = jnp.asarray(corners.reshape(count, 9), jnp.float32)
+    points = tuple(jnp.asarray(rng.normal(size=(3, count)) * 25, jnp.float32))
+
+    def distance(points):
+        return jnp.sum(jnp.sqrt(correspondences._closest_on_triangle(points, rows)[2]))
+
+    gradient = np.stack(jax.jit(jax.grad(distance))(points))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(np.linalg.norm(gradient, axis=0), 1.0, atol=0.02)
+    exact = trimesh.triangles.closest_point(corners, np.stack(points, 1).astype(np.float64))
+    found = np.sqrt(correspondences._closest_on_triangle(points, rows)[2])
+    apart = np.linalg.norm(exact - np.stack(points, 1), axis=1)
+    np.testing.assert_allclose(found, apart, atol=0.03)

@@ -145,6 +145,32 @@ def test_degenerate_covariances_have_finite_gradients_and_no_gap(name):
     assert float(procrustes.gap(h, rotation)) < 1e-3
 
 
+SYMMETRIC = {
+    "zero": np.zeros((3, 3)),
+    "identity": np.eye(3),
+    "two alike": np.diag([2.0, 2.0, 1.0]),
+    "reflection": np.diag([1.0, 1.0, -1.0]),
+    "one point": np.diag([1.0, 0.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_the_gap_has_a_finite_gradient_where_singular_values_are_alike(name):
+    h = jnp.asarray(SYMMETRIC[name], jnp.float32)
+
+    def gap(h):
+        return procrustes.gap(h, procrustes.rotation_from_covariance(h))
+
+    assert np.isfinite(jax.jit(jax.grad(gap))(h)).all()
+    assert np.isfinite(jax.jit(jax.jacfwd(gap))(h)).all()
+
+
+def test_the_gap_of_a_cube_has_a_finite_gradient():
+    cube = jnp.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], jnp.float32)
+    found = jax.grad(lambda w: procrustes.procrustes(cube, cube, w).gap)(jnp.ones(8))
+    assert np.isfinite(found).all()
+
+
 def test_gap_is_the_ratio_of_singular_values():
     for values in ([11.0, 1.6, 1.3], [3.0, 2.0, -1.0], [1.0, 1.0, 1.0]):
         h = jnp.diag(jnp.array(values))

@@ -1,12 +1,17 @@
 """Mask estimators: values, derivatives, and diagnostics."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from e2r import pipeline
 from e2r.networks import mask_estimators
 from e2r.pipeline import ProgramConfig
+from e2r.runtime import registry
+from e2r.runtime.registry import plugin
 from e2r.types import Cloud
 
 WITH_TEMPERATURE = [
@@ -119,3 +124,25 @@ def test_a_starved_mask_keeps_its_best_points():
     )
     with pytest.raises(ValueError, match="--min-keep-ratio is 1"):
         ProgramConfig(min_keep_ratio=1.0)
+
+
+def bits(key, logits):
+    """An estimator that shows what its key draws."""
+    return jax.random.uniform(key, logits.shape)
+
+
+def test_an_estimator_and_the_search_draw_other_numbers():
+    """The search splits the case's key; an estimator may split its own."""
+    key, count = jax.random.key(3), 50
+    points = jnp.ones((1, count, 3))
+    cloud = Cloud(points, points, points, jnp.ones((1, count), bool))
+    prepared = SimpleNamespace(cloud=cloud, oracle_weights=jnp.zeros((1, count)))
+    output = SimpleNamespace(logits=jnp.zeros(count))
+    plugin("estimator", name="bits_for_a_test")(bits)
+    program = ProgramConfig(estimator="bits_for_a_test")
+    registry._registered["estimator"].pop("bits_for_a_test")  # other tests go through all
+    stacked = getattr(pipeline._stacked_masks, "__wrapped__", pipeline._stacked_masks)
+    drawn = stacked(key, prepared, output, program=program)[0][0]
+    others = [key, *jax.random.split(key)]
+    others += [child for one in others for child in jax.random.split(one)]
+    assert not any(np.allclose(drawn, bits(one, drawn)) for one in others)

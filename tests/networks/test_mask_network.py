@@ -1,13 +1,16 @@
 """The mask network: padding and shifts."""
 
+from collections import namedtuple
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import TINY, padded_cloud
 
 from e2r.geometry import point_clouds
+from e2r.networks import build
 from e2r.networks.build import build_mask_network, mask_logits
 
 
@@ -49,3 +52,15 @@ def test_logits_do_not_change_with_a_sideways_shift(rng):
     moved = cloud._replace(points=cloud.points + np.array([30.0, -20.0, 0.0], np.float32))
     a, b = (mask_logits(module, params, c, pyramid) for c in (cloud, moved))
     np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_an_output_of_other_axes_is_refused():
+    kind = namedtuple("kind", "logits interest features")  # one without the tests' own type checks
+    right = kind(np.zeros(5), np.zeros(5), np.zeros((5, 8)))
+    build._check("mine", "mask_network", right, kind, count=5)
+    for part, wrong, words in (
+        ("logits", np.zeros((5, 1)), r"returns logits of shape \(5, 1\); make it \(n,\)"),
+        ("features", np.zeros(5), r"returns features of shape \(5,\); make it \(n, c\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"network.mask_network mine {words}"):
+            build._check("mine", "mask_network", right._replace(**{part: wrong}), kind, count=5)

@@ -20,6 +20,7 @@ from e2r.config import (
     config_to_json,
 )
 from e2r.networks.build import NetworkConfig
+from e2r.pipeline import ProgramConfig
 from e2r.registration.kernels import KERNELS, trimmed
 from e2r.registration.schedule import Schedule
 from e2r.runtime import registry
@@ -198,6 +199,16 @@ def test_functions_of_other_arguments_are_refused(module):
     with pytest.raises(ValueError, match="which takes"):
         OptimisationConfig(estimator="three")
     assert OptimisationConfig(estimator="three_with_default")
+    plugin("estimator", name="needy")(lambda key, logits, *, temperature: logits)
+    with pytest.raises(ValueError, match="which takes"):
+        ProgramConfig(estimator="needy")
+    plugin("step", name="plain")(lambda cloud, surface, pose, scale: None)
+    with pytest.raises(ValueError, match="'plain', which takes no keyword kernel; give it one"):
+        Schedule(step="plain")
+    plugin("step", name="cut")(lambda cloud, surface, pose, scale, *, kernel, correspond: None)
+    assert Schedule(step="cut")
+    with pytest.raises(ValueError, match="takes no keyword detach_robust_weights"):
+        Schedule(step="cut", detach_robust_weights=False)
 
 
 def test_one_loss_term_or_a_list_will_do(module):

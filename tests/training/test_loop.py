@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -160,3 +161,9 @@ def test_parts_that_do_not_divide_a_devices_share_are_refused(bank, tmp_path):
     inputs = loop.RunInputs(config, batches.uniform_batches(config, bank))
     with pytest.raises(ValueError, match=r"optimisation\.accumulate is 3.*use a divisor of 2"):
         loop.train(inputs, tmp_path)
+
+
+def test_a_schedule_that_stops_by_itself_is_refused_before_the_work(tmp_path):
+    config = replace(TINY, schedule=replace(TINY.schedule, tolerance_mm=0.1))
+    with pytest.raises(ValueError, match="tolerance_mm is for inference; use 0 to train"):
+        loop.steps_done(config, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -75,7 +76,7 @@ class Schedule:
 
     def _refuse_counts_and_scales(self) -> None:
         for name in ("steps", "early_points", "last"):
-            if not isinstance(getattr(self, name), int):
+            if not isinstance(getattr(self, name), Integral):
                 raise ValueError(f"schedule.{name} is {getattr(self, name)!r}; use a whole number")
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule.{name} is {getattr(self, name)}; use 1 or more")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import farthest, scene_on, start_near
 
 from e2r.datasets.case import true_pose
@@ -81,3 +82,15 @@ def test_surfaces_are_exact_where_triangles_may_be_read():
     closest = "e2r.geometry.correspondences:closest"  # as a plug-in is named
     for name, needed in (("project", False), ("soft", False), ("closest", True), (closest, True)):
         assert Schedule(correspondence=name).needs_triangles == needed
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "steps is 0; use 1 or more"),
+        ({"first_scale_mm": float("inf")}, "first_scale_mm is inf; use a number"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Schedule(**settings)

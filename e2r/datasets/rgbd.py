@@ -16,7 +16,7 @@ cameras; it is moved to the colour camera::
 Or the frame is a cloud: PLY or PCD with x y z, colours, and perhaps normals.
 
 A depth of 0 or less, of 65535, or that is not finite is no measurement. Neither is a point whose z
-is such. Lengths are millimetres, or metres if the caller says so.
+is such, nor a pixel farther than 10 m. Lengths are millimetres, or metres if the caller says so.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ from e2r.formats.scenes import RgbdImage
 from e2r.geometry import depth_registration, lens_distortion, picture_alignment
 from e2r.geometry.lens_distortion import Lens
 from e2r.types import Float, Shaped
+
+FARTHEST_MM = 10_000.0
+"""What is farther is no part of an operation; one such pixel would coarsen a case's whole depth."""
 
 
 class DepthCamera(NamedTuple):
@@ -147,7 +150,8 @@ def _to_mm(
     factor = depth_units.depth_mm_per_unit(
         median, scale, unit, whole=whole, path=path, widths=values.shape[1] / focal
     )
-    return depth / scale * factor
+    found = depth / scale * factor
+    return np.where(found > FARTHEST_MM, 0.0, found)
 
 
 def undistort_image(

@@ -18,9 +18,10 @@ as the levels lie in one frame of the recordings, the first. Its origin is the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import trimesh
@@ -58,10 +59,14 @@ class AssembledModel(NamedTuple):
     model_from_stl: dict[str, Float[np.ndarray, "4 4"]]
 
 
+Clouds: TypeAlias = Callable[[], Mapping[tuple[int, int, int], Mapping[int, Path]]]
+"""Lists the data set's labelled clouds: once, and only if they are needed."""
+
+
 class _CameraRecording(NamedTuple):
     """The frames of one camera in one recording of a specimen."""
 
-    root: Path  # of the data set
+    clouds: Clouds
     specimen_folder: Path
     recording_folder: Path
     specimen: int
@@ -106,19 +111,20 @@ def convert(
     if set(cameras) - set(SERIALS) or not cameras:
         raise ValueError(f"--cameras {tuple(cameras)}: use 0, 1 or both")
     selection = _Selection(cameras, frames, every)
+    clouds = cache(lambda: files.labelled_clouds(root))
     for number, folder in folders.items():
         if not specimens or number in specimens:
-            yield from _read_specimen(root, number, folder, selection=selection)
+            yield from _read_specimen(clouds, number, folder, selection=selection)
 
 
 def _read_specimen(
-    root: Path, number: int, folder: Path, *, selection: _Selection
+    clouds: Clouds, number: int, folder: Path, *, selection: _Selection
 ) -> Iterator[Case]:
     surfaces = files.read_surfaces(folder)
     model = None
     for recording, recording_folder in files.recordings(folder).items():
         for camera in selection.cameras:
-            taken = _CameraRecording(root, folder, recording_folder, number, recording, camera)
+            taken = _CameraRecording(clouds, folder, recording_folder, number, recording, camera)
             if not _has_recorded(taken):
                 continue
             matrices = files.read_poses(files.find_child(recording_folder, f"Poses_{camera}.txt"))
@@ -149,9 +155,9 @@ def _read_scenes(
     """Yields the wanted frames that have a pose, with their scenes."""
     folder, recording, camera = taken.specimen_folder, taken.recording, taken.camera
     images = files.extracted_frames(folder, recording, camera)
-    clouds = {}
+    clouds: Mapping[int, Path] = {}
     if not images:
-        clouds = files.labelled_clouds(taken.root, taken.specimen, recording, camera=camera)
+        clouds = taken.clouds().get((taken.specimen, recording, camera), {})
     available = images or clouds
     if available and max(available) >= num_poses:
         print(

@@ -105,22 +105,22 @@ def extracted_frames(specimen: PathLike, recording: int, camera: int) -> dict[in
     return numbered_folders(camera_folder, "frame") if camera_folder else {}
 
 
-def labelled_clouds(
-    root: PathLike, specimen: int, recording: int, *, camera: int
-) -> dict[int, Path]:
-    """Finds the labelled clouds of one camera: ``Specimen_X_recording_R_cam_C_frame_F.npz``.
+def labelled_clouds(root: PathLike) -> dict[tuple[int, int, int], dict[int, Path]]:
+    """Finds all labelled clouds: ``Specimen_X_recording_R_cam_C_frame_F.npz``.
 
     Args:
       root: the folder that holds them, at any depth.
-      specimen: its number.
-      recording: its number.
-      camera: 0 or 1.
 
     Returns:
-      frame -> file, by number.
+      (specimen, recording, camera) -> frame -> file, by number.
     """
-    name = rf"specimen_{specimen}_recording_{recording}_cam_{camera}_frame_(\d+)\.npz"
-    return _by_number(Path(root).rglob("*.npz"), name)
+    name = re.compile(r"specimen_(\d+)_recording_(\d+)_cam_(\d+)_frame_(\d+)\.npz", re.IGNORECASE)
+    found: dict[tuple[int, int, int], dict[int, Path]] = {}
+    for path in Path(root).rglob("*.npz"):
+        if match := name.fullmatch(path.name):
+            specimen, recording, camera, frame = map(int, match.groups())
+            found.setdefault((specimen, recording, camera), {})[frame] = path
+    return {place: dict(sorted(frames.items())) for place, frames in found.items()}
 
 
 def calibration_folder(specimen: PathLike, number: int, recording: int) -> Path:

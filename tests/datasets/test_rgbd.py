@@ -11,6 +11,7 @@ from PIL import Image
 
 from e2r.cli import main
 from e2r.datasets import case_folder, rgbd
+from e2r.datasets.case import make_case
 from e2r.formats import camera_files, clouds
 from e2r.formats.scenes import RgbdImage
 from e2r.geometry import lens_distortion, point_clouds
@@ -103,10 +104,15 @@ def test_pixels_without_a_measurement_are_left_out(hill, tmp_path):
     assert (found[0, :5] == 0).all() and (found[40:44, 20:26] == 0).all()
     (tmp_path / "depth.png").unlink()
     values = hill.depth / 1000.0
-    values[1, :4] = [np.nan, np.inf, -np.inf, -1.0]
+    values[1, :5] = [np.nan, np.inf, -np.inf, -1.0, 100.0]
     np.save(tmp_path / "depth.npy", values)
-    found = rgbd.read_image_folder(tmp_path, "m").depth
-    assert (found[1, :4] == 0).all()
+    image = rgbd.read_image_folder(tmp_path, "m")
+    found = image.depth
+    assert (found[1, :5] == 0).all()
+    case = make_case(image, id="far", model={"L3": trimesh.creation.icosphere(2, 20.0)})
+    case_folder.write_case(case, tmp_path / "far")  # the far pixel costs no digit
+    scale = json.loads((tmp_path / "far" / "camera.json").read_text())["depth_scale"]
+    assert scale == case_folder.DEPTH_SCALE
     np.testing.assert_allclose(found[50:], hill.depth[50:], rtol=1e-5)
 
 

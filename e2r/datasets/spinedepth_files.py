@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from e2r.formats import file_checks, meshes, pictures
+from e2r.formats import depth_files, file_checks, meshes, pictures
 from e2r.formats.file_checks import PathLike
 from e2r.formats.scenes import RgbdImage, ScenePoints
 from e2r.geometry import poses
@@ -257,6 +257,7 @@ def read_image(folder: PathLike, calibration: PathLike, camera: int) -> RgbdImag
         raise ValueError(f"{depth_path}: must be one 16-bit channel, mm; extract it again")
     if depth.shape != color.shape[:2]:
         raise ValueError(f"{depth_path}: is not as large as image.png; extract both again")
+    depth = np.where(depth_files.unmeasured(depth), 0, depth)
     height, width = depth.shape
     lens = read_lens(find_child(calibration, f"{SERIALS[camera]}.conf"), width, height)
     return RgbdImage(color, depth.astype(np.float32), lens.fx, lens.fy, lens.cx, lens.cy)

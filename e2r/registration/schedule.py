@@ -81,7 +81,7 @@ class Schedule:
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule.{name} is {getattr(self, name)}; use 1 or more")
         if not self.first_scale_mm < np.inf:
-            raise ValueError(f"schedule.first_scale_mm is {self.first_scale_mm}; use a number")
+            raise ValueError(f"schedule.first_scale_mm is {self.first_scale_mm}; use a finite one")
         if not 0 < self.last_scale_mm <= self.first_scale_mm:
             raise ValueError(
                 f"schedule.last_scale_mm is {self.last_scale_mm}; use more than 0, and at most "

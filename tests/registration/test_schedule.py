@@ -88,7 +88,7 @@ def test_surfaces_are_exact_where_triangles_may_be_read():
     ("settings", "words"),
     [
         ({"steps": 0}, "steps is 0; use 1 or more"),
-        ({"first_scale_mm": float("inf")}, "first_scale_mm is inf; use a number"),
+        ({"first_scale_mm": float("inf")}, "first_scale_mm is inf; use a finite one"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings, words):

@@ -1,13 +1,12 @@
 """The first value that is not finite is found, in a batch of two."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY
 
 from e2r.analysis import nan_tracing
-from e2r.analysis.stages import StageConfig, run_stages
+from e2r.analysis.stages import StageConfig, run_stages, stage_gradients
 from e2r.evaluation.preparation import level_centres
 from e2r.training import sources
 from e2r.training.trained_model import load_trained
@@ -18,15 +17,25 @@ def example(bank):
     return jax.tree.map(lambda leaf: leaf[0], sources.read_batch(bank, [0]))
 
 
-def test_the_stages_draw_the_mask_of_the_training_step(example, checkpoint):
+def test_the_stages_draw_the_mask_by_the_key_of_the_training_step(example, checkpoint):
+    """Nothing is computed: the estimator ends the tracing."""
     _, params = load_trained(checkpoint)
-    estimator = TINY.optimisation.mask_estimator()
-    config = StageConfig(TINY.network, TINY.schedule, estimator)
-    key = jax.random.key(7)
-    found = run_stages(
-        params, key, example, config=config, centres=jnp.zeros((1, 3)), start=example.pose
-    )
-    np.testing.assert_array_equal(found.weights, estimator(key, found.network.logits))
+    key, seen = jax.random.key(7), []
+
+    def spy(key, logits):
+        seen.append(key)
+        raise StopIteration
+
+    config = StageConfig(TINY.network, TINY.schedule, spy)
+    for compute, more in ((run_stages, {"centres": np.zeros((1, 3))}), (stage_gradients, {})):
+        with pytest.raises(StopIteration):
+            jax.eval_shape(
+                lambda params, compute=compute, more=more: compute(
+                    params, key, example, config=config, start=example.pose, **more
+                ),
+                params,
+            )
+    assert len(seen) == 2 and all(one is key for one in seen)
 
 
 def test_the_first_fault_is_named(example, checkpoint, simulated_cases):

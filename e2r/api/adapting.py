@@ -12,7 +12,7 @@ import trimesh
 
 from e2r.adaptation import adapt as adaptation
 from e2r.adaptation.settings import AdaptationConfig
-from e2r.api.models import require_model
+from e2r.api.models import require_type
 from e2r.evaluation.models import Model
 from e2r.formats import meshes
 from e2r.formats.camera_files import read_lens
@@ -50,7 +50,7 @@ def adapt(
         the folder holds another adaptation or a model.
       TypeError: the model is no :class:`Model`.
     """
-    require_model(model)
+    require_type(Model, model=model)
     enable_cache()
     lens = None if camera is None else read_lens(camera, unchecked=None)
     if not isinstance(surfaces, Mapping):

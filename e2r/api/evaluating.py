@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from e2r.api.models import require_job, require_model
+from e2r.api.models import require_type
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import as_case, find_cases
@@ -73,8 +73,8 @@ def evaluate(
       TypeError: the model is no :class:`Model`, the job no :class:`EvaluationConfig`, or a case
         neither a case nor a path.
     """
-    require_model(model)
-    require_job(job)
+    require_type(Model, model=model)
+    require_type(EvaluationConfig, job=job)
     masks = (masks,) if isinstance(masks, str) else masks
     if isinstance(cases, (str, os.PathLike)):
         cases = find_cases(Path(cases))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from e2r.config import EvaluationConfig
+from e2r.config import EvaluationConfig, TrainingConfig
 from e2r.evaluation.models import Model, read_model
 from e2r.training.trained_model import PACKAGED
 
@@ -23,27 +23,24 @@ def load_model(folder: str | os.PathLike[str] | None = None) -> Model:
     return read_model(PACKAGED if folder is None else Path(folder))
 
 
-def require_job(job: object) -> None:
-    """Refuses what are no settings of an evaluation.
+GIVE = {
+    Model: "what e2r.load_model returns",
+    EvaluationConfig: "an e2r.EvaluationConfig",
+    TrainingConfig: "an e2r.TrainingConfig",
+}
+"""Type of an argument -> what to give."""
+
+
+def require_type(kind: type, **named: object) -> None:
+    """Refuses arguments of another type.
 
     Args:
-      job: what the caller gave.
+      kind: one of :data:`GIVE`.
+      **named: what the caller gave, by the argument's name.
 
     Raises:
-      TypeError: it is no :class:`EvaluationConfig`.
+      TypeError: one of them is something else.
     """
-    if not isinstance(job, EvaluationConfig):
-        raise TypeError(f"job is a {type(job).__name__}; give an e2r.EvaluationConfig")
-
-
-def require_model(model: object) -> None:
-    """Refuses what is no model.
-
-    Args:
-      model: what the caller gave.
-
-    Raises:
-      TypeError: it is no :class:`Model`.
-    """
-    if not isinstance(model, Model):
-        raise TypeError(f"model is a {type(model).__name__}; give what e2r.load_model returns")
+    for name, value in named.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}; give {GIVE[kind]}")

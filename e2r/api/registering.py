@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e2r.api.models import require_job, require_model
+from e2r.api.models import require_type
 from e2r.config import EvaluationConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import as_case
@@ -93,8 +93,8 @@ def register(
       TypeError: the model is no :class:`Model`, the job no :class:`EvaluationConfig`, or the case
         neither a case nor a path.
     """
-    require_model(model)
-    require_job(job)
+    require_type(Model, model=model)
+    require_type(EvaluationConfig, job=job)
     enable_cache()
     case = as_case(case)
     (result,) = runner.raise_failures(_run([case], model, job, folder=case.folder))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import trimesh
 
-from e2r.api.models import require_model
+from e2r.api.models import require_type
 from e2r.evaluation.models import Model
 from e2r.formats import meshes, notices
 from e2r.runtime.compile_cache import enable_cache
@@ -46,7 +46,7 @@ class Tracker(tracker.Tracker):
         config: TrackerConfig = TrackerConfig(),
         beside: bool = True,
     ) -> None:
-        require_model(model)
+        require_type(Model, model=model)
         enable_cache()
         if model.calibration is None:
             notices.say(

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from e2r.api.models import require_type
 from e2r.config import TrainingConfig
 from e2r.datasets.case import Case
 from e2r.datasets.case_folder import as_case
@@ -44,8 +45,7 @@ def train(
         process writes it.
       FloatingPointError: a loss is not finite; the steps before it are saved.
     """
-    if not isinstance(config, TrainingConfig):
-        raise TypeError(f"config is a {type(config).__name__}; give an e2r.TrainingConfig")
+    require_type(TrainingConfig, config=config)
     given: given_scenes.Scenes
     if scenes is None or isinstance(scenes, (str, os.PathLike)):
         given = scenes
